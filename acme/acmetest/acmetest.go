@@ -1,0 +1,333 @@
+// Package acmetest is a real ACME CA, Pebble, inside the test process, with faults on demand.
+package acmetest
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/letsencrypt/pebble/v2/ca"
+	"github.com/letsencrypt/pebble/v2/db"
+	"github.com/letsencrypt/pebble/v2/va"
+	"github.com/letsencrypt/pebble/v2/wfe"
+	"github.com/stretchr/testify/require"
+
+	"maascert/internal/loopback"
+)
+
+// Options are the CA's habits. The zero value is a quick and friendly CA.
+type Options struct {
+	NonceReject     int           // percent of good nonces to refuse
+	Sleep           int           // validation takes 0 to Sleep-1 whole seconds; the slowest of three validators counts
+	AuthzReuse      int           // percent of valid authorizations to use again
+	ChainLength     int           // intermediates; 0 means 1
+	AlternateRoots  int           // further chains
+	RetryAfterAuthz int           // seconds, as seconds or as a date at random; 0 sends none
+	RetryAfterOrder int           // the same
+	Validity        time.Duration // of certificates; 0 is Pebble's own: five years
+	RequireEAB      bool
+	MACKeys         map[string]string // EAB key IDs and base64url keys
+	Blocked         []string          // domains the CA refuses
+	Strict          bool
+	HTTPPort        int // on which challenges are looked for; 0: a free one
+}
+
+// CA is a running CA.
+type CA struct {
+	Directory string // URL
+	HTTPPort  int    // on which http-01 is validated
+	DNS       *DNS
+
+	server *httptest.Server
+	manage http.Handler
+	ca     *ca.CAImpl
+
+	mu       sync.Mutex
+	issued   []string
+	requests []Request
+	handler  func(w http.ResponseWriter, r *http.Request, next http.Handler)
+}
+
+// Request is one request that the CA got.
+type Request struct{ Method, Path string }
+
+// knobs serialises the creation of CAs: Pebble reads some of its options from the process's environment.
+var knobs sync.Mutex
+
+// New starts a CA that is stopped at the test's end.
+func New(t testing.TB, options Options) *CA {
+	t.Helper()
+	running, err := Start(options)
+	require.NoError(t, err)
+	t.Cleanup(running.Stop)
+	return running
+}
+
+// Start starts a CA.
+func Start(options Options) (*CA, error) {
+	if options.HTTPPort == 0 {
+		port, err := loopback.Port()
+		if err != nil {
+			return nil, err
+		}
+		options.HTTPPort = port
+	}
+	resolver, err := startDNS()
+	if err != nil {
+		return nil, err
+	}
+	c := &CA{HTTPPort: options.HTTPPort, DNS: resolver}
+	if err := c.build(options); err != nil {
+		return nil, err
+	}
+	c.server.StartTLS()
+	c.Directory = c.server.URL + wfe.DirectoryPath
+	return c, nil
+}
+
+// Stop ends the CA.
+func (c *CA) Stop() {
+	c.server.CloseClientConnections()
+	c.server.Close()
+	c.DNS.stop()
+}
+
+func (c *CA) build(options Options) error {
+	knobs.Lock()
+	defer knobs.Unlock()
+	restore, err := setenv(map[string]string{
+		"PEBBLE_WFE_NONCEREJECT": strconv.Itoa(options.NonceReject),
+		"PEBBLE_VA_NOSLEEP":      map[bool]string{true: "1", false: "0"}[options.Sleep == 0],
+		"PEBBLE_VA_SLEEPTIME":    strconv.Itoa(options.Sleep),
+		"PEBBLE_AUTHZREUSE":      strconv.Itoa(options.AuthzReuse),
+		"PEBBLE_VA_ALWAYS_VALID": "0",
+	})
+	if err != nil {
+		return err
+	}
+	defer restore()
+	logger := log.New(logWatcher{c}, "", 0)
+	store := db.NewMemoryStore()
+	for id, key := range options.MACKeys {
+		if err := store.AddExternalAccountKeyByID(id, key); err != nil {
+			return err
+		}
+	}
+	for _, domain := range options.Blocked {
+		if err := store.AddBlockedDomain(domain); err != nil {
+			return err
+		}
+	}
+	profiles := map[string]ca.Profile{"default": {Description: "the only one", ValidityPeriod: uint64(options.Validity / time.Second)}}
+	c.ca = ca.New(logger, store, "", "ecdsa", options.AlternateRoots, max(1, options.ChainLength), profiles)
+	validator := va.New(logger, options.HTTPPort, 5001, options.Strict, c.DNS.Address, store)
+	front := wfe.New(logger, store, validator, c.ca, []string{"ca.example"}, options.Strict, options.RequireEAB,
+		options.RetryAfterAuthz, options.RetryAfterOrder)
+	c.manage = front.ManagementHandler()
+	c.server = httptest.NewUnstartedServer(c.middleware(withoutZeroRetryAfter(front.Handler())))
+	c.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	c.server.EnableHTTP2 = true
+	return nil
+}
+
+// setenv sets variables of the process and returns what puts them back.
+func setenv(wanted map[string]string) (restore func(), err error) {
+	before := map[string]*string{}
+	for name, value := range wanted {
+		if old, ok := os.LookupEnv(name); ok {
+			before[name] = &old
+		} else {
+			before[name] = nil
+		}
+		if err := os.Setenv(name, value); err != nil {
+			return nil, err
+		}
+	}
+	return func() {
+		for name, old := range before {
+			// These names and values were accepted a moment ago.
+			if old == nil {
+				_ = os.Unsetenv(name)
+			} else {
+				_ = os.Setenv(name, *old)
+			}
+		}
+	}, nil
+}
+
+// withoutZeroRetryAfter drops the header that Pebble sends when it is told to send none: "0", or the present second.
+func withoutZeroRetryAfter(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(&headerFilter{ResponseWriter: w}, r)
+	})
+}
+
+type headerFilter struct {
+	http.ResponseWriter
+	wrote bool
+}
+
+func (f *headerFilter) WriteHeader(status int) {
+	if !f.wrote {
+		f.wrote = true
+		value := f.Header().Get("Retry-After")
+		at, err := http.ParseTime(value)
+		if value == "0" || err == nil && time.Until(at) <= 0 {
+			f.Header().Del("Retry-After")
+		}
+	}
+	f.ResponseWriter.WriteHeader(status)
+}
+
+func (f *headerFilter) Write(p []byte) (int, error) {
+	if !f.wrote {
+		f.WriteHeader(http.StatusOK)
+	}
+	return f.ResponseWriter.Write(p)
+}
+
+func (c *CA) middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		c.requests = append(c.requests, Request{r.Method, r.URL.Path})
+		handler := c.handler
+		c.mu.Unlock()
+		if handler != nil {
+			handler(w, r, next)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Intercept puts a handler before the CA's own, which is next; nil takes it away.
+func (c *CA) Intercept(handler func(w http.ResponseWriter, r *http.Request, next http.Handler)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handler = handler
+}
+
+// Requests are all that the CA got so far.
+func (c *CA) Requests() []Request {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.requests)
+}
+
+// Count is how many requests the CA got whose path contains part.
+func (c *CA) Count(part string) int {
+	n := 0
+	for _, request := range c.Requests() {
+		if strings.Contains(request.Path, part) {
+			n++
+		}
+	}
+	return n
+}
+
+// The parts of Pebble's paths, for Count and Intercept.
+const (
+	NewOrder    = "/order-plz"
+	NewAccount  = "/sign-me-up"
+	NewNonce    = "/nonce-plz"
+	Finalize    = "/finalize-order/"
+	Order       = "/my-order/"
+	Authz       = "/authZ/"
+	Challenge   = "/chalZ/"
+	Certificate = "/certZ/"
+	RenewalInfo = "/draft-ietf-acme-ari"
+)
+
+// Issued are the serial numbers of all certificates issued so far, in order.
+func (c *CA) Issued() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.issued)
+}
+
+var issuedLine = regexp.MustCompile(`^Issued certificate serial ([0-9a-f]+) for order`)
+
+// logWatcher reads Pebble's log, the only place where it says what it issued.
+type logWatcher struct{ ca *CA }
+
+func (l logWatcher) Write(p []byte) (int, error) {
+	if match := issuedLine.FindSubmatch(p); match != nil {
+		l.ca.mu.Lock()
+		defer l.ca.mu.Unlock()
+		l.ca.issued = append(l.ca.issued, string(match[1]))
+	}
+	return len(p), nil
+}
+
+// DirectoryRoot is the root, as PEM, that the directory's own server certificate verifies with.
+func (c *CA) DirectoryRoot() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.server.Certificate().Raw})
+}
+
+// Root is the n-th root, as PEM, that issued certificates lead to; 0 is the one of the default chain.
+func (c *CA) Root(n int) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.ca.GetRootCert(n).DER})
+}
+
+// Pool makes a pool of PEM certificates.
+func Pool(text ...[]byte) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, one := range text {
+		if !pool.AppendCertsFromPEM(one) {
+			panic("acmetest: no certificate in the PEM")
+		}
+	}
+	return pool
+}
+
+// SetRenewalInfo makes the CA answer any text when asked for a certificate's renewal information.
+func (c *CA) SetRenewalInfo(cert *x509.Certificate, response string) error {
+	body, err := json.Marshal(map[string]string{
+		"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})),
+		"ariResponse": response,
+	})
+	if err != nil {
+		return err
+	}
+	req := httptest.NewRequest(http.MethodPost, "/set-renewal-info/", bytes.NewReader(body))
+	req.Header.Set("User-Agent", "acmetest")
+	recorder := httptest.NewRecorder()
+	c.manage.ServeHTTP(recorder, req)
+	if recorder.Code != http.StatusOK {
+		return fmt.Errorf("set-renewal-info: %d: %s", recorder.Code, recorder.Body)
+	}
+	return nil
+}
+
+// RenewalWindow is a well-formed renewal information document.
+func RenewalWindow(start, end time.Time) string {
+	return fmt.Sprintf(`{"suggestedWindow":{"start":%q,"end":%q}}`, start.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
+}
+
+// Paths lists the paths of requests with how often each came, for a test's message.
+func Paths(requests []Request) string {
+	counts := map[string]int{}
+	for _, request := range requests {
+		counts[request.Method+" "+request.Path]++
+	}
+	var lines []string
+	for _, path := range slices.Sorted(maps.Keys(counts)) {
+		lines = append(lines, fmt.Sprintf("%s ×%d", path, counts[path]))
+	}
+	return strings.Join(lines, "\n")
+}

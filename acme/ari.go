@@ -1,0 +1,137 @@
+package acme
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	lego "github.com/go-acme/lego/v4/acme"
+)
+
+// Window is when a CA suggests to renew a certificate (RFC 9773 section 4.2).
+type Window struct {
+	Start, End  time.Time
+	Explanation string    // URL for the operator; most often empty
+	AskAgain    time.Time // the answer is good until then
+	id          string
+}
+
+// ErrNoWindow says that the CA has no renewal information for a certificate.
+var ErrNoWindow = errors.New("the CA offers no renewal information (ARI)")
+
+// The bounds of a Retry-After on renewal information (RFC 9773 section 4.3.2), and what to assume without one.
+const (
+	soonestAsk = time.Minute
+	latestAsk  = 24 * time.Hour
+	defaultAsk = 6 * time.Hour
+)
+
+// Moment is when to renew within the window: the same on every host and at every look, and spread evenly over
+// certificates.
+func (w Window) Moment() time.Time {
+	text := fmt.Sprintf("%s %d %d", w.id, w.Start.Unix(), w.End.Unix())
+	sum := sha256.Sum256([]byte(text))
+	width := uint64(w.End.Sub(w.Start))
+	return w.Start.Add(time.Duration(binary.BigEndian.Uint64(sum[:8]) % width))
+}
+
+// Window asks the CA when to renew a certificate; within the answer's Retry-After it repeats the last answer. The error
+// is ErrNoWindow when there is no such information: the CA has none, or the certificate is expired, which must not be
+// asked about.
+func (c *Client) Window(ctx context.Context, leaf *x509.Certificate) (Window, error) {
+	id, ok := certID(leaf)
+	if !ok || !leaf.NotAfter.After(c.config.Now()) {
+		return Window{}, ErrNoWindow
+	}
+	c.mu.Lock()
+	window, known := c.windows[id]
+	c.mu.Unlock()
+	if known && c.config.Now().Before(window.AskAgain) {
+		return window, nil
+	}
+	window, err := c.askWindow(ctx, id)
+	if err != nil {
+		return Window{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.windows = map[string]Window{id: window}
+	return window, nil
+}
+
+func (c *Client) askWindow(ctx context.Context, id string) (Window, error) {
+	wire := &transport{client: c, ctx: ctx}
+	s := &session{Client: c, ctx: ctx, wire: wire}
+	directory, err := get[lego.Directory](s, "directory", c.config.Directory)
+	if err != nil {
+		return Window{}, err
+	}
+	if directory.RenewalInfo == "" {
+		return Window{}, ErrNoWindow
+	}
+	url := directory.RenewalInfo + "/" + id
+	info, err := get[lego.RenewalInfoResponse](s, "renewalInfo", url)
+	if err != nil {
+		return Window{}, err
+	}
+	window := Window{Start: info.SuggestedWindow.Start, End: info.SuggestedWindow.End, Explanation: info.ExplanationURL, id: id}
+	if window.Start.IsZero() || !window.Start.Before(window.End) {
+		return Window{}, errors.New("renewalInfo: the CA's window does not begin before it ends")
+	}
+	wait := defaultAsk
+	if said, ok := wire.wait(url); ok {
+		wait = min(max(said, soonestAsk), latestAsk)
+	}
+	window.AskAgain = c.config.Now().Add(wait)
+	return window, nil
+}
+
+// get fetches a public resource. lego's own GetRenewalInfo does not look at the status.
+func get[T any](s *session, op, url string) (T, error) {
+	return call(s, op, func() (T, error) {
+		var into T
+		req, err := http.NewRequestWithContext(s.ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return into, err
+		}
+		req.Header.Set("User-Agent", s.config.UserAgent)
+		resp, err := s.wire.RoundTrip(req)
+		if err != nil {
+			return into, err
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return into, err
+		}
+		if resp.StatusCode != http.StatusOK {
+			problem := &lego.ProblemDetails{HTTPStatus: resp.StatusCode, Detail: resp.Status}
+			// What normalize wrote always parses; anything else keeps the status line.
+			_ = json.Unmarshal(body, problem)
+			problem.URL = url
+			return into, problem
+		}
+		return into, json.Unmarshal(body, &into)
+	})
+}
+
+// certID identifies a certificate to the CA that issued it (RFC 9773 section 4.1); there is none without an authority
+// key identifier.
+func certID(leaf *x509.Certificate) (string, bool) {
+	if len(leaf.AuthorityKeyId) == 0 || leaf.SerialNumber == nil {
+		return "", false
+	}
+	serial := leaf.SerialNumber.Bytes()
+	if len(serial) == 0 || serial[0]&0x80 != 0 {
+		serial = append([]byte{0}, serial...) // as DER writes a positive integer
+	}
+	encode := base64.RawURLEncoding.EncodeToString
+	return encode(leaf.AuthorityKeyId) + "." + encode(serial), true
+}

@@ -1,0 +1,216 @@
+// Package acme obtains certificates from an ACME CA (RFC 8555) and asks it when to renew them (RFC 9773).
+//
+// It is an order engine of its own on lego's acme/api, which brings signatures, nonces and the wire types. It promises
+// that all authorizations of an order go side by side; that every wait ends with its context and obeys Retry-After; that
+// the order's URL and the certificate's key are saved before the order is finalized; and that what comes back is checked
+// before it counts. No other package knows lego.
+package acme
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	lego "github.com/go-acme/lego/v4/acme"
+	"github.com/go-acme/lego/v4/acme/api"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/world"
+)
+
+// The directories that the configuration can call by name.
+const (
+	LetsEncrypt        = "https://acme-v02.api.letsencrypt.org/directory"
+	LetsEncryptStaging = "https://acme-staging-v02.api.letsencrypt.org/directory"
+)
+
+// Config is all that a Client depends on. The zero values of what touches the world are the real thing.
+type Config struct {
+	Directory   string         // URL of the CA's directory
+	Roots       *x509.CertPool // trust for the directory; nil: the system's
+	IssuerRoots *x509.CertPool // what is issued must verify with these; nil: not checked
+	Email       string         // contact of a new account; may be empty
+	AcceptTerms bool           // agree to the CA's terms of service
+	UserAgent   string
+	Store       certstore.Store // where the account is kept
+	Responder   *Responder      // answers http-01
+
+	Dial   world.Dial                                     // nil: the network
+	Now    func() time.Time                               // nil: the system's clock
+	NewKey func(certstore.KeyType) (crypto.Signer, error) // nil: KeyType.Generate
+}
+
+// Client talks to one CA with one account. It is safe for concurrent use.
+type Client struct {
+	config Config
+	base   http.RoundTripper
+
+	mu        sync.Mutex
+	directory *cachedDirectory
+	windows   map[string]Window
+}
+
+// directoryAge is how long a directory is used before it is fetched again.
+const directoryAge = time.Hour
+
+type cachedDirectory struct {
+	body    []byte
+	fetched time.Time
+}
+
+// New makes a client. It asks nothing of the CA yet.
+func New(config Config) *Client {
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	if config.NewKey == nil {
+		config.NewKey = certstore.KeyType.Generate
+	}
+	transport := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           config.Dial,
+		TLSClientConfig:       &tls.Config{RootCAs: config.Roots, MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   sideBySide,
+		IdleConnTimeout:       30 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: requestTime,
+	}
+	return &Client{config: config, base: transport, windows: map[string]Window{}}
+}
+
+// Close closes idle connections to the CA.
+func (c *Client) Close() { c.base.(*http.Transport).CloseIdleConnections() }
+
+// Directory is the URL of the CA's directory.
+func (c *Client) Directory() string { return c.config.Directory }
+
+// session is one operation: its context, its requests, and lego's core on top of them.
+type session struct {
+	*Client
+	ctx     context.Context
+	wire    *transport
+	core    *api.Core
+	key     crypto.Signer
+	account string // URL of the account
+	newKey  bool   // the key was made in this session
+}
+
+// open loads the directory and prepares a session that signs with the account's key, which is made when there is none.
+// It registers nothing.
+func (c *Client) open(ctx context.Context) (*session, error) {
+	s := &session{Client: c, ctx: ctx, wire: &transport{client: c, ctx: ctx}}
+	account, err := s.loadKey()
+	if err != nil {
+		return nil, err
+	}
+	s.account = account.Registrations[c.config.Directory].URL
+	return s, s.connect()
+}
+
+// connect makes lego's core anew, with what is known of the account.
+func (s *session) connect() error {
+	core, err := call(s, "directory", func() (*api.Core, error) {
+		return api.New(&http.Client{Transport: s.wire}, s.config.UserAgent, s.config.Directory, s.account, s.key)
+	})
+	if err != nil {
+		return hint.Add(fmt.Errorf("%s: %w", s.config.Directory, err), "check acme.directory and acme.root, and that the CA runs: %s",
+			"curl --cacert ROOT "+s.config.Directory)
+	}
+	s.core = core
+	return nil
+}
+
+// loadKey takes the account's key from the store, or makes one and saves it.
+func (s *session) loadKey() (certstore.Account, error) {
+	account, revision, err := certstore.LoadAccount(s.ctx, s.config.Store)
+	if err != nil {
+		return account, err
+	}
+	if account.Key == "" {
+		key, err := certstore.EC256.Generate()
+		if err != nil {
+			return account, err
+		}
+		text, err := certstore.MarshalKey(key)
+		if err != nil {
+			return account, err
+		}
+		account.Key = string(text)
+		s.newKey = true
+		_, err = certstore.SaveAccount(s.ctx, s.config.Store, account, revision)
+		if errors.Is(err, certstore.ErrConflict) {
+			s.newKey = false
+			account, _, err = certstore.LoadAccount(s.ctx, s.config.Store)
+		}
+		if err != nil {
+			return account, err
+		}
+	}
+	s.key, err = account.Signer()
+	if err != nil {
+		return account, fmt.Errorf("the ACME account's key: %w", err)
+	}
+	return account, nil
+}
+
+// register makes sure that the account is known to the CA (RFC 8555 section 7.3).
+func (s *session) register() error {
+	if s.account != "" {
+		return nil
+	}
+	meta := s.core.GetDirectory().Meta
+	if meta.TermsOfService != "" && !s.config.AcceptTerms {
+		return hint.Add(fmt.Errorf("the CA asks to agree to its terms of service: %s", meta.TermsOfService),
+			"read them, then set acme.accept_terms: true")
+	}
+	if meta.ExternalAccountRequired {
+		return ErrExternalAccount
+	}
+	request := lego.Account{TermsOfServiceAgreed: meta.TermsOfService != ""}
+	if s.config.Email != "" {
+		request.Contact = []string{"mailto:" + s.config.Email}
+	}
+	account, err := call(s, "newAccount", func() (lego.ExtendedAccount, error) { return s.core.Accounts.New(request) })
+	if err != nil {
+		return err
+	}
+	if account.Location == "" {
+		return errors.New("newAccount: the CA named no account URL")
+	}
+	s.account = account.Location
+	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC()})
+}
+
+func (s *session) saveRegistration(registration certstore.Registration) error {
+	for {
+		account, revision, err := certstore.LoadAccount(s.ctx, s.config.Store)
+		if err != nil {
+			return err
+		}
+		if account.Registrations == nil {
+			account.Registrations = map[string]certstore.Registration{}
+		}
+		account.Registrations[s.config.Directory] = registration
+		_, err = certstore.SaveAccount(s.ctx, s.config.Store, account, revision)
+		if !errors.Is(err, certstore.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// reregister replaces an account that the CA no longer knows, after a reset of its database for example.
+func (s *session) reregister() error {
+	s.account = ""
+	if err := s.connect(); err != nil {
+		return err
+	}
+	return s.register()
+}

@@ -1,0 +1,175 @@
+package acme
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	lego "github.com/go-acme/lego/v4/acme"
+
+	"maascert/internal/hint"
+)
+
+// Error is what a CA answered instead of what was asked of it.
+type Error struct {
+	Op         string    // what was asked: newOrder, finalize, …
+	Type       string    // the ACME error type without its URN (RFC 8555 section 6.7); may be empty
+	Detail     string    // the CA's own words, subproblems included
+	Status     int       // HTTP status, 0 when the error came inside a resource
+	RetryAfter time.Time // when the CA wants to be asked again; zero when it did not say
+}
+
+func (e *Error) Error() string {
+	words := make([]string, 0, 3)
+	for _, word := range []string{e.Op, e.Type, e.Detail} {
+		if word != "" {
+			words = append(words, word)
+		}
+	}
+	return strings.Join(words, ": ")
+}
+
+// ErrExternalAccount says that the CA registers only accounts with an external account binding (RFC 8555 section
+// 7.3.4).
+var ErrExternalAccount = errors.New("the CA registers only accounts that are bound to an external one (EAB)")
+
+const (
+	urn = "urn:ietf:params:acme:error:"
+	// badNonce stands for lego's own type between normalize and call.
+	badNonce = "maascert:badNonce"
+)
+
+// retries of one request: of those that the CA's server failed to answer, and of those whose nonce it refused.
+const (
+	maxTries  = 4
+	maxNonces = 100
+)
+
+// call asks the CA for something through lego. It signs again at once when a nonce was refused, asks again a few times
+// when the CA or the way to it failed, and gives every other failure its place and words.
+func call[T any](s *session, op string, ask func() (T, error)) (T, error) {
+	pause := 250 * time.Millisecond
+	for tries, nonces := 1, 0; ; {
+		got, err := ask()
+		if err == nil {
+			return got, nil
+		}
+		if cause := context.Cause(s.ctx); cause != nil {
+			return got, cause
+		}
+		err = s.explain(op, err)
+		var answered *Error
+		isAnswer := errors.As(err, &answered)
+		switch {
+		case isAnswer && answered.Type == badNonce && nonces < maxNonces:
+			nonces++
+		case tries < maxTries && isTransient(err) && time.Until(retryAfter(err)) < longestPause:
+			tries++
+			if err := sleep(s.ctx, max(pause, time.Until(retryAfter(err)))); err != nil {
+				return got, err
+			}
+			pause *= 2
+		default:
+			return got, err
+		}
+	}
+}
+
+// longestPause is the longest Retry-After that is waited out within a run; a longer one is remembered instead.
+const longestPause = 30 * time.Second
+
+// explain turns lego's error into ours.
+func (s *session) explain(op string, err error) error {
+	var problem *lego.ProblemDetails
+	if errors.As(err, &problem) {
+		e := problemError(op, problem)
+		if at, ok := s.wire.retryAfter.Load(problem.URL); ok {
+			e.RetryAfter = at.(time.Time)
+		}
+		return e
+	}
+	var transport *url.Error
+	if errors.As(err, &transport) {
+		return fmt.Errorf("%s: %w", op, transport.Err)
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}
+
+func problemError(op string, problem *lego.ProblemDetails) *Error {
+	detail := problem.Detail
+	for _, sub := range problem.SubProblems {
+		if sub.Identifier.Value != "" {
+			detail += "; " + sub.Identifier.Value + ": " + sub.Detail
+		}
+	}
+	return &Error{
+		Op: op, Type: strings.TrimPrefix(problem.Type, urn), Status: problem.HTTPStatus,
+		// A CA's words may hold anything; an error is one line.
+		Detail: strings.Join(strings.Fields(detail), " "),
+	}
+}
+
+// isTransient tells whether asking again may help: the server failed, or the way to it did. Nobody listening, an
+// unknown host or a wrong certificate stay as they are for the next second.
+func isTransient(err error) bool {
+	var answered *Error
+	if errors.As(err, &answered) {
+		return answered.Status >= http.StatusInternalServerError && answered.Status != http.StatusNotImplemented
+	}
+	return isBroken(err)
+}
+
+func isType(err error, kind string) bool {
+	var answered *Error
+	return errors.As(err, &answered) && answered.Type == kind
+}
+
+func retryAfter(err error) time.Time {
+	var answered *Error
+	if errors.As(err, &answered) {
+		return answered.RetryAfter
+	}
+	return time.Time{}
+}
+
+// RetryAfter is when the CA wants to be asked again, if the error says so.
+func RetryAfter(err error) (time.Time, bool) {
+	at := retryAfter(err)
+	return at, !at.IsZero()
+}
+
+// IsRateLimited tells whether the CA refused because of a limit (RFC 8555 section 6.6).
+func IsRateLimited(err error) bool {
+	var answered *Error
+	return errors.As(err, &answered) && (answered.Type == "rateLimited" || answered.Status == http.StatusTooManyRequests)
+}
+
+func validationHint(err error) error {
+	return hint.Add(err, "the CA must reach this host under each name on port 80, path /.well-known/acme-challenge/; check DNS, firewall and acme.challenge.listen")
+}
+
+// sleep waits, or returns the context's cause.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+// isBroken tells whether a connection was cut or an answer stayed out, as opposed to never having been possible.
+func isBroken(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.As(err, &timeout) && timeout.Timeout()
+}

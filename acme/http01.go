@@ -1,0 +1,146 @@
+package acme
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"sync"
+	"syscall"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+
+	"maascert/internal/hint"
+	"maascert/internal/world"
+)
+
+// Responder answers http-01 challenges (RFC 8555 section 8.3) statelessly: the answer to a token is the token and the
+// account key's thumbprint, so it needs to know no token, and any host that knows the thumbprint can answer for any
+// order. It listens only while an order needs it. It is safe for concurrent use.
+type Responder struct {
+	Address string       // where to listen, ":80" for example
+	Listen  world.Listen // nil: net.Listen
+	Dial    world.Dial   // nil: the network; to see who answers when the address is taken
+
+	mu     sync.Mutex
+	users  int
+	server *http.Server
+	done   chan struct{}
+}
+
+const challengePath = "/.well-known/acme-challenge/"
+
+// bind makes sure that challenges are answered until release is called. An address that is taken is fine when whoever
+// has it answers with our thumbprint.
+func (r *Responder) bind(ctx context.Context, s *session) (release func(), err error) {
+	thumbprint, err := thumbprint(s.key.Public())
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users == 0 {
+		switch err := r.start(thumbprint); {
+		case errors.Is(err, syscall.EADDRINUSE) && r.answersAlready(ctx, thumbprint):
+			return func() {}, nil
+		case err != nil:
+			return nil, hint.Add(fmt.Errorf("http-01: %w", err), "free the address, run as a user that may listen there, or set acme.challenge.listen")
+		}
+	}
+	r.users++
+	return sync.OnceFunc(r.release), nil
+}
+
+func (r *Responder) start(thumbprint string) error {
+	listen := r.Listen
+	if listen == nil {
+		listen = net.Listen
+	}
+	listener, err := listen("tcp", r.Address)
+	if err != nil {
+		return err
+	}
+	r.server = &http.Server{
+		Handler: answerWith(thumbprint), ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
+		IdleTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
+	}
+	r.done = make(chan struct{})
+	go func(server *http.Server, done chan struct{}) {
+		defer close(done)
+		// Serve ends with ErrServerClosed; a listener that breaks shows as a failed validation.
+		_ = server.Serve(listener)
+	}(r.server, r.done)
+	return nil
+}
+
+func (r *Responder) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users--; r.users == 0 {
+		// Nothing is left to lose when closing fails.
+		_ = r.server.Close()
+		<-r.done
+	}
+}
+
+// tokens are base64url (RFC 8555 section 8.3); the longest seen have 43 characters.
+var tokens = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+
+func answerWith(thumbprint string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+challengePath+"{token}", func(w http.ResponseWriter, req *http.Request) {
+		token := req.PathValue("token")
+		if !tokens.MatchString(token) {
+			http.NotFound(w, req)
+			return
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		// A validator that hung up does not read the answer.
+		_, _ = io.WriteString(w, token+"."+thumbprint)
+	})
+	return mux
+}
+
+// answersAlready asks whoever listens at the address for the answer to a token nobody knows.
+func (r *Responder) answersAlready(ctx context.Context, thumbprint string) bool {
+	host, port, err := net.SplitHostPort(r.Address)
+	if err != nil {
+		return false
+	}
+	if host == "" || net.ParseIP(host).IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	token := rand.Text()
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+challengePath+token, nil)
+	if err != nil {
+		return false
+	}
+	transport := &http.Transport{DialContext: r.Dial, DisableKeepAlives: true}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	return err == nil && string(body) == token+"."+thumbprint
+}
+
+// thumbprint is the account key's (RFC 7638), base64url.
+func thumbprint(public crypto.PublicKey) (string, error) {
+	key := jose.JSONWebKey{Key: public}
+	sum, err := key.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(sum[:sha256.Size]), nil
+}

@@ -1,0 +1,510 @@
+package acme
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	lego "github.com/go-acme/lego/v4/acme"
+	"github.com/go-acme/lego/v4/acme/api"
+	"golang.org/x/sync/errgroup"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+)
+
+// Request is what to obtain.
+type Request struct {
+	Names   []string // canonical (certstore.CanonicalName), at least one
+	KeyType certstore.KeyType
+
+	// Resume is an order that an earlier run left behind, or nil. It is taken up when it is for the same request and
+	// the CA still knows it, so that a crash costs no second order.
+	Resume *certstore.Order
+	// Save is called whenever there is something that a later run would need: the order's URL as soon as it exists, and
+	// once more with the certificate's key before the order is finalized. An error stops the order.
+	Save func(certstore.Order) error
+}
+
+// Issued is what an order brought.
+type Issued struct {
+	Bundle    *certstore.Bundle
+	Directory string
+	Account   string
+	Requests  int // sent to the CA
+}
+
+const (
+	// validationTime is how long an order may take from its challenges to its certificate.
+	validationTime = 5 * time.Minute
+	// The pauses between two looks at an order to which the CA gave no Retry-After.
+	firstLook   = 25 * time.Millisecond
+	longestLook = 500 * time.Millisecond
+	patientLook = 3 * time.Second
+	// patience is the time after which looks are patientLook apart.
+	patience = 20 * time.Second
+)
+
+// Obtain orders a certificate with a new key and returns it when it is what was asked for: it fits the key, has exactly
+// the names, is valid now, and its chain leads to a trusted root. The errors are *Error where the CA refused.
+func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
+	s, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := &order{session: s, request: request}
+	bundle, err := o.obtain()
+	if err != nil {
+		return nil, err
+	}
+	return &Issued{
+		Bundle: bundle, Directory: c.config.Directory, Account: s.account, Requests: int(s.wire.requests.Load()),
+	}, nil
+}
+
+// order is one order on its way through RFC 8555 section 7.1.6.
+type order struct {
+	*session
+	request Request
+
+	url      string
+	at       lego.Order
+	resumed  bool
+	proven   []string // authorizations that were still open
+	key      <-chan keyResult
+	deadline time.Time
+	pauses   time.Duration // the last one
+}
+
+type keyResult struct {
+	key crypto.Signer
+	err error
+}
+
+func (o *order) obtain() (*certstore.Bundle, error) {
+	release, err := o.config.Responder.bind(o.ctx, o.session)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := o.begin(); err != nil {
+		return nil, err
+	}
+	stop := o.makeKey()
+	defer stop()
+	if err := o.authorize(); err != nil {
+		return nil, err
+	}
+	key, err := o.finish()
+	if err != nil {
+		return nil, err
+	}
+	return o.download(key)
+}
+
+// begin takes up the order that an earlier run left, or makes a new one.
+func (o *order) begin() error {
+	o.deadline = time.Now().Add(validationTime)
+	if o.resume() {
+		return nil
+	}
+	if err := o.register(); err != nil {
+		return err
+	}
+	err := o.newOrder()
+	if isType(err, "accountDoesNotExist") {
+		if err := o.reregister(); err != nil {
+			return err
+		}
+		err = o.newOrder()
+	}
+	return err
+}
+
+func (o *order) newOrder() error {
+	made, err := call(o.session, "newOrder", func() (lego.ExtendedOrder, error) {
+		return o.core.Orders.NewWithOptions(o.request.Names, &api.OrderOptions{})
+	})
+	if err != nil {
+		return err
+	}
+	if made.Location == "" {
+		return errors.New("newOrder: the CA named no order URL")
+	}
+	o.url, o.at = made.Location, made.Order
+	return nil
+}
+
+func (o *order) resume() bool {
+	left := o.request.Resume
+	if left == nil || left.Directory != o.config.Directory || left.Account != o.account || left.KeyType != o.request.KeyType ||
+		!slices.Equal(slices.Sorted(slices.Values(left.Names)), slices.Sorted(slices.Values(o.request.Names))) {
+		return false
+	}
+	o.url = left.URL
+	if err := o.look(); err != nil || o.at.Status == lego.StatusInvalid {
+		return false
+	}
+	finalized := o.at.Status == lego.StatusProcessing || o.at.Status == lego.StatusValid
+	if finalized && left.Key == "" {
+		// Somebody finalized this order with a key that is not ours to use.
+		return false
+	}
+	o.resumed = true
+	return true
+}
+
+// makeKey saves the order and makes the certificate's key while the CA validates; what it makes waits in o.key. The
+// returned function waits until nothing is saved any more.
+func (o *order) makeKey() (stop func()) {
+	result := make(chan keyResult, 1)
+	done := make(chan struct{})
+	o.key = result
+	go func() {
+		defer close(done)
+		key, err := o.keyAndSave()
+		result <- keyResult{key, err}
+	}()
+	return func() { <-done }
+}
+
+func (o *order) keyAndSave() (crypto.Signer, error) {
+	if o.resumed && o.request.Resume.Key != "" {
+		return certstore.ParseKey([]byte(o.request.Resume.Key))
+	}
+	saved := certstore.Order{
+		Directory: o.config.Directory, Account: o.account, URL: o.url, Created: o.config.Now().UTC(),
+		Names: o.request.Names, KeyType: o.request.KeyType,
+	}
+	if err := o.request.Save(saved); err != nil {
+		return nil, err
+	}
+	key, err := o.config.NewKey(o.request.KeyType)
+	if err != nil {
+		return nil, fmt.Errorf("making the key: %w", err)
+	}
+	text, err := certstore.MarshalKey(key)
+	if err != nil {
+		return nil, err
+	}
+	saved.Key = string(text)
+	return key, o.request.Save(saved)
+}
+
+// authorize fetches all authorizations and answers the challenges of those that are still open, side by side.
+func (o *order) authorize() error {
+	if o.at.Status != lego.StatusPending {
+		return nil
+	}
+	open := make([]bool, len(o.at.Authorizations))
+	group := o.sideBySide()
+	for i, url := range o.at.Authorizations {
+		group.Go(func() error {
+			authorization, err := o.authorization(url)
+			if err != nil || authorization.Status == lego.StatusValid {
+				return err
+			}
+			open[i] = true
+			return o.answer(authorization)
+		})
+	}
+	err := group.Wait()
+	for i, url := range o.at.Authorizations {
+		if open[i] {
+			o.proven = append(o.proven, url)
+		}
+	}
+	return err
+}
+
+func (o *order) sideBySide() *errgroup.Group {
+	var group errgroup.Group
+	group.SetLimit(sideBySide)
+	return &group
+}
+
+func (o *order) authorization(url string) (lego.Authorization, error) {
+	return call(o.session, "authorization", func() (lego.Authorization, error) { return o.core.Authorizations.Get(url) })
+}
+
+// A validator that could not connect may leave the challenge pending with an error for ever (step-ca and Caddy do), so
+// such a challenge is sent again a few times before its error counts.
+const (
+	challengeTries = 3
+	challengePause = time.Second
+)
+
+func (o *order) answer(authorization lego.Authorization) error {
+	name := authorization.Identifier.Value
+	if authorization.Status != lego.StatusPending {
+		return failedAuthorization(authorization)
+	}
+	at := slices.IndexFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Type == "http-01" })
+	if at < 0 {
+		return hint.Add(fmt.Errorf("%s: the CA offers no http-01 challenge", name), "a CA may want another kind of proof for this name")
+	}
+	for try := 1; ; try++ {
+		challenge, err := call(o.session, "challenge", func() (lego.ExtendedChallenge, error) {
+			return o.core.Challenges.New(authorization.Challenges[at].URL)
+		})
+		if err != nil {
+			return err
+		}
+		if challenge.Error == nil || challenge.Status == lego.StatusValid {
+			return nil
+		}
+		if challenge.Status == lego.StatusInvalid || try == challengeTries {
+			return validationHint(problemError("validation: "+name, challenge.Error))
+		}
+		if err := sleep(o.ctx, challengePause); err != nil {
+			return err
+		}
+	}
+}
+
+// finish brings an order whose challenges are answered to its certificate: it waits until the order is ready, finalizes
+// it with the key, and waits until the certificate is there.
+func (o *order) finish() (crypto.Signer, error) {
+	if err := o.leave(lego.StatusPending); err != nil {
+		return nil, err
+	}
+	made := <-o.key
+	if made.err != nil {
+		return nil, made.err
+	}
+	for o.at.Status == lego.StatusReady {
+		err := o.finalize(made.key)
+		switch {
+		case isType(err, "orderNotReady"):
+			// CAs with several servers say that of an order that another of them called ready.
+			o.at.Status = lego.StatusPending
+			err = o.leave(lego.StatusPending)
+		case err == nil:
+			err = o.leave(lego.StatusProcessing, lego.StatusReady)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return made.key, o.leave(lego.StatusProcessing)
+}
+
+// leave looks at the order until its status is another than those named. An invalid order is an error at once.
+func (o *order) leave(statuses ...string) error {
+	for slices.Contains(statuses, o.at.Status) {
+		if time.Now().After(o.deadline) {
+			return errors.Join(fmt.Errorf("order: still %s after %v", o.at.Status, validationTime), o.failedAuthorizations())
+		}
+		if err := o.pause(); err != nil {
+			return err
+		}
+		if err := o.look(); err != nil {
+			return err
+		}
+	}
+	if o.at.Status == lego.StatusInvalid {
+		return o.whyInvalid()
+	}
+	return nil
+}
+
+// pause waits until the order may be looked at again: as long as the CA's Retry-After says, else a little longer than
+// the last time.
+func (o *order) pause() error {
+	o.pauses = min(max(o.pauses*8/5, firstLook), longestLook)
+	if time.Until(o.deadline) < validationTime-patience {
+		o.pauses = patientLook
+	}
+	if wait, ok := o.wire.wait(o.url); ok {
+		return sleep(o.ctx, min(wait, validationTime))
+	}
+	return sleep(o.ctx, o.pauses)
+}
+
+func (o *order) look() error {
+	at, err := call(o.session, "order", func() (lego.ExtendedOrder, error) { return o.core.Orders.Get(o.url) })
+	if err == nil {
+		o.at = at.Order
+	}
+	return err
+}
+
+// finalize sends the CSR; the answer is the order as it is then, and its Retry-After is the order's.
+func (o *order) finalize(key crypto.Signer) error {
+	csr, err := newCSR(o.request.Names, key)
+	if err != nil {
+		return err
+	}
+	url := o.at.Finalize
+	at, err := call(o.session, "finalize", func() (lego.ExtendedOrder, error) { return o.core.Orders.UpdateForCSR(url, csr) })
+	if err != nil {
+		return err
+	}
+	o.at, o.pauses = at.Order, 0
+	if wait, ok := o.wire.wait(url); ok {
+		o.wire.retryAfter.Store(o.url, o.config.Now().Add(wait))
+	}
+	return nil
+}
+
+// newCSR asks for exactly the names, without a common name: it could only repeat one of them, and CAs refuse an address
+// there.
+func newCSR(names []string, key crypto.Signer) ([]byte, error) {
+	request := x509.CertificateRequest{Subject: pkix.Name{}}
+	for _, name := range names {
+		if address := net.ParseIP(name); address != nil {
+			request.IPAddresses = append(request.IPAddresses, address)
+		} else {
+			request.DNSNames = append(request.DNSNames, name)
+		}
+	}
+	return x509.CreateCertificateRequest(rand.Reader, &request, key)
+}
+
+// whyInvalid collects what the CA says about an order that it gave up.
+func (o *order) whyInvalid() error {
+	if err := o.failedAuthorizations(); err != nil {
+		return err
+	}
+	if o.at.Error != nil {
+		return validationHint(problemError("order", o.at.Error))
+	}
+	return errors.New("order: the CA made it invalid without saying why")
+}
+
+func (o *order) failedAuthorizations() error {
+	why := make([]error, len(o.at.Authorizations))
+	group := o.sideBySide()
+	for i, url := range o.at.Authorizations {
+		group.Go(func() error {
+			if authorization, err := o.authorization(url); err == nil {
+				why[i] = failedAuthorization(authorization)
+			}
+			return nil
+		})
+	}
+	// The functions above return no error.
+	_ = group.Wait()
+	failed := slices.DeleteFunc(why, func(err error) bool { return err == nil })
+	if len(failed) <= 1 {
+		return errors.Join(failed...)
+	}
+	words := make([]string, len(failed))
+	for i, err := range failed {
+		words[i] = err.Error()
+	}
+	return validationHint(&Error{Detail: strings.Join(words, "; ")})
+}
+
+// failedAuthorization is why an authorization can no longer be proven, or nil while it can.
+func failedAuthorization(authorization lego.Authorization) error {
+	if authorization.Status == lego.StatusPending || authorization.Status == lego.StatusValid {
+		return nil
+	}
+	name := authorization.Identifier.Value
+	for _, challenge := range authorization.Challenges {
+		if challenge.Error != nil {
+			return validationHint(problemError("validation: "+name, challenge.Error))
+		}
+	}
+	return fmt.Errorf("validation: %s: the authorization is %s", name, authorization.Status)
+}
+
+// downloadTries is how often a certificate is asked for that the CA says it issued: some need a moment to find it.
+const downloadTries = 5
+
+func (o *order) download(key crypto.Signer) (*certstore.Bundle, error) {
+	var chain []byte
+	for try := 1; ; try++ {
+		got, err := call(o.session, "certificate", func() ([]byte, error) {
+			chain, _, err := o.core.Certificates.Get(o.at.Certificate, true)
+			return chain, err
+		})
+		if err == nil {
+			chain = got
+			break
+		}
+		var answered *Error
+		if try == downloadTries || !errors.As(err, &answered) || answered.Status != 404 {
+			return nil, err
+		}
+		if err := sleep(o.ctx, time.Duration(try)*longestLook); err != nil {
+			return nil, err
+		}
+	}
+	bundle, err := o.accept(key, chain)
+	if err != nil {
+		return nil, fmt.Errorf("the CA's certificate is refused: %w", err)
+	}
+	return bundle, nil
+}
+
+// maxSkew is how far the CA's clock may be ahead of ours.
+const maxSkew = 5 * time.Minute
+
+// accept checks that what came back is what was asked for.
+func (o *order) accept(key crypto.Signer, chain []byte) (*certstore.Bundle, error) {
+	certs, err := certstore.ParseCertificates(trimPEM(chain))
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := certstore.NewBundle(key, certs)
+	if err != nil {
+		return nil, err
+	}
+	leaf, now := bundle.Leaf(), o.config.Now()
+	want := slices.Sorted(slices.Values(o.request.Names))
+	if got := certstore.CertificateNames(leaf); !slices.Equal(got, want) {
+		return nil, fmt.Errorf("its names are %s instead of %s", strings.Join(got, ", "), strings.Join(want, ", "))
+	}
+	if leaf.NotBefore.After(now.Add(maxSkew)) {
+		return nil, hint.Add(fmt.Errorf("it is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339)), "check this host's clock")
+	}
+	if !leaf.NotAfter.After(now) {
+		return nil, hint.Add(fmt.Errorf("it expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339)), "check this host's clock")
+	}
+	if o.config.IssuerRoots == nil {
+		return bundle, nil
+	}
+	if err := VerifyChain(bundle.Leaf(), bundle.Chain(), o.config.IssuerRoots, now); err != nil {
+		return nil, hint.Add(err, "set acme.issuer_root to the root that this CA issues from")
+	}
+	return bundle, nil
+}
+
+// VerifyChain tells whether a server that sends leaf and chain is trusted by a client that has roots. Names do not
+// count.
+func VerifyChain(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+	intermediates := x509.NewCertPool()
+	for _, cert := range chain {
+		intermediates.AddCert(cert)
+	}
+	// A certificate made this second may be ahead of our clock; that was judged before.
+	if now.Before(leaf.NotBefore) {
+		now = leaf.NotBefore
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	return err
+}
+
+// trimPEM leaves only the certificate blocks, so that a CA that adds others does no harm.
+func trimPEM(text []byte) []byte {
+	var out []byte
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			out = append(out, pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})...)
+		}
+	}
+	return out
+}

@@ -1,0 +1,156 @@
+package acme
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lego "github.com/go-acme/lego/v4/acme"
+)
+
+const (
+	// requestTime is how long one request to the CA may take.
+	requestTime = 30 * time.Second
+	// maxBody is how many bytes of an answer are read; the longest that a CA sends is a certificate chain.
+	maxBody = 1 << 20
+	// sideBySide is how many requests of one order are under way at the same time.
+	sideBySide = 64
+)
+
+// transport is what lego's acme/api sends its requests through. It brings what that lacks: the context, a bound on time
+// and size, the Retry-After that Orders.Get drops, a count, a directory that is fetched once, and words for an answer
+// that is no ACME at all. One transport serves one session.
+type transport struct {
+	client   *Client
+	ctx      context.Context
+	requests atomic.Int64
+
+	retryAfter sync.Map // URL to the time.Time of the last answer's Retry-After
+}
+
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	url := req.URL.String()
+	isDirectory := req.Method == http.MethodGet && url == t.client.config.Directory
+	if isDirectory {
+		if body := t.client.freshDirectory(); body != nil {
+			return answer(req, http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body), nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, requestTime)
+	defer cancel()
+	t.requests.Add(1)
+	resp, err := t.client.base.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		return nil, errors.Join(context.Cause(t.ctx), err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	if err != nil {
+		return nil, errors.Join(context.Cause(t.ctx), err)
+	}
+	if len(body) > maxBody {
+		return nil, fmt.Errorf("the answer is longer than %d bytes", maxBody)
+	}
+	if at, ok := parseRetryAfter(resp.Header.Get("Retry-After"), t.client.config.Now()); ok {
+		t.retryAfter.Store(url, at)
+	} else {
+		t.retryAfter.Delete(url)
+	}
+	status, body := normalize(resp, body)
+	if isDirectory && status == http.StatusOK {
+		t.client.keepDirectory(body)
+	}
+	return answer(req, status, resp.Header, body), nil
+}
+
+// wait is how long the last answer from a URL asked to wait, if it did.
+func (t *transport) wait(url string) (time.Duration, bool) {
+	at, ok := t.retryAfter.Load(url)
+	if !ok {
+		return 0, false
+	}
+	return max(0, at.(time.Time).Sub(t.client.config.Now())), true
+}
+
+func (c *Client) freshDirectory() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.directory == nil || c.config.Now().Sub(c.directory.fetched) > directoryAge {
+		return nil
+	}
+	return c.directory.body
+}
+
+func (c *Client) keepDirectory(body []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.directory = &cachedDirectory{body: body, fetched: c.config.Now()}
+}
+
+func answer(req *http.Request, status int, header http.Header, body []byte) *http.Response {
+	return &http.Response{
+		StatusCode: status, Status: strconv.Itoa(status) + " " + http.StatusText(status),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)), Request: req,
+	}
+}
+
+// normalize turns an answer that is no ACME, such as a proxy's error page, into a problem document (RFC 7807) that says
+// so in one line, and hides badNonce from lego: its retries pause up to five seconds and give up after twenty, where
+// signing again with the nonce that came along (RFC 8555 section 6.5) costs one round trip.
+func normalize(resp *http.Response, body []byte) (status int, _ []byte) {
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	isJSON := strings.HasSuffix(kind, "json")
+	if resp.StatusCode >= http.StatusBadRequest {
+		var problem lego.ProblemDetails
+		if !isJSON || json.Unmarshal(body, &problem) != nil {
+			problem = lego.ProblemDetails{Detail: fmt.Sprintf("%s (%s, not an ACME answer)", resp.Status, kindWords(kind))}
+		}
+		if problem.Type == lego.BadNonceErr {
+			problem.Type = badNonce
+		}
+		problem.HTTPStatus = resp.StatusCode
+		return resp.StatusCode, mustJSON(problem)
+	}
+	isChain := strings.HasPrefix(kind, "application/pem")
+	if resp.Request.Method == http.MethodHead || len(body) == 0 || isChain || isJSON && json.Valid(body) {
+		return resp.StatusCode, body
+	}
+	return http.StatusNotAcceptable, mustJSON(lego.ProblemDetails{
+		HTTPStatus: http.StatusNotAcceptable, Detail: fmt.Sprintf("not an ACME answer: %s", kindWords(kind)),
+	})
+}
+
+func kindWords(kind string) string {
+	if kind == "" {
+		return "no content type"
+	}
+	return kind
+}
+
+func mustJSON(problem lego.ProblemDetails) []byte {
+	// A struct of strings and numbers always marshals.
+	text, _ := json.Marshal(problem)
+	return text
+}
+
+// parseRetryAfter reads both forms of Retry-After (RFC 9110 section 10.2.3): seconds and a date.
+func parseRetryAfter(value string, now time.Time) (time.Time, bool) {
+	if seconds, err := strconv.Atoi(strings.TrimSpace(value)); err == nil && seconds >= 0 {
+		return now.Add(time.Duration(min(seconds, 10*365*24*3600)) * time.Second), true
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return at, true
+	}
+	return time.Time{}, false
+}

@@ -1,0 +1,387 @@
+package certstore
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// format is what every document's "v" says; a document with a higher one was written by a later maascert and is
+// refused rather than misread.
+const format = 1
+
+// Origin is where a version came from.
+type Origin string
+
+const (
+	// FromACME is a certificate that an order of ours brought.
+	FromACME Origin = "acme"
+	// FromMAAS is a pair that MAAS served before a certificate of ours replaced it.
+	FromMAAS Origin = "maas"
+)
+
+// Version is a bundle with its number and origin, written once and never changed.
+type Version struct {
+	Number    int
+	Origin    Origin
+	Created   time.Time
+	Directory string // of the CA that issued it, for FromACME
+	Account   string // URL of the ACME account that ordered it, for FromACME
+	Bundle    *Bundle
+}
+
+// version is the document "versions/CERT/N".
+type version struct {
+	V           int       `json:"v"`
+	Number      int       `json:"number"`
+	Origin      Origin    `json:"origin"`
+	Created     time.Time `json:"created"`
+	Fingerprint string    `json:"fingerprint"`
+	Directory   string    `json:"directory,omitempty"`
+	Account     string    `json:"account,omitempty"`
+	Key         string    `json:"key"`
+	Chain       string    `json:"chain"` // leaf first
+}
+
+// AddVersion writes a bundle as the next version of a certificate and returns it with its number. The same bundle again
+// is the version that it is already, so that a run that was killed after AddVersion may repeat it.
+func AddVersion(ctx context.Context, store Store, cert string, v Version) (Version, error) {
+	numbers, err := versionNumbers(ctx, store, cert)
+	if err != nil {
+		return Version{}, err
+	}
+	for _, number := range slices.Backward(numbers) {
+		have, err := LoadVersion(ctx, store, cert, number)
+		if err == nil && have.Bundle.Fingerprint() == v.Bundle.Fingerprint() {
+			return have, nil
+		}
+	}
+	v.Number = 1
+	if len(numbers) > 0 {
+		v.Number = numbers[len(numbers)-1] + 1
+	}
+	data, err := json.MarshalIndent(version{
+		V: format, Number: v.Number, Origin: v.Origin, Created: v.Created.UTC(), Fingerprint: v.Bundle.Fingerprint(),
+		Directory: v.Directory, Account: v.Account, Key: string(v.Bundle.KeyPEM()), Chain: string(v.Bundle.FullChainPEM()),
+	}, "", " ")
+	if err != nil {
+		return Version{}, err
+	}
+	_, err = store.Write(ctx, versionName(cert, v.Number), append(data, '\n'), "")
+	return v, err
+}
+
+// LoadVersion reads one version of a certificate; ErrNotFound when there is none of that number.
+func LoadVersion(ctx context.Context, store Store, cert string, number int) (Version, error) {
+	name := versionName(cert, number)
+	data, _, err := store.Read(ctx, name)
+	if err != nil {
+		return Version{}, err
+	}
+	var doc version
+	if err := decode(name, data, &doc, func() int { return doc.V }); err != nil {
+		return Version{}, err
+	}
+	bundle, err := Parse([]byte(doc.Key), []byte(doc.Chain))
+	if err != nil {
+		return Version{}, fmt.Errorf("store: %s: %w", name, err)
+	}
+	return Version{
+		Number: doc.Number, Origin: doc.Origin, Created: doc.Created, Directory: doc.Directory, Account: doc.Account, Bundle: bundle,
+	}, nil
+}
+
+// Fingerprints maps the fingerprint of every version that is kept of a certificate to its number. A version that cannot
+// be read is left out.
+func Fingerprints(ctx context.Context, store Store, cert string) (map[string]int, error) {
+	numbers, err := versionNumbers(ctx, store, cert)
+	known := make(map[string]int, len(numbers))
+	for _, number := range numbers {
+		var doc version
+		name := versionName(cert, number)
+		if data, _, err := store.Read(ctx, name); err == nil && decode(name, data, &doc, func() int { return doc.V }) == nil {
+			known[doc.Fingerprint] = number
+		}
+	}
+	return known, err
+}
+
+// Prune deletes the oldest versions of a certificate so that keep are left, and never the one in use.
+func Prune(ctx context.Context, store Store, cert string, current, keep int) error {
+	numbers, err := versionNumbers(ctx, store, cert)
+	if err != nil {
+		return err
+	}
+	for _, number := range numbers[:max(0, len(numbers)-keep)] {
+		if number != current {
+			err = errors.Join(err, store.Delete(ctx, versionName(cert, number)))
+		}
+	}
+	return err
+}
+
+func versionName(cert string, number int) string { return fmt.Sprintf("versions/%s/%d", cert, number) }
+
+func versionNumbers(ctx context.Context, store Store, cert string) ([]int, error) {
+	names, err := store.List(ctx, "versions/"+cert)
+	if err != nil {
+		return nil, err
+	}
+	var numbers []int
+	for _, name := range names {
+		if number, err := strconv.Atoi(name); err == nil {
+			numbers = append(numbers, number)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// Record is what is remembered of a certificate and cannot be seen again: the document "state/CERT".
+type Record struct {
+	V       int `json:"v"`
+	Current int `json:"current"` // number of the version in use, 0 for none
+
+	// The wish that the deployment follows, its hash, and the hash that each host's configuration last asked for. Hosts
+	// whose configurations differ must not order against each other, so a host's wish is followed only when it changes.
+	Wish      *Wish             `json:"wish"`
+	WishHash  string            `json:"wish_hash"`
+	Published map[string]string `json:"published"`
+
+	Order   *Order   `json:"order"`   // under way at the CA
+	Attempt *Attempt `json:"attempt"` // under way here; left behind when a run is killed
+	CutOff  int      `json:"cut_off"` // runs killed in a row
+
+	Failures    int                   `json:"failures"`              // orders failed in a row
+	NextAttempt time.Time             `json:"next_attempt,omitzero"` // our own back-off; --force ignores it
+	RetryAfter  time.Time             `json:"retry_after,omitzero"`  // the CA's Retry-After; nothing ignores it
+	HeldUntil   time.Time             `json:"held_until,omitzero"`   // renewal by time is held
+	Attempts    []Attempt             `json:"attempts"`              // oldest first, at most maxAttempts
+	Deployments map[string]Deployment `json:"deployments"`           // by target
+
+	unknown
+}
+
+// Order is an ACME order under way, saved before it is finalized: with it a run that follows a crash gets the
+// certificate that was ordered, instead of losing its key or ordering again.
+type Order struct {
+	Directory string    `json:"directory"`
+	Account   string    `json:"account"`
+	URL       string    `json:"url"`
+	Created   time.Time `json:"created"`
+	Names     []string  `json:"names"`
+	KeyType   KeyType   `json:"key_type"`
+	Key       string    `json:"key,omitempty"` // PKCS#8 PEM; none while it is being made
+
+	unknown
+}
+
+// Attempt is one try to make something so.
+type Attempt struct {
+	At    time.Time `json:"at"`
+	Node  string    `json:"node"`
+	Why   string    `json:"why"`
+	Stage string    `json:"stage,omitempty"` // where it failed
+	Error string    `json:"error,omitempty"`
+	Hint  string    `json:"hint,omitempty"`
+
+	unknown
+}
+
+// Deployment is what is remembered of bringing a certificate to a target.
+type Deployment struct {
+	Verified int `json:"verified"` // the last version that every endpoint was seen to serve, 0 for none
+
+	Version    int               `json:"version"`            // the one being brought there
+	Calls      int               `json:"calls"`              // of config-tls, for this version and these laggards
+	Laggards   map[string]string `json:"laggards"`           // endpoint to what it answered instead
+	Looks      int               `json:"looks"`              // passes that did not find it served
+	NextLook   time.Time         `json:"next_look,omitzero"` // when to look again
+	RolledBack int               `json:"rolled_back"`        // how often the pair before it was put back
+
+	unknown
+}
+
+// maxAttempts is how many attempts a record keeps.
+const maxAttempts = 20
+
+// Remember appends an attempt and forgets the oldest ones.
+func (r *Record) Remember(a Attempt) {
+	r.Attempts = append(r.Attempts, a)
+	r.Attempts = slices.Clone(r.Attempts[max(0, len(r.Attempts)-maxAttempts):])
+}
+
+// LoadRecord reads the record of a certificate; a certificate without one has an empty record.
+func LoadRecord(ctx context.Context, store Store, cert string) (Record, Revision, error) {
+	var record Record
+	revision, err := load(ctx, store, "state/"+cert, &record, func() int { return record.V })
+	record.V = format
+	return record, revision, err
+}
+
+// SaveRecord writes the record of a certificate; ErrConflict when it changed since it was loaded.
+func SaveRecord(ctx context.Context, store Store, cert string, record Record, prev Revision) (Revision, error) {
+	return save(ctx, store, "state/"+cert, record, prev)
+}
+
+// Account is the ACME account: the document "account". One key is registered with every directory that is used.
+type Account struct {
+	V             int                     `json:"v"`
+	Key           string                  `json:"key"`           // PKCS#8 PEM; none when empty
+	Registrations map[string]Registration `json:"registrations"` // by directory URL
+
+	unknown
+}
+
+// Registration is what a CA knows the account's key by.
+type Registration struct {
+	URL     string    `json:"url"` // the account's (RFC 8555 section 7.3)
+	Created time.Time `json:"created"`
+
+	unknown
+}
+
+// Signer is the account's private key.
+func (a Account) Signer() (crypto.Signer, error) { return ParseKey([]byte(a.Key)) }
+
+// LoadAccount reads the account; without one it is empty.
+func LoadAccount(ctx context.Context, store Store) (Account, Revision, error) {
+	var account Account
+	revision, err := load(ctx, store, "account", &account, func() int { return account.V })
+	account.V = format
+	return account, revision, err
+}
+
+// SaveAccount writes the account; ErrConflict when it changed since it was loaded.
+func SaveAccount(ctx context.Context, store Store, account Account, prev Revision) (Revision, error) {
+	return save(ctx, store, "account", account, prev)
+}
+
+func load(ctx context.Context, store Store, name string, into any, v func() int) (Revision, error) {
+	data, revision, err := store.Read(ctx, name)
+	if errors.Is(err, ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return revision, decode(name, data, into, v)
+}
+
+func decode(name string, data []byte, into any, v func() int) error {
+	if err := json.Unmarshal(data, into); err != nil {
+		// encoding/json may quote what it read, and a document holds keys: the position is enough.
+		return fmt.Errorf("store: %s is damaged: %s", name, where(err))
+	}
+	switch got := v(); {
+	case got < 1:
+		return fmt.Errorf("store: %s is damaged: it has no format version", name)
+	case got > format:
+		return fmt.Errorf("store: %s was written by a later maascert (format %d, this one knows %d)", name, got, format)
+	}
+	return nil
+}
+
+func where(err error) string {
+	var syntax *json.SyntaxError
+	var mistyped *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("no JSON at byte %d", syntax.Offset)
+	case errors.As(err, &mistyped):
+		return fmt.Sprintf("field %s is no %s", mistyped.Field, mistyped.Type)
+	default:
+		return "unreadable"
+	}
+}
+
+func save(ctx context.Context, store Store, name string, doc any, prev Revision) (Revision, error) {
+	data, err := json.MarshalIndent(doc, "", " ")
+	if err != nil {
+		return "", fmt.Errorf("store: %s: %w", name, err)
+	}
+	return store.Write(ctx, name, append(data, '\n'), prev)
+}
+
+// unknown holds the fields of a JSON object that this maascert does not know, so that they survive a rewrite.
+type unknown struct{ fields map[string]json.RawMessage }
+
+func (u *unknown) take(data []byte, known any) error {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(data, &fields); err != nil {
+		return err
+	}
+	shape := reflect.TypeOf(known)
+	for i := range shape.NumField() {
+		name, _, _ := strings.Cut(shape.Field(i).Tag.Get("json"), ",")
+		delete(fields, name)
+	}
+	u.fields = fields
+	return nil
+}
+
+func (u unknown) add(data []byte, err error) ([]byte, error) {
+	if err != nil || len(u.fields) == 0 {
+		return data, err
+	}
+	out := bytes.NewBuffer(bytes.TrimSuffix(data, []byte("}")))
+	for _, name := range slices.Sorted(maps.Keys(u.fields)) {
+		key, err := json.Marshal(name)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(out, ",%s:%s", key, u.fields[name])
+	}
+	out.WriteByte('}')
+	return out.Bytes(), nil
+}
+
+// The plain types have the fields of their namesakes without the methods, so that encoding/json does not recurse.
+type (
+	plainRecord       Record
+	plainOrder        Order
+	plainAttempt      Attempt
+	plainDeployment   Deployment
+	plainAccount      Account
+	plainRegistration Registration
+)
+
+func (r *Record) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainRecord)(r)), r.take(data, *r))
+}
+
+func (o *Order) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainOrder)(o)), o.take(data, *o))
+}
+
+func (a *Attempt) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainAttempt)(a)), a.take(data, *a))
+}
+
+func (d *Deployment) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainDeployment)(d)), d.take(data, *d))
+}
+
+func (a *Account) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainAccount)(a)), a.take(data, *a))
+}
+
+func (r *Registration) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainRegistration)(r)), r.take(data, *r))
+}
+
+func (r Record) MarshalJSON() ([]byte, error)       { return r.add(json.Marshal(plainRecord(r))) }
+func (o Order) MarshalJSON() ([]byte, error)        { return o.add(json.Marshal(plainOrder(o))) }
+func (a Attempt) MarshalJSON() ([]byte, error)      { return a.add(json.Marshal(plainAttempt(a))) }
+func (d Deployment) MarshalJSON() ([]byte, error)   { return d.add(json.Marshal(plainDeployment(d))) }
+func (a Account) MarshalJSON() ([]byte, error)      { return a.add(json.Marshal(plainAccount(a))) }
+func (r Registration) MarshalJSON() ([]byte, error) { return r.add(json.Marshal(plainRegistration(r))) }

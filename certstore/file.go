@@ -1,0 +1,194 @@
+package certstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"maascert/internal/world"
+)
+
+// FileStore keeps each document in a file of its own below a folder: files 0600, folders 0700. Reading makes nothing,
+// not even the folder. Writers take turns by flock, also across processes, so a revision can simply be the hash of the
+// content.
+type FileStore struct {
+	fsys world.FS
+	dir  string
+}
+
+var _ Store = (*FileStore)(nil)
+
+// NewFileStore is the store in dir, which is made by the first write.
+func NewFileStore(fsys world.FS, dir string) *FileStore { return &FileStore{fsys: fsys, dir: dir} }
+
+const (
+	// locks is the folder, below the store's, of the lock files; each is empty and stays where it is.
+	locks = "lock"
+	// writers is the lock that whoever writes takes for that moment. Its name can be no document's or caller's.
+	writers = ".writers"
+	// writersPatience is how long a write waits for the writers before it.
+	writersPatience = 10 * time.Second
+)
+
+// Writable tells without writing anything whether documents could be written.
+func (s *FileStore) Writable() error { return s.fsys.Writable(s.dir) }
+
+func (s *FileStore) Read(_ context.Context, name string) ([]byte, Revision, error) {
+	path, err := s.path(name)
+	if err != nil {
+		return nil, "", err
+	}
+	data, err := s.fsys.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", fmt.Errorf("store: %s: %w", name, ErrNotFound)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("store: %w", err)
+	}
+	return data, revision(data), nil
+}
+
+func (s *FileStore) Write(ctx context.Context, name string, data []byte, prev Revision) (Revision, error) {
+	path, err := s.path(name)
+	if err != nil {
+		return "", err
+	}
+	err = s.alone(ctx, func() error {
+		_, now, err := s.Read(ctx, name)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		if now != prev {
+			return fmt.Errorf("%s: %w", name, ErrConflict)
+		}
+		if err := s.fsys.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+		return s.fsys.Replace(path, data, 0o600)
+	})
+	if err != nil {
+		return "", fmt.Errorf("store: %w", err)
+	}
+	return revision(data), nil
+}
+
+func (s *FileStore) Delete(ctx context.Context, name string) error {
+	path, err := s.path(name)
+	if err != nil {
+		return err
+	}
+	err = s.alone(ctx, func() error { return s.fsys.Remove(path) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+func (s *FileStore) List(_ context.Context, folder string) ([]string, error) {
+	path, err := s.path(folder)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := s.fsys.ReadDir(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	var names []string
+	for _, entry := range entries {
+		if !entry.IsDir() && part.MatchString(entry.Name()) {
+			names = append(names, entry.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Lock also removes what a killed writer left behind, keys among it.
+func (s *FileStore) Lock(ctx context.Context, name string) (context.Context, func(), error) {
+	if !document.MatchString(name) {
+		return nil, nil, fmt.Errorf("store: %q cannot name a lock", name)
+	}
+	path := filepath.Join(s.dir, locks, name)
+	if err := s.fsys.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, nil, fmt.Errorf("store: %w", err)
+	}
+	release, err := s.fsys.TryLock(path)
+	if errors.Is(err, world.ErrLocked) {
+		return nil, nil, fmt.Errorf("store: %s: %w", name, ErrLocked)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("store: %w", err)
+	}
+	if err := s.alone(ctx, func() error { return s.sweep(s.dir) }); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("store: %w", err), release())
+	}
+	locked, cancel := context.WithCancel(ctx)
+	return locked, func() {
+		cancel()
+		// A lock file that cannot be unlocked is unlocked by the process's end.
+		_ = release()
+	}, nil
+}
+
+// alone runs f while no other process or goroutine writes to the store.
+func (s *FileStore) alone(ctx context.Context, f func() error) error {
+	folder := filepath.Join(s.dir, locks)
+	if err := s.fsys.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(writersPatience)
+	for {
+		unlock, err := s.fsys.TryLock(filepath.Join(folder, writers))
+		if err == nil {
+			return errors.Join(f(), unlock())
+		}
+		if !errors.Is(err, world.ErrLocked) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (s *FileStore) sweep(dir string) error {
+	if dir == filepath.Join(s.dir, locks) {
+		return nil
+	}
+	if err := world.Sweep(s.fsys, dir); err != nil {
+		return err
+	}
+	entries, err := s.fsys.ReadDir(dir)
+	for _, entry := range entries {
+		if entry.IsDir() {
+			err = errors.Join(err, s.sweep(filepath.Join(dir, entry.Name())))
+		}
+	}
+	return err
+}
+
+func (s *FileStore) path(name string) (string, error) {
+	if !document.MatchString(name) {
+		return "", fmt.Errorf("store: %q cannot name a document", name)
+	}
+	return filepath.Join(s.dir, filepath.FromSlash(name)), nil
+}
+
+var (
+	part     = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*$`)
+	document = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$`)
+)
+
+func revision(data []byte) Revision {
+	sum := sha256.Sum256(data)
+	return Revision(hex.EncodeToString(sum[:]))
+}

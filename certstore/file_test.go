@@ -1,0 +1,17 @@
+package certstore_test
+
+import (
+	"testing"
+
+	"maascert/certstore"
+	"maascert/certstore/storetest"
+	"maascert/internal/world"
+)
+
+func TestFileStore(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) (a, b certstore.Store) {
+		dir := t.TempDir()
+		return certstore.NewFileStore(world.OS{}, dir), certstore.NewFileStore(world.OS{}, dir)
+	})
+}

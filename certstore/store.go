@@ -1,0 +1,59 @@
+package certstore
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Store keeps small documents under names like "state/maas", with compare-and-swap, and locks under names of their own.
+// A name is made of one or more parts of letters, digits, dots, hyphens and underscores that do not begin with a dot,
+// separated by slashes.
+//
+// A store is safe for concurrent use, by one process and by several. The suite in storetest says the rest.
+type Store interface {
+	// Read returns a document and its revision; ErrNotFound when there is none.
+	Read(ctx context.Context, name string) ([]byte, Revision, error)
+	// Write replaces the document whose revision is still prev, or makes a new one when prev is empty, and returns the
+	// new revision; ErrConflict when somebody was faster. When it returns nil the document is durable; when it returns
+	// an error the old one is whole, and a reader sees the old or the new one, never a part.
+	Write(ctx context.Context, name string, data []byte, prev Revision) (Revision, error)
+	// Delete removes a document; one that does not exist is no error.
+	Delete(ctx context.Context, name string) error
+	// List returns the last parts of the names that are one part longer than folder, sorted as text.
+	List(ctx context.Context, folder string) ([]string, error)
+	// Lock takes a named lock without waiting: ErrLocked when somebody else has it. The context that it returns ends
+	// when the lock is lost or unlock is called. The lock dies with the process.
+	Lock(ctx context.Context, name string) (locked context.Context, unlock func(), err error)
+}
+
+// Revision identifies one state of a document; the empty one means that it does not exist.
+type Revision string
+
+var (
+	// ErrNotFound says that there is no such document.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict says that a document changed since it was read.
+	ErrConflict = errors.New("changed by somebody else meanwhile")
+	// ErrLocked says that somebody else holds the lock.
+	ErrLocked = errors.New("locked by another run")
+)
+
+// LockWithin takes a lock and waits for it as long as wait; ErrLocked when it is still held then.
+func LockWithin(ctx context.Context, store Store, name string, wait time.Duration) (context.Context, func(), error) {
+	deadline := time.Now().Add(wait)
+	pause := 20 * time.Millisecond
+	for {
+		locked, unlock, err := store.Lock(ctx, name)
+		left := time.Until(deadline)
+		if !errors.Is(err, ErrLocked) || left <= 0 {
+			return locked, unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		case <-time.After(min(pause, left)):
+		}
+		pause = min(2*pause, time.Second)
+	}
+}

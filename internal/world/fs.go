@@ -1,0 +1,172 @@
+// Package world is the machine as maascert sees it: the file system, other programs, the network.
+//
+// Everything that touches the machine goes through one of its types, so that a test can make any of it fail, hang or
+// lie. The zero value of each type is the real thing.
+package world
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/gofrs/flock"
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked says that another process, or another part of this one, holds the lock.
+var ErrLocked = errors.New("locked")
+
+// minFree is the space in bytes that must be left for Writable to promise anything: a few certificates and a record.
+const minFree = 256 << 10
+
+// FS is the part of a file system that maascert needs. Every method returns the operating system's error, so that
+// errors.Is with fs.ErrNotExist, fs.ErrExist and syscall numbers works.
+type FS interface {
+	ReadFile(name string) ([]byte, error)
+	ReadDir(name string) ([]fs.DirEntry, error)
+	Stat(name string) (fs.FileInfo, error)
+
+	// Writable tells without writing anything whether files could be made in dir (or, while dir does not exist, below
+	// its nearest existing parent): permissions, a read-only file system, free space.
+	Writable(dir string) error
+
+	MkdirAll(dir string, perm fs.FileMode) error
+	// Replace writes a whole file atomically and durably: readers see the old or the new content, and after a power cut
+	// one of the two is there.
+	Replace(name string, data []byte, perm fs.FileMode) error
+	// Create is like Replace, but fails with fs.ErrExist when the file is there.
+	Create(name string, data []byte, perm fs.FileMode) error
+	Remove(name string) error
+	RemoveAll(name string) error
+
+	// TryLock takes an advisory lock (flock) on a file, made when it does not exist, or on an existing folder. The
+	// error is ErrLocked when somebody else has it. The lock dies with the process.
+	TryLock(name string) (unlock func() error, err error)
+}
+
+// OS is the real file system.
+type OS struct{}
+
+var _ FS = OS{}
+
+func (OS) ReadFile(name string) ([]byte, error)        { return os.ReadFile(name) }
+func (OS) ReadDir(name string) ([]fs.DirEntry, error)  { return os.ReadDir(name) }
+func (OS) Stat(name string) (fs.FileInfo, error)       { return os.Stat(name) }
+func (OS) MkdirAll(dir string, perm fs.FileMode) error { return os.MkdirAll(dir, perm) }
+func (OS) Remove(name string) error                    { return os.Remove(name) }
+func (OS) RemoveAll(name string) error                 { return os.RemoveAll(name) }
+
+func (OS) Writable(dir string) error {
+	at := dir
+	for {
+		info, err := os.Stat(at)
+		if err == nil {
+			if !info.IsDir() {
+				return &fs.PathError{Op: "write", Path: at, Err: syscall.ENOTDIR}
+			}
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || at == filepath.Dir(at) {
+			return err
+		}
+		at = filepath.Dir(at)
+	}
+	if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
+		return &fs.PathError{Op: "write", Path: at, Err: err}
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(at, &stat); err != nil {
+		return &fs.PathError{Op: "statfs", Path: at, Err: err}
+	}
+	// A file system that reports no blocks at all (some network and virtual ones) says nothing about its space.
+	if stat.Blocks > 0 && stat.Bavail*uint64(stat.Bsize) < minFree {
+		return &fs.PathError{Op: "write", Path: at, Err: syscall.ENOSPC}
+	}
+	return nil
+}
+
+func (OS) Replace(name string, data []byte, perm fs.FileMode) error {
+	file, err := pending(name, data, perm)
+	if err != nil {
+		return err
+	}
+	if err := file.CloseAtomicallyReplace(); err != nil {
+		return errors.Join(err, file.Cleanup())
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+func (OS) Create(name string, data []byte, perm fs.FileMode) error {
+	file, err := pending(name, data, perm)
+	if err != nil {
+		return err
+	}
+	err = file.Sync()
+	if err == nil {
+		err = os.Link(file.Name(), name)
+	}
+	if err := errors.Join(err, file.Cleanup()); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+func (OS) TryLock(name string) (func() error, error) {
+	options := []flock.Option{flock.SetPermissions(0o600)}
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		options = []flock.Option{flock.SetFlag(os.O_RDONLY)}
+	}
+	lock := flock.New(name, options...)
+	held, err := lock.TryLock()
+	if err != nil {
+		return nil, err
+	}
+	if !held {
+		return nil, fmt.Errorf("%s: %w", name, ErrLocked)
+	}
+	return lock.Unlock, nil
+}
+
+// leftover marks the temporary files of Replace and Create: a name that begins with a dot and belongs to no document.
+const leftover = "."
+
+// Sweep removes what a killed Replace or Create left in dir. The caller holds whatever lock keeps others from writing
+// there. A folder that does not exist is clean.
+func Sweep(fsys FS, dir string) error {
+	entries, err := fsys.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() && strings.HasPrefix(entry.Name(), leftover) {
+			err = errors.Join(err, fsys.Remove(filepath.Join(dir, entry.Name())))
+		}
+	}
+	return err
+}
+
+// pending writes data to a temporary file beside name. The temporary file is on the same file system by construction,
+// so that the final rename or link cannot fail with EXDEV.
+func pending(name string, data []byte, perm fs.FileMode) (*renameio.PendingFile, error) {
+	file, err := renameio.NewPendingFile(name, renameio.WithTempDir(filepath.Dir(name)), renameio.WithStaticPermissions(perm))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := file.Write(data); err != nil {
+		return nil, errors.Join(err, file.Cleanup())
+	}
+	return file, nil
+}
+
+func syncDir(dir string) error {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}

@@ -1,0 +1,161 @@
+package world
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// maxOutput is how many bytes of each of a program's outputs are kept. One that prints more than flood is ended: MAAS's
+// config-tls is known to print its prompt for ever (MAAS fact 1.2).
+const (
+	maxOutput = 64 << 10
+	flood     = 4 << 20
+)
+
+// Command is one program to run. It gets no standard input and a short environment; a secret in our own environment is
+// not handed on.
+type Command struct {
+	Path    string
+	Args    []string
+	Timeout time.Duration // 0: no limit but the context's
+}
+
+// String is the command as a shell would take it.
+func (c Command) String() string {
+	words := make([]string, 0, 1+len(c.Args))
+	for _, word := range append([]string{c.Path}, c.Args...) {
+		if word == "" || strings.ContainsAny(word, " \t\n'\"\\$`*?[]{}()<>|&;#~!") {
+			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, " ")
+}
+
+// Result is what a finished program left behind; each output is cut after 64 KiB.
+type Result struct {
+	Exit           int
+	Stdout, Stderr []byte
+}
+
+// ErrTimeout says that a program was ended because its time was up.
+var ErrTimeout = errors.New("timed out")
+
+// Runner runs programs.
+type Runner interface {
+	// LookPath finds a program as a shell would.
+	LookPath(name string) (string, error)
+	// Run waits for the program to end. An exit code other than 0 is no error; not having started, having run out of
+	// time (ErrTimeout), having printed without end, or the context's end is. Whatever the outcome, the program and all
+	// of its process group have ended when Run returns.
+	Run(ctx context.Context, command Command) (Result, error)
+}
+
+// Exec is the real runner.
+type Exec struct{}
+
+var _ Runner = Exec{}
+
+func (Exec) LookPath(name string) (string, error) { return exec.LookPath(name) }
+
+func (Exec) Run(ctx context.Context, command Command) (Result, error) {
+	if command.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, command.Timeout, fmt.Errorf("%w after %v", ErrTimeout, command.Timeout))
+		defer cancel()
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+
+	// The kernel ends the child when the thread that started it ends (Pdeathsig), so the thread has to live as long as
+	// the child does.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	var stdout, stderr capped
+	stdout.flooded = func() { stop(fmt.Errorf("printed more than %d bytes", flood)) }
+	stderr.flooded = stdout.flooded
+	cmd := exec.CommandContext(ctx, command.Path, command.Args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Env = environment(os.Environ())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 500 * time.Millisecond
+
+	err := cmd.Run()
+	if cmd.Process != nil {
+		// Grandchildren that the program left in its group; most often there are none, and that is no error.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
+	result := Result{Exit: cmd.ProcessState.ExitCode(), Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return result, fmt.Errorf("%s: %w", command.Path, context.Cause(ctx))
+	case err == nil, errors.As(err, &exit) && exit.Exited():
+		return result, nil
+	default:
+		return result, fmt.Errorf("%s: %w", command.Path, unwrapExec(err))
+	}
+}
+
+// unwrapExec drops the path that exec and fs errors repeat.
+func unwrapExec(err error) error {
+	var path *os.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	var lookup *exec.Error
+	if errors.As(err, &lookup) {
+		return lookup.Err
+	}
+	return err
+}
+
+// inherited are the variables that a child gets from us: what a shell, snap and Python need to start.
+var inherited = []string{"PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"}
+
+func environment(ours []string) []string {
+	env := []string{"LC_ALL=C.UTF-8"}
+	for _, name := range inherited {
+		for _, entry := range ours {
+			if strings.HasPrefix(entry, name+"=") {
+				env = append(env, entry)
+			}
+		}
+	}
+	return env
+}
+
+// capped keeps the first maxOutput bytes and says once when far too many came.
+type capped struct {
+	bytes.Buffer
+	seen    int
+	flooded func()
+}
+
+func (c *capped) Write(p []byte) (int, error) {
+	c.seen += len(p)
+	if room := maxOutput - c.Len(); room > 0 {
+		c.Buffer.Write(p[:min(room, len(p))])
+	}
+	if c.seen > flood {
+		c.flooded()
+	}
+	return len(p), nil
+}
+
+// Dial opens a connection; net.Dialer's DialContext is the real one.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Listen opens a listener; net.Listen is the real one.
+type Listen func(network, address string) (net.Listener, error)
