@@ -121,8 +121,7 @@ func (s *session) connect() error {
 		return api.New(&http.Client{Transport: s.wire}, s.config.UserAgent, s.config.Directory, s.account, s.key)
 	})
 	if err != nil {
-		return hint.Add(fmt.Errorf("%s: %w", s.config.Directory, err), "check acme.directory and acme.root, and that the CA runs: %s",
-			"curl --cacert ROOT "+s.config.Directory)
+		return s.unreachable(err)
 	}
 	s.core = core
 	return nil
@@ -213,4 +212,52 @@ func (s *session) reregister() error {
 		return err
 	}
 	return s.register()
+}
+
+// Requirements are what a CA asks of its clients, as its directory says.
+type Requirements struct {
+	Terms           string // URL of the terms of service; empty: none
+	ExternalAccount bool
+	ARI             bool // the CA suggests when to renew
+}
+
+// Requirements asks the CA's directory. It makes no account.
+func (c *Client) Requirements(ctx context.Context) (Requirements, error) {
+	s := &session{Client: c, ctx: ctx, wire: &transport{client: c, ctx: ctx}}
+	directory, err := get[lego.Directory](s, "directory", c.config.Directory)
+	if err == nil && directory.NewOrderURL == "" {
+		err = errors.New("directory: it names no URL for new orders")
+	}
+	if err != nil {
+		return Requirements{}, c.unreachable(err)
+	}
+	return Requirements{
+		Terms: directory.Meta.TermsOfService, ExternalAccount: directory.Meta.ExternalAccountRequired, ARI: directory.RenewalInfo != "",
+	}, nil
+}
+
+func (c *Client) unreachable(err error) error {
+	return hint.Add(fmt.Errorf("%s: %w", c.config.Directory, err),
+		"check acme.directory and acme.root, and that the CA runs: curl --cacert ROOT %s", c.config.Directory)
+}
+
+// CanListen tells whether challenges could be answered now, by answering for a moment.
+func (c *Client) CanListen(ctx context.Context) error {
+	account, _, err := certstore.LoadAccount(ctx, c.config.Store)
+	if err != nil {
+		return err
+	}
+	key, err := account.Signer()
+	if account.Key == "" {
+		key, err = certstore.EC256.Generate()
+	}
+	if err != nil {
+		return err
+	}
+	release, err := c.config.Responder.bind(ctx, key.Public())
+	if err != nil {
+		return err
+	}
+	release()
+	return nil
 }

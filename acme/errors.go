@@ -173,3 +173,9 @@ func isBroken(err error) bool {
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.As(err, &timeout) && timeout.Timeout()
 }
+
+// IsRefusal tells whether the CA answered no, as opposed to not having answered or having failed to.
+func IsRefusal(err error) bool {
+	var answered *Error
+	return errors.As(err, &answered) && answered.Status < http.StatusInternalServerError && !IsRateLimited(err)
+}

@@ -40,8 +40,8 @@ const challengePath = "/.well-known/acme-challenge/"
 
 // bind makes sure that challenges are answered until release is called. An address that is taken is fine when whoever
 // has it answers with our thumbprint.
-func (r *Responder) bind(ctx context.Context, s *session) (release func(), err error) {
-	thumbprint, err := thumbprint(s.key.Public())
+func (r *Responder) bind(ctx context.Context, account crypto.PublicKey) (release func(), err error) {
+	thumbprint, err := thumbprint(account)
 	if err != nil {
 		return nil, err
 	}

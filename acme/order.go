@@ -91,7 +91,7 @@ type keyResult struct {
 }
 
 func (o *order) obtain() (*certstore.Bundle, error) {
-	release, err := o.config.Responder.bind(o.ctx, o.session)
+	release, err := o.config.Responder.bind(o.ctx, o.session.key.Public())
 	if err != nil {
 		return nil, err
 	}

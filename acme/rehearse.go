@@ -27,7 +27,7 @@ func (c *Client) Rehearse(ctx context.Context, request Request) (requests int, e
 
 // prove brings an order to the point where it could be finalized.
 func (o *order) prove() error {
-	release, err := o.config.Responder.bind(o.ctx, o.session)
+	release, err := o.config.Responder.bind(o.ctx, o.session.key.Public())
 	if err != nil {
 		return err
 	}

@@ -201,12 +201,11 @@ type Attempt struct {
 type Deployment struct {
 	Verified int `json:"verified"` // the last version that every endpoint was seen to serve, 0 for none
 
-	Version    int               `json:"version"`            // the one being brought there
-	Calls      int               `json:"calls"`              // of config-tls, for this version and these laggards
-	Laggards   map[string]string `json:"laggards"`           // endpoint to what it answered instead
-	Looks      int               `json:"looks"`              // passes that did not find it served
-	NextLook   time.Time         `json:"next_look,omitzero"` // when to look again
-	RolledBack int               `json:"rolled_back"`        // how often the pair before it was put back
+	Version    int               `json:"version"`        // the one being brought there
+	Calls      int               `json:"calls"`          // of config-tls, for this version and these laggards
+	Laggards   map[string]string `json:"laggards"`       // endpoint to what it answered instead
+	Tried      time.Time         `json:"tried,omitzero"` // the last time that it was told
+	RolledBack int               `json:"rolled_back"`    // how often the pair before it was put back
 
 	unknown
 }

@@ -68,7 +68,7 @@ func (s *FileStore) Write(ctx context.Context, name string, data []byte, prev Re
 		if now != prev {
 			return fmt.Errorf("%s: %w", name, ErrConflict)
 		}
-		if err := s.fsys.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		if err := s.make(filepath.Dir(path)); err != nil {
 			return err
 		}
 		return s.fsys.Replace(path, data, 0o600)
@@ -116,7 +116,7 @@ func (s *FileStore) Lock(ctx context.Context, name string) (context.Context, fun
 		return nil, nil, fmt.Errorf("store: %q cannot name a lock", name)
 	}
 	path := filepath.Join(s.dir, locks, name)
-	if err := s.fsys.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := s.make(filepath.Dir(path)); err != nil {
 		return nil, nil, fmt.Errorf("store: %w", err)
 	}
 	release, err := s.fsys.TryLock(path)
@@ -140,7 +140,7 @@ func (s *FileStore) Lock(ctx context.Context, name string) (context.Context, fun
 // alone runs f while no other process or goroutine writes to the store.
 func (s *FileStore) alone(ctx context.Context, f func() error) error {
 	folder := filepath.Join(s.dir, locks)
-	if err := s.fsys.MkdirAll(folder, 0o700); err != nil {
+	if err := s.make(folder); err != nil {
 		return err
 	}
 	deadline := time.Now().Add(writersPatience)
@@ -158,6 +158,15 @@ func (s *FileStore) alone(ctx context.Context, f func() error) error {
 		case <-time.After(time.Millisecond):
 		}
 	}
+}
+
+// make makes a folder of the store. What lies around the store can be passed through, but not listed: others find what
+// is public beside it.
+func (s *FileStore) make(dir string) error {
+	if err := s.fsys.MkdirAll(filepath.Dir(s.dir), 0o711); err != nil {
+		return err
+	}
+	return s.fsys.MkdirAll(dir, 0o700)
 }
 
 func (s *FileStore) sweep(dir string) error {

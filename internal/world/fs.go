@@ -35,6 +35,8 @@ type FS interface {
 	// its nearest existing parent): permissions, a read-only file system, free space.
 	Writable(dir string) error
 
+	// MkdirAll makes a folder and those above it, with exactly these permissions whatever the umask. What is there stays
+	// as it is.
 	MkdirAll(dir string, perm fs.FileMode) error
 	// Replace writes a whole file atomically and durably: readers see the old or the new content, and after a power cut
 	// one of the two is there.
@@ -57,7 +59,6 @@ var _ FS = OS{}
 func (OS) ReadFile(name string) ([]byte, error)        { return os.ReadFile(name) }
 func (OS) ReadDir(name string) ([]fs.DirEntry, error)  { return os.ReadDir(name) }
 func (OS) Stat(name string) (fs.FileInfo, error)       { return os.Stat(name) }
-func (OS) MkdirAll(dir string, perm fs.FileMode) error { return os.MkdirAll(dir, perm) }
 func (OS) Remove(name string) error                    { return os.Remove(name) }
 func (OS) RemoveAll(name string) error                 { return os.RemoveAll(name) }
 
@@ -88,6 +89,28 @@ func (OS) Writable(dir string) error {
 		return &fs.PathError{Op: "write", Path: at, Err: syscall.ENOSPC}
 	}
 	return nil
+}
+
+func (o OS) MkdirAll(dir string, perm fs.FileMode) error {
+	info, err := os.Stat(dir)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := o.MkdirAll(filepath.Dir(dir), perm); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := os.Chmod(dir, perm); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
 }
 
 func (OS) Replace(name string, data []byte, perm fs.FileMode) error {

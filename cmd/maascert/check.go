@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"maascert/acme"
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/world"
+	"maascert/maasconfig"
+)
+
+type checkJSON struct {
+	Schema int         `json:"schema"`
+	Node   string      `json:"node"`
+	OK     bool        `json:"ok"`
+	Checks []checkItem `json:"checks"`
+}
+
+type checkItem struct {
+	Code     string     `json:"code"`
+	State    checkState `json:"state"`
+	Summary  string     `json:"summary"`
+	Evidence string     `json:"evidence"`
+	Fix      string     `json:"fix"`
+}
+
+type checkState string
+
+const (
+	checkOK   checkState = "ok"
+	checkWarn checkState = "warn"
+	checkFail checkState = "fail"
+)
+
+func (a *app) checkCommand() *cli.Command {
+	return a.command(cli.Command{
+		Name: "check", Usage: "preflight: what a renewal needs, each with its evidence and what to do; changes nothing",
+		Flags: []cli.Flag{jsonFlag}, Action: a.check,
+	})
+}
+
+func (a *app) check(c *cli.Context) error {
+	config, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	p := a.assemble(c.Context, config)
+	defer p.close()
+	ctx, cancel := context.WithTimeout(c.Context, time.Minute)
+	defer cancel()
+	doc := checkJSON{Schema: schema, Node: config.Node, OK: true, Checks: checks(ctx, p)}
+	for _, item := range doc.Checks {
+		doc.OK = doc.OK && item.State != checkFail
+		if !c.Bool("json") {
+			fmt.Fprintf(a.stdout, "%-4s  %-12s %s\n", item.State, item.Code, item.Summary)
+			if item.State != checkOK && item.Fix != "" {
+				fmt.Fprintf(a.stdout, "      %-12s fix: %s\n", "", item.Fix)
+			}
+		}
+	}
+	if c.Bool("json") {
+		if err := writeJSON(a.stdout, doc); err != nil {
+			return err
+		}
+	}
+	return attentionUnless(doc.OK)
+}
+
+// checks asks everything that can be asked without changing anything.
+func checks(ctx context.Context, p *parts) []checkItem {
+	items := []checkItem{
+		item("config", "the configuration is valid", fmt.Sprintf("%d certificate(s)", len(p.config.Certificates)), nil),
+		item("store", "the store can be written", p.config.Store.Path, hint.Add(p.store.Writable(), "free or mount it, or set state_dir")),
+		item("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
+			world.OS{}.Writable(filepath.Join(p.config.StateDir, "public"))),
+	}
+	items = append(items, checkCA(ctx, p)...)
+	items = append(items, item("challenge", "http-01 challenges can be answered", p.config.ACME.Challenge.Listen, p.client.CanListen(ctx)))
+	for _, cert := range p.engine.Certificates {
+		want := maasconfig.Want{Names: cert.Wish.Names, Earlier: cert.Wish.Names, KeyType: cert.Wish.KeyType}
+		for _, name := range p.config.certificate(cert.Name).Targets {
+			for _, guard := range p.targets[name].Guards(want) {
+				evidence, err := guard.Ask(ctx)
+				items = append(items, item(guard.Code, guardWords[guard.Code], evidence, err))
+			}
+			items = append(items, checkEndpoints(ctx, p, name))
+		}
+	}
+	return items
+}
+
+var guardWords = map[string]string{
+	"maas":               "MAAS is installed here",
+	"root":               "MAAS can be configured by this user",
+	maasconfig.Juju:      "nobody else manages MAAS's certificate",
+	"key-type":           "this MAAS loads keys of this type",
+	"stage":              "keys can be staged for MAAS",
+	"tls":                "the regions agree on TLS",
+	maasconfig.NamesLost: "no name that is served now gets lost",
+}
+
+func item(code, summary, evidence string, err error) checkItem {
+	i := checkItem{Code: code, State: checkOK, Summary: summary, Evidence: evidence}
+	if err != nil {
+		i.State, i.Summary, i.Evidence, i.Fix = checkFail, oneLine(err), evidence, hint.Of(err)
+	}
+	var refusal *maasconfig.Refusal
+	if errors.As(err, &refusal) && refusal.Code == maasconfig.FirstEnable {
+		i.State = checkWarn
+	}
+	return i
+}
+
+func checkCA(ctx context.Context, p *parts) []checkItem {
+	directory := p.config.ACME.Directory
+	meta, err := p.client.Requirements(ctx)
+	items := []checkItem{item("directory", "the CA answers", directory, err)}
+	if err != nil {
+		return items
+	}
+	account, _, err := certstore.LoadAccount(ctx, p.store)
+	items = append(items, item("account", accountWords(account, directory), account.Registrations[directory].URL, err))
+	if _, registered := account.Registrations[directory]; registered {
+		return items
+	}
+	if meta.ExternalAccount {
+		items = append(items, item("external-account", "", directory, acme.ErrExternalAccount))
+	}
+	if meta.Terms != "" && !p.config.ACME.AcceptTerms {
+		items = append(items, item("terms", "", meta.Terms, hint.Add(errors.New("the CA's terms of service are not accepted: "+meta.Terms),
+			"read them, then set acme.accept_terms: true")))
+	}
+	return items
+}
+
+func accountWords(account certstore.Account, directory string) string {
+	if _, ok := account.Registrations[directory]; ok {
+		return "the ACME account is registered"
+	}
+	return "the ACME account is made by the first renewal"
+}
+
+// checkEndpoints warns when regions may be missing from the configuration.
+func checkEndpoints(ctx context.Context, p *parts, target string) checkItem {
+	var seen, silent []string
+	for _, served := range p.targets[target].Probe(ctx) {
+		seen = append(seen, served.Address)
+		if served.State == maasconfig.Unknown && len(served.Certs) == 0 {
+			silent = append(silent, fmt.Sprintf("%s (%v)", served.Address, served.Err))
+		}
+	}
+	i := item("endpoints", "every endpoint can be asked", strings.Join(seen, ", "), nil)
+	switch {
+	case len(silent) > 0:
+		i.State, i.Summary = checkWarn, "endpoints that cannot be asked: "+strings.Join(silent, ", ")
+		i.Fix = "are these regions up, and is the port open from here?"
+	case len(p.config.Targets[target].Endpoints) == 0:
+		i.State, i.Summary = checkWarn, "only this host is verified"
+		i.Fix = fmt.Sprintf("with more than one region, list every region in targets.%s.endpoints", target)
+	}
+	return i
+}

@@ -1,0 +1,410 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/robfig/cron/v3"
+
+	"maascert/acme"
+	"maascert/certstore"
+	"maascert/maasconfig"
+)
+
+// Config is the configuration file. examples/maascert.yaml names every key and says what it means; a test keeps it so.
+type Config struct {
+	Node         string                  `yaml:"node"`
+	StateDir     string                  `yaml:"state_dir"`
+	ACME         ACMEConfig              `yaml:"acme"`
+	Certificates []CertificateConfig     `yaml:"certificates"`
+	Targets      map[string]TargetConfig `yaml:"targets"`
+	MAAS         MAASConfig              `yaml:"maas"`
+	Store        StoreConfig             `yaml:"store"`
+	Schedule     string                  `yaml:"schedule"`
+
+	schedule cron.Schedule
+}
+
+// ACMEConfig is the CA.
+type ACMEConfig struct {
+	Directory   string          `yaml:"directory"`
+	Root        string          `yaml:"root"`
+	IssuerRoot  string          `yaml:"issuer_root"`
+	AcceptTerms bool            `yaml:"accept_terms"`
+	DryRun      DryRunConfig    `yaml:"dry_run"`
+	Email       string          `yaml:"email"`
+	Challenge   ChallengeConfig `yaml:"challenge"`
+
+	roots, issuerRoots *x509.CertPool
+}
+
+// DryRunConfig is the CA for rehearsals.
+type DryRunConfig struct {
+	Directory string `yaml:"directory"`
+	Root      string `yaml:"root"`
+
+	roots *x509.CertPool
+}
+
+// ChallengeConfig is how names are proven.
+type ChallengeConfig struct {
+	Type   string `yaml:"type"`
+	Listen string `yaml:"listen"`
+}
+
+// CertificateConfig is one certificate.
+type CertificateConfig struct {
+	Name    string            `yaml:"name"`
+	Names   []string          `yaml:"names"`
+	KeyType certstore.KeyType `yaml:"key_type"`
+	Keep    int               `yaml:"keep"`
+	Targets []string          `yaml:"targets"`
+}
+
+// TargetConfig is one place that serves a certificate.
+type TargetConfig struct {
+	Type          string        `yaml:"type"`
+	Port          int           `yaml:"port"`
+	Endpoints     []string      `yaml:"endpoints"`
+	VerifyTimeout time.Duration `yaml:"verify_timeout"`
+}
+
+// MAASConfig is where MAAS is; what is left out is detected.
+type MAASConfig struct {
+	Command  string        `yaml:"command"`
+	StageDir string        `yaml:"stage_dir"`
+	HTTPDir  string        `yaml:"http_dir"`
+	Version  string        `yaml:"version"`
+	Timeout  time.Duration `yaml:"timeout"`
+}
+
+// StoreConfig is where certificates are kept.
+type StoreConfig struct {
+	Type string `yaml:"type"`
+	Path string `yaml:"path"`
+}
+
+// presets are the directories that can be called by name.
+var presets = map[string]string{"letsencrypt": acme.LetsEncrypt, "letsencrypt-staging": acme.LetsEncryptStaging}
+
+// loadConfig reads and checks a configuration file. Its error is a configErrors where the text is wrong, with all that
+// is wrong.
+func loadConfig(path string) (*Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var config Config
+	doc := decodeYAML(path, text, &config)
+	if len(doc.errors) == 0 {
+		v := &validator{document: doc, config: &config, folder: filepath.Dir(path)}
+		v.run()
+	}
+	if len(doc.errors) > 0 {
+		return nil, doc.failure()
+	}
+	return &config, nil
+}
+
+// validator fills in defaults and finds what is wrong beyond the types.
+type validator struct {
+	*document
+	config *Config
+	folder string
+}
+
+func (v *validator) run() {
+	c := v.config
+	if c.Node == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			v.fault("node", "the host has no name; give it one here")
+		}
+		c.Node = name
+	}
+	c.StateDir = v.path(c.StateDir, "/var/lib/maascert")
+	v.acme()
+	v.targets()
+	v.certificates()
+	v.maas()
+	c.Store.Type = fallback(c.Store.Type, "file")
+	if c.Store.Type != "file" {
+		v.fault("store.type", "%q is unknown; there is: file", c.Store.Type)
+	}
+	c.Store.Path = v.path(c.Store.Path, filepath.Join(c.StateDir, "store"))
+	c.Schedule = fallback(c.Schedule, "@every 12h")
+	var err error
+	if c.schedule, err = cron.ParseStandard(c.Schedule); err != nil {
+		v.fault("schedule", "%q is no schedule: write @every 12h, or five fields as cron takes them", c.Schedule)
+	}
+}
+
+func (v *validator) acme() {
+	a := &v.config.ACME
+	if a.Directory == "" {
+		v.fault("acme", "acme.directory is missing: the URL of the CA's ACME directory, or letsencrypt")
+	}
+	if a.Directory == "letsencrypt" && a.DryRun.Directory == "" {
+		a.DryRun.Directory = "letsencrypt-staging"
+	}
+	a.Directory = v.directory("acme.directory", a.Directory)
+	a.DryRun.Directory = v.directory("acme.dry_run.directory", a.DryRun.Directory)
+	a.roots = v.roots("acme.root", &a.Root)
+	a.issuerRoots = a.roots
+	if a.IssuerRoot != "" {
+		a.issuerRoots = v.roots("acme.issuer_root", &a.IssuerRoot)
+	}
+	if a.issuerRoots == nil {
+		a.issuerRoots = systemRoots()
+	}
+	a.DryRun.roots = v.roots("acme.dry_run.root", &a.DryRun.Root)
+	if a.Email != "" && !regexp.MustCompile(`^[^@\s]+@[^@\s]+$`).MatchString(a.Email) {
+		v.fault("acme.email", "%q is no mail address", a.Email)
+	}
+	a.Challenge.Type = fallback(a.Challenge.Type, "http-01")
+	if a.Challenge.Type != "http-01" {
+		v.fault("acme.challenge.type", "%q is unknown; there is: http-01", a.Challenge.Type)
+	}
+	a.Challenge.Listen = fallback(a.Challenge.Listen, ":80")
+	if !isHostPort(a.Challenge.Listen) {
+		v.fault("acme.challenge.listen", "%q is no address to listen on; write :80 or 10.0.0.10:80", a.Challenge.Listen)
+	}
+}
+
+func systemRoots() *x509.CertPool {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		// A host without a store of roots trusts nobody, which the first look at the CA says.
+		return x509.NewCertPool()
+	}
+	return pool
+}
+
+// directory resolves a directory's name and checks its URL.
+func (v *validator) directory(key, value string) string {
+	if preset, ok := presets[value]; ok || value == "" {
+		return preset
+	}
+	address, err := url.Parse(value)
+	if err != nil || address.Scheme != "https" || address.Host == "" {
+		v.fault(key, "%q is no https URL and none of: %s", value, strings.Join(slices.Sorted(maps.Keys(presets)), ", "))
+	}
+	return value
+}
+
+// roots reads a file of trusted roots; nil stands for the system's.
+func (v *validator) roots(key string, path *string) *x509.CertPool {
+	if *path == "" {
+		return nil
+	}
+	*path = v.path(*path, "")
+	text, err := os.ReadFile(*path)
+	if err != nil {
+		v.fault(key, "%v", withoutOp(err))
+		return nil
+	}
+	certs, err := certstore.ParseCertificates(text)
+	if err != nil {
+		v.fault(key, "%s: %v", *path, err)
+		return nil
+	}
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool
+}
+
+func withoutOp(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return fmt.Errorf("%s: %w", path.Path, path.Err)
+	}
+	return err
+}
+
+const impliedTarget = "maas"
+
+func (v *validator) targets() {
+	c := v.config
+	if c.Targets == nil {
+		c.Targets = map[string]TargetConfig{}
+	}
+	if _, ok := c.Targets[impliedTarget]; !ok {
+		c.Targets[impliedTarget] = TargetConfig{Type: "maas"}
+	}
+	maasTargets := 0
+	for _, name := range slices.Sorted(maps.Keys(c.Targets)) {
+		t, key := c.Targets[name], "targets."+name
+		t.Type = fallback(t.Type, "maas")
+		switch {
+		case t.Type != "maas":
+			v.fault(key+".type", "%q is unknown; there is: maas", t.Type)
+		case v.has(key):
+			maasTargets++
+		}
+		if t.Port != 0 && !maasconfig.IsUsablePort(t.Port) {
+			v.fault(key+".port", "%d cannot be MAAS's TLS port: it is out of range or used by MAAS itself", t.Port)
+		}
+		for i, endpoint := range t.Endpoints {
+			if !isEndpoint(endpoint) {
+				v.fault(fmt.Sprintf("%s.endpoints[%d]", key, i), "%q is no host or host:port", endpoint)
+			}
+		}
+		t.VerifyTimeout = v.duration(key+".verify_timeout", t.VerifyTimeout, 2*time.Minute)
+		c.Targets[name] = t
+	}
+	if maasTargets > 1 {
+		v.fault("targets", "a host belongs to one MAAS: only one target can be of type maas")
+	}
+}
+
+// certificateNames are those that can name a document in the store and a file.
+var certificateNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+
+func (v *validator) certificates() {
+	c := v.config
+	if len(c.Certificates) == 0 {
+		v.fault("certificates", "certificates is missing: at least one with a name and names")
+	}
+	seen, taken := map[string]bool{}, map[string]string{}
+	for i := range c.Certificates {
+		cert, key := &c.Certificates[i], fmt.Sprintf("certificates[%d]", i)
+		if !certificateNames.MatchString(cert.Name) {
+			v.fault(key+".name", "a certificate's name has 1 to 64 letters, digits, hyphens and underscores, not %q", cert.Name)
+		}
+		if seen[cert.Name] {
+			v.fault(key+".name", "two certificates are called %q", cert.Name)
+		}
+		seen[cert.Name] = true
+		v.names(key, cert)
+		cert.KeyType = certstore.KeyType(fallback(string(cert.KeyType), string(certstore.RSA3072)))
+		if !slices.Contains(certstore.KeyTypes, cert.KeyType) {
+			v.fault(key+".key_type", "%q is unknown; there are: %s", cert.KeyType, join(certstore.KeyTypes))
+		}
+		if !v.has(key + ".keep") {
+			cert.Keep = 5
+		}
+		if cert.Keep < 1 || cert.Keep > 1000 {
+			v.fault(key+".keep", "%d is out of range: 1 to 1000 versions", cert.Keep)
+		}
+		if !v.has(key + ".targets") {
+			cert.Targets = []string{impliedTarget}
+		}
+		for j, target := range cert.Targets {
+			at := fmt.Sprintf("%s.targets[%d]", key, j)
+			if _, ok := c.Targets[target]; !ok {
+				v.fault(at, "there is no target %q", target)
+			}
+			if other, ok := taken[target]; ok {
+				v.fault(at, "target %q already serves certificate %q", target, other)
+			}
+			taken[target] = cert.Name
+		}
+	}
+}
+
+func (v *validator) names(key string, cert *CertificateConfig) {
+	if len(cert.Names) == 0 {
+		v.fault(key, "names is missing: every name and address under which MAAS is reached")
+	}
+	for i, name := range cert.Names {
+		at := fmt.Sprintf("%s.names[%d]", key, i)
+		canonical, err := certstore.CanonicalName(name)
+		switch {
+		case err != nil:
+			v.fault(at, "%v", err)
+		case strings.HasPrefix(canonical, "*."):
+			v.fault(at, "%s: a wildcard cannot be proven by http-01", name)
+		case slices.Contains(cert.Names[:i], canonical):
+			v.fault(at, "%s stands here twice", name)
+		default:
+			cert.Names[i] = canonical
+		}
+	}
+}
+
+func (v *validator) maas() {
+	m := &v.config.MAAS
+	m.Timeout = v.duration("maas.timeout", m.Timeout, 2*time.Minute)
+	if m.Version != "" {
+		if _, err := maasconfig.ParseVersion(m.Version); err != nil {
+			v.fault("maas.version", "%v; write 3.7.3", err)
+		}
+	}
+	for _, dir := range []*string{&m.StageDir, &m.HTTPDir} {
+		*dir = v.path(*dir, "")
+	}
+	if strings.Contains(m.Command, "/") {
+		m.Command = v.path(m.Command, "")
+	}
+}
+
+// path makes a path absolute: it is relative to the configuration's folder.
+func (v *validator) path(path, otherwise string) string {
+	path = fallback(path, otherwise)
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	absolute, err := filepath.Abs(filepath.Join(v.folder, path))
+	if err != nil {
+		return filepath.Join(v.folder, path)
+	}
+	return absolute
+}
+
+func (v *validator) duration(key string, value, otherwise time.Duration) time.Duration {
+	if !v.has(key) {
+		return otherwise
+	}
+	if value < time.Second || value > time.Hour {
+		v.fault(key, "%v is out of range: 1s to 1h", value)
+	}
+	return value
+}
+
+func fallback(value, otherwise string) string {
+	if value == "" {
+		return otherwise
+	}
+	return value
+}
+
+func join[T ~string](values []T) string {
+	words := make([]string, len(values))
+	for i, value := range values {
+		words[i] = string(value)
+	}
+	return strings.Join(words, ", ")
+}
+
+func isHostPort(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	number, portErr := strconv.Atoi(port)
+	return err == nil && portErr == nil && number > 0 && number < 65536 && (host == "" || isHost(host))
+}
+
+func isEndpoint(text string) bool {
+	host, _, err := net.SplitHostPort(text)
+	if err == nil {
+		return host != "" && isHostPort(text)
+	}
+	return isHost(strings.Trim(text, "[]"))
+}
+
+func isHost(text string) bool {
+	name, err := certstore.CanonicalName(text)
+	return err == nil && !strings.HasPrefix(name, "*.")
+}

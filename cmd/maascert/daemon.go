@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/urfave/cli/v2"
+
+	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
+)
+
+func (a *app) runCommand() *cli.Command {
+	return a.command(cli.Command{
+		Name:        "run",
+		Usage:       "the daemon: passes at the start, on the schedule, and when a certificate gets due",
+		Description: "SIGHUP reads the configuration again; a bad file is told and the old configuration stays in force.",
+		Action:      a.runDaemon,
+	})
+}
+
+func (a *app) runDaemon(c *cli.Context) error {
+	config, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	d := &service{app: a, path: c.String("config")}
+	d.use(a.assemble(c.Context, config))
+	defer d.close()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	wake := make(chan struct{}, 1)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		d.reloads(c.Context, hup, wake)
+	}()
+	a.log.Info("started", "version", version(), "schedule", config.Schedule)
+	a.tell(daemon.SdNotifyReady)
+	(&lifecycle.Daemon{Schedule: d, Now: time.Now, Pass: d.pass, Wake: wake}).Run(c.Context)
+	a.tell(daemon.SdNotifyStopping)
+	<-stopped
+	a.log.Info("stopped")
+	return nil
+}
+
+// tell tells systemd, if it is there.
+func (a *app) tell(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		a.log.Warn("telling systemd", "error", err)
+	}
+}
+
+// service is the daemon's configuration, which may be replaced while it runs.
+type service struct {
+	*app
+	path string
+
+	mu    sync.Mutex
+	parts *parts
+}
+
+func (s *service) use(p *parts) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.parts = p
+}
+
+func (s *service) current() *parts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parts
+}
+
+func (s *service) close() { s.current().close() }
+
+// Next is the schedule of the configuration in force.
+func (s *service) Next(t time.Time) time.Time { return s.current().config.schedule.Next(t) }
+
+func (s *service) pass(ctx context.Context) time.Time {
+	results := s.current().engine.Pass(ctx, lifecycle.Options{})
+	for _, r := range results {
+		s.report(r)
+	}
+	return lifecycle.Next(results)
+}
+
+func (s *service) report(r lifecycle.Result) {
+	log := s.log.With("cert", r.Name, "state", r.After.Summary, "why", r.Before.Plan.Why)
+	switch {
+	case r.Err != nil:
+		log.Error("not as it should be", "stage", r.Stage, "error", oneLine(r.Err), "hint", hint.Of(r.Err), "next", r.After.Plan.Next)
+	case r.Changed:
+		log.Info("changed", "obtained", r.Obtained, "deployed", r.Deployed, "version", r.After.Version(), "renew_at", r.After.Plan.RenewAt)
+	default:
+		log.Info("nothing to do", "version", r.After.Version(), "renew_at", r.After.Plan.RenewAt)
+	}
+}
+
+// reloads reads the configuration again at every hangup signal and has a pass made with it.
+func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<- struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+		}
+		s.tell(daemon.SdNotifyReloading)
+		config, err := loadConfig(s.path)
+		if err != nil {
+			s.log.Error("the configuration is bad; the old one stays in force", "error", oneLine(err))
+		} else {
+			// The old parts' idle connections end by themselves; a pass may still be using them.
+			s.use(s.assemble(ctx, config))
+			s.log.Info("read the configuration again")
+		}
+		s.tell(daemon.SdNotifyReady)
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
+	"maascert/maasconfig"
+)
+
+// schema is what every JSON document says of its own format.
+const schema = 1
+
+type statusJSON struct {
+	Schema       int               `json:"schema"`
+	Node         string            `json:"node"`
+	At           string            `json:"at"`
+	Healthy      bool              `json:"healthy"`
+	Fleet        fleetJSON         `json:"fleet"`
+	Certificates []certificateJSON `json:"certificates"`
+}
+
+// fleetJSON is for stores that several hosts share; a file store has nobody to tell of.
+type fleetJSON struct {
+	Lock  map[string]string `json:"lock"`
+	Nodes []string          `json:"nodes"`
+}
+
+type certificateJSON struct {
+	Name        string       `json:"name"`
+	State       string       `json:"state"`
+	Reason      string       `json:"reason"`
+	Names       []string     `json:"names"`
+	NotBefore   *string      `json:"not_before"`
+	NotAfter    *string      `json:"not_after"`
+	Serial      string       `json:"serial"`
+	Fingerprint string       `json:"fingerprint"`
+	Issuer      string       `json:"issuer"`
+	KeyType     string       `json:"key_type"`
+	RenewAt     *string      `json:"renew_at"`
+	Failures    int          `json:"failures"`
+	NextAttempt *string      `json:"next_attempt"`
+	Version     int          `json:"version"`
+	Error       string       `json:"error"`
+	Hint        string       `json:"hint"`
+	Targets     []targetJSON `json:"targets"`
+}
+
+type targetJSON struct {
+	Certificate string         `json:"certificate"`
+	Name        string         `json:"name"`
+	Type        string         `json:"type"`
+	Endpoints   []endpointJSON `json:"endpoints"`
+}
+
+type endpointJSON struct {
+	Address     string  `json:"address"`
+	State       string  `json:"state"`
+	Fingerprint string  `json:"fingerprint"`
+	NotAfter    *string `json:"not_after"`
+	Chain       string  `json:"chain"`
+	Error       string  `json:"error"`
+}
+
+type verifyJSON struct {
+	Schema  int          `json:"schema"`
+	Node    string       `json:"node"`
+	At      string       `json:"at"`
+	Healthy bool         `json:"healthy"`
+	Targets []targetJSON `json:"targets"`
+}
+
+type renewJSON struct {
+	Schema       int           `json:"schema"`
+	DryRun       bool          `json:"dry_run"`
+	Changed      bool          `json:"changed"`
+	WouldChange  *bool         `json:"would_change,omitempty"`
+	Certificates []renewedJSON `json:"certificates"`
+}
+
+type renewedJSON struct {
+	Name        string          `json:"name"`
+	Obtained    bool            `json:"obtained"`
+	Why         string          `json:"why"`
+	Deployed    map[string]bool `json:"deployed"`
+	Stage       string          `json:"stage"`
+	Error       string          `json:"error"`
+	Hint        string          `json:"hint"`
+	Version     int             `json:"version"`
+	Fingerprint string          `json:"fingerprint"`
+	Requests    int             `json:"acme_requests"`
+	Duration    int64           `json:"duration_ms"`
+	Endpoints   []endpointJSON  `json:"endpoints"`
+
+	WouldChange *bool      `json:"would_change,omitempty"`
+	Commands    [][]string `json:"commands,omitempty"`
+	Level       string     `json:"level,omitempty"`
+}
+
+func newCertificateJSON(cert lifecycle.Certificate, v lifecycle.View) certificateJSON {
+	doc := certificateJSON{
+		Name: cert.Name, State: string(v.Summary), Reason: string(v.Plan.Why), Names: cert.Wish.Names,
+		RenewAt: stamp(v.Plan.RenewAt), Failures: v.State.Record.Failures, NextAttempt: stamp(v.Plan.Wait), Version: v.Version(),
+		Targets: newTargetsJSON(cert, v),
+	}
+	if attempts := v.State.Record.Attempts; len(attempts) > 0 && !v.Summary.IsHealthy() {
+		last := attempts[len(attempts)-1]
+		doc.Error, doc.Hint = last.Error, last.Hint
+	}
+	if v.State.Current != nil {
+		leaf := v.State.Current.Bundle.Leaf()
+		doc.Names = certstore.CertificateNames(leaf)
+		doc.NotBefore, doc.NotAfter = stamp(leaf.NotBefore), stamp(leaf.NotAfter)
+		doc.Serial, doc.Fingerprint = leaf.SerialNumber.Text(16), certstore.Fingerprint(leaf)
+		doc.Issuer, doc.KeyType = leaf.Issuer.String(), string(v.State.Current.Bundle.KeyType())
+	}
+	return doc
+}
+
+func newTargetsJSON(cert lifecycle.Certificate, v lifecycle.View) []targetJSON {
+	docs := []targetJSON{}
+	for i, t := range v.State.Targets {
+		docs = append(docs, targetJSON{
+			Certificate: cert.Name, Name: t.Name, Type: cert.Targets[i].Type(), Endpoints: newEndpointsJSON(t.Endpoints),
+		})
+	}
+	return docs
+}
+
+func newEndpointsJSON(endpoints []maasconfig.Endpoint) []endpointJSON {
+	docs := []endpointJSON{}
+	for _, e := range endpoints {
+		doc := endpointJSON{Address: e.Address, State: string(e.State), Fingerprint: e.Fingerprint(), Chain: string(e.Chain)}
+		if len(e.Certs) > 0 {
+			doc.NotAfter = stamp(e.Certs[0].NotAfter)
+		}
+		if e.Err != nil {
+			doc.Error = oneLine(e.Err)
+		}
+		docs = append(docs, doc)
+	}
+	return docs
+}
+
+func newRenewedJSON(r lifecycle.Result) renewedJSON {
+	doc := renewedJSON{
+		Name: r.Name, Obtained: r.Obtained, Why: string(r.Before.Plan.Why), Deployed: maps.Clone(r.Deployed), Stage: string(r.Stage),
+		Version: r.After.Version(), Requests: r.Requests, Duration: r.Duration.Milliseconds(), Endpoints: []endpointJSON{},
+	}
+	if r.Err != nil {
+		doc.Error, doc.Hint = oneLine(r.Err), hint.Of(r.Err)
+	}
+	if r.After.State.Current != nil {
+		doc.Fingerprint = r.After.State.Current.Bundle.Fingerprint()
+	}
+	for _, t := range r.After.State.Targets {
+		doc.Endpoints = slices.Concat(doc.Endpoints, newEndpointsJSON(t.Endpoints))
+	}
+	return doc
+}
+
+func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }

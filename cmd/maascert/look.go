@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"maascert/certstore"
+	"maascert/internal/lifecycle"
+	"maascert/maasconfig"
+)
+
+var jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print a JSON document"}
+
+func (a *app) statusCommand() *cli.Command {
+	return a.command(cli.Command{
+		Name: "status", Usage: "what is stored, when it is renewed, what every endpoint serves", Flags: []cli.Flag{jsonFlag}, Action: a.status,
+	})
+}
+
+func (a *app) status(c *cli.Context) error {
+	config, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	p := a.assemble(c.Context, config)
+	defer p.close()
+	doc := statusJSON{
+		Schema: schema, Node: config.Node, At: rfc3339(time.Now()), Healthy: true,
+		Fleet: fleetJSON{Lock: map[string]string{}, Nodes: []string{}}, Certificates: []certificateJSON{},
+	}
+	failed := false
+	for _, cert := range p.engine.Certificates {
+		view, err := p.engine.Look(c.Context, cert)
+		if err != nil {
+			a.complain(fmt.Errorf("%s: %s: %w", cert.Name, lifecycle.StageLook, err))
+			failed = true
+			continue
+		}
+		one := newCertificateJSON(cert, view)
+		doc.Certificates = append(doc.Certificates, one)
+		doc.Healthy = doc.Healthy && view.Summary.IsHealthy()
+		if !c.Bool("json") {
+			a.printStatus(one, view)
+		}
+	}
+	doc.Healthy = doc.Healthy && !failed
+	if c.Bool("json") {
+		if err := writeJSON(a.stdout, doc); err != nil {
+			return err
+		}
+	}
+	return attentionUnless(doc.Healthy)
+}
+
+func attentionUnless(healthy bool) error {
+	if healthy {
+		return nil
+	}
+	return outcome(exitAttention)
+}
+
+func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
+	fmt.Fprintf(a.stdout, "%s: %s (%s)\n", one.Name, one.State, one.Reason)
+	if current := v.State.Current; current != nil {
+		leaf := current.Bundle.Leaf()
+		fmt.Fprintf(a.stdout, "  version %d, %s, issued by %s\n  names: %s\n  valid from %s until %s, renewal %s\n",
+			current.Number, one.KeyType, one.Issuer, join(certstore.CertificateNames(leaf)), day(leaf.NotBefore), day(leaf.NotAfter), day(v.Plan.RenewAt))
+	} else {
+		fmt.Fprintf(a.stdout, "  no certificate yet; wanted: %s\n", join(one.Names))
+	}
+	if v.State.Window != nil && v.State.Window.Explanation != "" {
+		fmt.Fprintf(a.stdout, "  the CA explains its renewal window: %s\n", v.State.Window.Explanation)
+	}
+	if !v.Plan.Wait.IsZero() {
+		fmt.Fprintf(a.stdout, "  next attempt %s after %d failures\n", day(v.Plan.Wait), one.Failures)
+	}
+	if v.Plan.Differ {
+		fmt.Fprintln(a.stdout, "  this host's configuration differs from the one that is followed")
+	}
+	a.printEndpoints(v)
+	if one.Error != "" {
+		fmt.Fprintf(a.stdout, "  last failure: %s\n", one.Error)
+	}
+	if one.Hint != "" {
+		fmt.Fprintf(a.stdout, "  hint: %s\n", one.Hint)
+	}
+}
+
+func (a *app) verifyCommand() *cli.Command {
+	return a.command(cli.Command{
+		Name: "verify", Usage: "handshakes with every endpoint now", Action: a.verify,
+		Flags: []cli.Flag{
+			&cli.DurationFlag{Name: "timeout", Usage: "go on as long as `D` until every endpoint serves the certificate (default: look once)"}, jsonFlag,
+		},
+	})
+}
+
+func (a *app) verify(c *cli.Context) error {
+	config, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	p := a.assemble(c.Context, config)
+	defer p.close()
+	deadline := time.Now().Add(c.Duration("timeout"))
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		doc, lines, err := a.verifyOnce(c.Context, p)
+		if err != nil {
+			a.complain(fmt.Errorf("%s: %w", lifecycle.StageLook, err))
+			return outcome(exitAttention)
+		}
+		left := time.Until(deadline)
+		if !doc.Healthy && left > 0 && c.Context.Err() == nil {
+			select {
+			case <-c.Context.Done():
+			case <-time.After(min(pause, left)):
+			}
+			continue
+		}
+		if c.Bool("json") {
+			if err := writeJSON(a.stdout, doc); err != nil {
+				return err
+			}
+		} else {
+			for _, line := range lines {
+				fmt.Fprintln(a.stdout, line)
+			}
+		}
+		return attentionUnless(doc.Healthy)
+	}
+}
+
+func (a *app) verifyOnce(ctx context.Context, p *parts) (verifyJSON, []string, error) {
+	doc := verifyJSON{Schema: schema, Node: p.config.Node, At: rfc3339(time.Now()), Healthy: true, Targets: []targetJSON{}}
+	var lines []string
+	for _, cert := range p.engine.Certificates {
+		record, _, err := certstore.LoadRecord(ctx, p.store, cert.Name)
+		if err != nil {
+			return doc, nil, err
+		}
+		var bundle *certstore.Bundle
+		if record.Current != 0 {
+			version, err := certstore.LoadVersion(ctx, p.store, cert.Name, record.Current)
+			if err != nil {
+				return doc, nil, err
+			}
+			bundle = version.Bundle
+		}
+		for _, target := range cert.Targets {
+			endpoints := maasconfig.Judged(target, target.Probe(ctx), bundle)
+			doc.Healthy = doc.Healthy && maasconfig.Serving(endpoints)
+			doc.Targets = append(doc.Targets, targetJSON{
+				Certificate: cert.Name, Name: target.Name(), Type: target.Type(), Endpoints: newEndpointsJSON(endpoints),
+			})
+			for _, e := range endpoints {
+				lines = append(lines, fmt.Sprintf("%s: %s", cert.Name, e))
+			}
+		}
+	}
+	return doc, lines, nil
+}

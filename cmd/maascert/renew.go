@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
+	"maascert/internal/world"
+	"maascert/maasconfig"
+)
+
+func (a *app) renewCommand() *cli.Command {
+	return a.command(cli.Command{
+		Name:  "renew",
+		Usage: "one pass: obtain what is due, deploy what is not served, verify",
+		Description: "With --dry-run the pass is rehearsed, issuance and deployment included, whether due or not; it prints the exact\n" +
+			"command that would run and what a real pass would do, and changes nothing on disk, in the CA's issued\ncertificates, or in MAAS.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "dry-run", Usage: "rehearse; change nothing"},
+			&cli.StringSliceFlag{Name: "cert", Usage: "only the certificate called `NAME` (may be repeated)"},
+			&cli.BoolFlag{Name: "force", Usage: "obtain although nothing is due and despite a back-off; overrides no guard and no Retry-After"},
+			&cli.BoolFlag{Name: "enable-tls", Usage: "allow the first enabling of TLS, which browsers do not forget (the same as --accept first-enable)"},
+			&cli.StringSliceFlag{Name: "accept", Usage: "override the guard called `CODE`: " + strings.Join(maasconfig.Codes, ", ") + " (may be repeated)"},
+			&cli.DurationFlag{Name: "wait", Usage: "wait as long as `D` for another run's lock"},
+			&cli.BoolFlag{Name: "json", Usage: "print a JSON document"},
+		},
+		Action: a.renew,
+	})
+}
+
+func (a *app) renew(c *cli.Context) error {
+	options, err := renewOptions(c)
+	if err != nil {
+		return err
+	}
+	config, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	for _, name := range options.Certificates {
+		if config.certificate(name).Name == "" {
+			return hint.Add(fmt.Errorf("--cert: there is no certificate %q", name), "the configuration has: %s", certificateList(config))
+		}
+	}
+	p := a.assemble(c.Context, config)
+	defer p.close()
+	if c.Bool("dry-run") {
+		return a.rehearse(c.Context, p, options, c.Bool("json"))
+	}
+	results := p.engine.Pass(c.Context, options)
+	if a.shouldEnable(results, c.Bool("json")) {
+		options.Accept[maasconfig.FirstEnable] = true
+		results = p.engine.Pass(c.Context, options)
+	}
+	if c.Bool("json") {
+		doc := renewJSON{Schema: schema, Certificates: []renewedJSON{}}
+		for _, r := range results {
+			doc.Changed = doc.Changed || r.Changed
+			doc.Certificates = append(doc.Certificates, newRenewedJSON(r))
+		}
+		if err := writeJSON(a.stdout, doc); err != nil {
+			return err
+		}
+	} else {
+		for _, r := range results {
+			a.printResult(r)
+		}
+	}
+	a.complainAll(results)
+	return exitOf(results)
+}
+
+func certificateList(config *Config) string {
+	var names []string
+	for _, cert := range config.Certificates {
+		names = append(names, cert.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func renewOptions(c *cli.Context) (lifecycle.Options, error) {
+	options := lifecycle.Options{
+		Certificates: c.StringSlice("cert"), Force: c.Bool("force"), Wait: c.Duration("wait"), Accept: maasconfig.Accept{},
+	}
+	for _, code := range c.StringSlice("accept") {
+		if !slices.Contains(maasconfig.Codes, code) {
+			return options, fmt.Errorf("--accept: there is no guard %q; there are: %s", code, strings.Join(maasconfig.Codes, ", "))
+		}
+		options.Accept[code] = true
+	}
+	if c.Bool("enable-tls") {
+		options.Accept[maasconfig.FirstEnable] = true
+	}
+	if options.Wait < 0 {
+		return options, errors.New("--wait: a duration cannot be negative")
+	}
+	return options, nil
+}
+
+// shouldEnable asks, on a terminal, whether to enable TLS for the first time, when that is what stopped a pass.
+func (a *app) shouldEnable(results []lifecycle.Result, quiet bool) bool {
+	stopped := slices.ContainsFunc(results, func(r lifecycle.Result) bool {
+		var refusal *maasconfig.Refusal
+		return errors.As(r.Err, &refusal) && refusal.Code == maasconfig.FirstEnable
+	})
+	if !stopped || quiet || !a.isTerminal() {
+		return false
+	}
+	fmt.Fprint(a.stderr, "MAAS does not serve TLS yet. Once it does, browsers refuse to go back to HTTP. Enable it now? [y/N] ")
+	answer, err := bufio.NewReader(io.LimitReader(a.stdin, 100)).ReadString('\n')
+	return err == nil && strings.EqualFold(strings.TrimSpace(answer), "y")
+}
+
+func (a *app) printResult(r lifecycle.Result) {
+	v := r.After
+	switch {
+	case r.Obtained:
+		leaf := v.State.Current.Bundle.Leaf()
+		fmt.Fprintf(a.stdout, "%s: obtained version %d (%s), valid until %s, %d requests to the CA\n",
+			r.Name, v.Version(), r.Before.Plan.Why, day(leaf.NotAfter), r.Requests)
+	case r.Changed:
+		fmt.Fprintf(a.stdout, "%s: deployed version %d\n", r.Name, v.Version())
+	case r.Err == nil:
+		fmt.Fprintf(a.stdout, "%s: nothing to do (%s), version %d, renewal %s\n", r.Name, v.Plan.Why, v.Version(), day(v.Plan.RenewAt))
+	}
+	if r.Obtained || r.Changed {
+		a.printEndpoints(v)
+	}
+}
+
+func (a *app) printEndpoints(v lifecycle.View) {
+	for _, t := range v.State.Targets {
+		for _, e := range t.Endpoints {
+			fmt.Fprintf(a.stdout, "  %s\n", e)
+		}
+	}
+}
+
+// complainAll writes what went wrong, each with its certificate and stage.
+func (a *app) complainAll(results []lifecycle.Result) {
+	for _, r := range results {
+		if r.Err != nil {
+			a.complain(fmt.Errorf("%s: %s: %w", r.Name, r.Stage, r.Err))
+		}
+	}
+}
+
+// exitOf is the worst of several certificates: something that could not be made so is worse than not now.
+func exitOf(results []lifecycle.Result) error {
+	code := exitOK
+	for _, r := range results {
+		switch {
+		case r.Healthy():
+		case r.NotNow && code == exitOK:
+			code = exitNotNow
+		case !r.NotNow:
+			code = exitAttention
+		}
+	}
+	if code == exitOK {
+		return nil
+	}
+	return outcome(code)
+}
+
+// rehearse looks at what a real pass would do, and then has the engine do it with harmless parts, whether due or not.
+func (a *app) rehearse(ctx context.Context, p *parts, options lifecycle.Options, asJSON bool) error {
+	r := p.rehearsal()
+	defer r.close()
+	would := map[string]lifecycle.View{}
+	for _, cert := range p.engine.Certificates {
+		view, err := p.engine.Look(ctx, cert)
+		if err != nil {
+			a.complain(fmt.Errorf("%s: %s: %w", cert.Name, lifecycle.StageLook, err))
+			return outcome(exitAttention)
+		}
+		would[cert.Name] = view
+	}
+	options.Force = true
+	results := r.engine.Pass(ctx, options)
+	doc, no := renewJSON{Schema: schema, DryRun: true, Certificates: []renewedJSON{}}, false
+	doc.WouldChange = &no
+	for _, result := range results {
+		change := would[result.Name].Plan.IsWork()
+		*doc.WouldChange = *doc.WouldChange || change
+		one := newRenewedJSON(result)
+		one.WouldChange, one.Level, one.Why = &change, string(r.issuers[result.Name].Level), string(would[result.Name].Plan.Why)
+		for _, target := range r.targets[result.Name] {
+			one.Commands = append(one.Commands, target.Commands()...)
+		}
+		doc.Certificates = append(doc.Certificates, one)
+		if !asJSON {
+			a.printRehearsal(one, would[result.Name])
+		}
+	}
+	if asJSON {
+		if err := writeJSON(a.stdout, doc); err != nil {
+			return err
+		}
+	}
+	a.complainAll(results)
+	return exitOf(results)
+}
+
+func (a *app) printRehearsal(one renewedJSON, would lifecycle.View) {
+	level := map[string]string{
+		"":                          "stopped before the CA was asked",
+		string(lifecycle.Planned):   "got as far as can be rehearsed: this CA binds an account for good, so it was asked for nothing",
+		string(lifecycle.Validated): "the CA proved every name and issued nothing",
+		string(lifecycle.Issued):    "the directory for dry runs issued a certificate, which was not kept",
+	}[one.Level]
+	fmt.Fprintf(a.stdout, "%s: rehearsed: %s\n", one.Name, level)
+	for _, command := range one.Commands {
+		fmt.Fprintf(a.stdout, "%s: would run: %s\n", one.Name, world.Command{Path: command[0], Args: command[1:]})
+	}
+	fmt.Fprintf(a.stdout, "%s: a real pass now would %s\n", one.Name, intention(would))
+}
+
+// intention is a plan in words.
+func intention(v lifecycle.View) string {
+	p := v.Plan
+	switch {
+	case p.Obtain:
+		return fmt.Sprintf("obtain a certificate (%s) and deploy it", p.Why)
+	case !p.Wait.IsZero():
+		return fmt.Sprintf("wait: a certificate is due (%s), but not before %s", p.Why, day(p.Wait))
+	case len(p.Deploy) > 0:
+		return fmt.Sprintf("deploy version %d to %s", v.Version(), strings.Join(p.Deploy, ", "))
+	default:
+		return fmt.Sprintf("change nothing (%s, renewal %s)", p.Why, day(p.RenewAt))
+	}
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"maascert/acme"
+	"maascert/certstore"
+	"maascert/internal/lifecycle"
+	"maascert/internal/world"
+	"maascert/maasconfig"
+)
+
+// parts is a configuration put together.
+type parts struct {
+	config  *Config
+	store   *certstore.FileStore
+	client  *acme.Client
+	targets map[string]*maasconfig.MAAS
+	engine  *lifecycle.Engine
+}
+
+// assemble puts the real parts together. It reads this host's MAAS installation and changes nothing.
+func (a *app) assemble(ctx context.Context, config *Config) *parts {
+	p := &parts{config: config, store: certstore.NewFileStore(world.OS{}, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
+	p.client = acme.New(p.acme(config.ACME.Directory, p.store))
+	installation, err := maasconfig.Detect(ctx, maasconfig.InstallationConfig{
+		Command: config.MAAS.Command, StageDir: config.MAAS.StageDir, HTTPDir: config.MAAS.HTTPDir, Version: config.MAAS.Version,
+		StateDir: config.StateDir, FS: world.OS{}, Runner: world.Exec{},
+	})
+	p.engine = &lifecycle.Engine{
+		Store: p.store, Public: public{world.OS{}, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log,
+	}
+	for _, cert := range config.Certificates {
+		built := lifecycle.Certificate{
+			Name: cert.Name, Keep: cert.Keep, Issuer: p.client,
+			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: config.ACME.Directory},
+		}
+		for _, name := range cert.Targets {
+			t := config.Targets[name]
+			p.targets[name] = maasconfig.New(maasconfig.Config{
+				Name: name, Installation: installation, InstallationErr: err, Port: t.Port, Endpoints: t.Endpoints,
+				ServerName: firstHost(cert.Names), Roots: config.ACME.issuerRoots, Timeout: config.MAAS.Timeout, VerifyTimeout: t.VerifyTimeout,
+				FS: world.OS{}, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
+			})
+			built.Targets = append(built.Targets, p.targets[name])
+		}
+		p.engine.Certificates = append(p.engine.Certificates, built)
+	}
+	return p
+}
+
+func (p *parts) acme(directory string, store certstore.Store) acme.Config {
+	return acme.Config{
+		Directory: directory, Roots: p.config.ACME.roots, IssuerRoots: p.config.ACME.issuerRoots, Email: p.config.ACME.Email,
+		AcceptTerms: p.config.ACME.AcceptTerms, UserAgent: "maascert/" + version(), Store: store,
+		Responder: &acme.Responder{Address: p.config.ACME.Challenge.Listen},
+	}
+}
+
+func (p *parts) close() { p.client.Close() }
+
+// rehearsal is the same engine made of harmless parts.
+type rehearsal struct {
+	engine   *lifecycle.Engine
+	issuers  map[string]*lifecycle.Rehearser
+	targets  map[string][]*maasconfig.Rehearsal
+	clients  []*acme.Client
+	verdicts map[string]lifecycle.View // what a real pass finds
+}
+
+func (p *parts) rehearsal() *rehearsal {
+	store := certstore.NewOverlay(p.store)
+	client := acme.New(p.acme(p.config.ACME.Directory, store))
+	r := &rehearsal{issuers: map[string]*lifecycle.Rehearser{}, targets: map[string][]*maasconfig.Rehearsal{}, clients: []*acme.Client{client}}
+	var dryRun *acme.Client
+	if d := p.config.ACME.DryRun; d.Directory != "" {
+		config := p.acme(d.Directory, store)
+		config.Roots, config.IssuerRoots = d.roots, nil
+		dryRun = acme.New(config)
+		r.clients = append(r.clients, dryRun)
+	}
+	engine := *p.engine
+	engine.Store, engine.Public, engine.Certificates = store, nil, nil
+	for _, cert := range p.engine.Certificates {
+		issuer := &lifecycle.Rehearser{Client: client, DryRun: dryRun, Now: time.Now}
+		twin := cert
+		twin.Issuer, twin.Targets = issuer, nil
+		for _, target := range p.config.certificate(cert.Name).Targets {
+			harmless := p.targets[target].Rehearse()
+			twin.Targets = append(twin.Targets, harmless)
+			r.targets[cert.Name] = append(r.targets[cert.Name], harmless)
+		}
+		r.issuers[cert.Name] = issuer
+		engine.Certificates = append(engine.Certificates, twin)
+	}
+	r.engine = &engine
+	return r
+}
+
+func (r *rehearsal) close() {
+	for _, client := range r.clients {
+		client.Close()
+	}
+}
+
+func (c *Config) certificate(name string) CertificateConfig {
+	for _, cert := range c.Certificates {
+		if cert.Name == name {
+			return cert
+		}
+	}
+	return CertificateConfig{}
+}
+
+// firstHost is the first name that can be sent as SNI, or empty: an address cannot (RFC 6066 section 3).
+func firstHost(names []string) string {
+	for _, name := range names {
+		if !certstore.IsAddress(name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// public puts certificates where anybody on this host may read them.
+type public struct {
+	fsys world.FS
+	dir  string
+}
+
+func (p public) Publish(cert string, chain []byte) error {
+	if err := p.fsys.MkdirAll(filepath.Dir(p.dir), 0o711); err != nil {
+		return err
+	}
+	if err := p.fsys.MkdirAll(p.dir, 0o755); err != nil {
+		return err
+	}
+	if err := world.Sweep(p.fsys, p.dir); err != nil {
+		return err
+	}
+	return p.fsys.Replace(filepath.Join(p.dir, cert+".pem"), chain, 0o644)
+}

@@ -1,0 +1,306 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// document is a YAML text that was decoded strictly: unknown and doubled keys and wrong types are faults, and all faults
+// are found, not only the first.
+type document struct {
+	name   string
+	lines  []string
+	at     map[string]*token.Position // where a key's value stands, by path
+	anchor map[string]ast.Node
+	errors []configError
+}
+
+// configError is one thing that is wrong in a configuration file.
+type configError struct {
+	line, column int
+	text         string
+}
+
+// configErrors are all that is wrong in a configuration file.
+type configErrors struct {
+	name   string
+	lines  []string
+	errors []configError
+}
+
+func (e *configErrors) Error() string {
+	return strings.Join(e.Lines(false), "\n")
+}
+
+// Lines are the faults, each as FILE:LINE:COLUMN: TEXT, with an excerpt below it when asked for.
+func (e *configErrors) Lines(excerpt bool) []string {
+	var lines []string
+	for _, one := range e.errors {
+		line := fmt.Sprintf("%s:%d:%d: %s", e.name, one.line, one.column, one.text)
+		if excerpt && one.line >= 1 && one.line <= len(e.lines) {
+			text := strings.TrimRight(e.lines[one.line-1], " \r")
+			line += "\n    " + text + "\n    " + strings.Repeat(" ", max(0, min(one.column-1, len(text)))) + "^"
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// decodeYAML decodes a text into a struct whose fields have yaml tags.
+func decodeYAML(name string, text []byte, into any) *document {
+	d := &document{name: name, lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}}
+	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
+	var syntax *yaml.SyntaxError
+	switch {
+	case errors.As(err, &syntax):
+		d.add(syntax.Token.Position, "%s", syntax.Message)
+		return d
+	case err != nil:
+		d.add(&token.Position{Line: 1, Column: 1}, "%v", err)
+		return d
+	case len(file.Docs) > 1:
+		d.add(&token.Position{Line: 1, Column: 1}, "more than one YAML document")
+		return d
+	}
+	if len(file.Docs) == 1 && file.Docs[0].Body != nil {
+		d.value("", file.Docs[0].Body, reflect.ValueOf(into).Elem())
+	}
+	return d
+}
+
+func (d *document) failure() error {
+	slices.SortStableFunc(d.errors, func(a, b configError) int { return (a.line-b.line)*1000 + a.column - b.column })
+	return &configErrors{name: d.name, lines: d.lines, errors: d.errors}
+}
+
+func (d *document) add(at *token.Position, format string, args ...any) {
+	d.errors = append(d.errors, configError{at.Line, at.Column, fmt.Sprintf(format, args...)})
+}
+
+// fault notes that a key's value is wrong. One that is not there is shown at the nearest key above it.
+func (d *document) fault(path, format string, args ...any) {
+	for {
+		if at, ok := d.at[path]; ok {
+			d.add(at, format, args...)
+			return
+		}
+		cut := strings.LastIndexAny(path, ".[")
+		if cut < 0 {
+			d.add(&token.Position{Line: 1, Column: 1}, format, args...)
+			return
+		}
+		path = path[:cut]
+	}
+}
+
+// has tells whether a key was given a value.
+func (d *document) has(path string) bool { return d.at[path] != nil }
+
+// value decodes a node into a value.
+func (d *document) value(path string, node ast.Node, into reflect.Value) {
+	node = d.resolve(node)
+	if node == nil {
+		return
+	}
+	if _, null := node.(*ast.NullNode); null {
+		return // as if the key were left out
+	}
+	d.at[path] = start(node)
+	if into.Type() == reflect.TypeFor[time.Duration]() {
+		d.duration(node, into)
+		return
+	}
+	switch into.Kind() {
+	case reflect.Struct:
+		d.object(path, node, into)
+	case reflect.Map:
+		d.mapping(path, node, into)
+	case reflect.Slice:
+		d.sequence(path, node, into)
+	default:
+		d.scalar(node, into)
+	}
+}
+
+// resolve follows anchors and aliases.
+func (d *document) resolve(node ast.Node) ast.Node {
+	switch n := node.(type) {
+	case *ast.AnchorNode:
+		d.anchor[n.Name.String()] = n.Value
+		return d.resolve(n.Value)
+	case *ast.AliasNode:
+		value, ok := d.anchor[n.Value.String()]
+		if !ok {
+			d.add(n.GetToken().Position, "there is no anchor %q above", n.Value.String())
+			return nil
+		}
+		return d.resolve(value)
+	default:
+		return node
+	}
+}
+
+// start is where a node begins.
+func start(node ast.Node) *token.Position {
+	if m, ok := node.(*ast.MappingNode); ok && len(m.Values) > 0 && !m.IsFlowStyle {
+		return m.Values[0].Key.GetToken().Position
+	}
+	return node.GetToken().Position
+}
+
+func (d *document) entries(node ast.Node) ([]*ast.MappingValueNode, bool) {
+	switch n := node.(type) {
+	case *ast.MappingNode:
+		return n.Values, true
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{n}, true
+	default:
+		d.add(start(node), "expected keys and values, found %s", kindOf(node))
+		return nil, false
+	}
+}
+
+func (d *document) object(path string, node ast.Node, into reflect.Value) {
+	entries, _ := d.entries(node)
+	fields := map[string]reflect.Value{}
+	var known []string
+	for i := range into.NumField() {
+		if name := into.Type().Field(i).Tag.Get("yaml"); name != "" {
+			fields[name] = into.Field(i)
+			known = append(known, name)
+		}
+	}
+	seen := map[string]bool{}
+	for _, entry := range entries {
+		key := keyText(entry)
+		field, ok := fields[key]
+		switch {
+		case !ok:
+			d.add(entry.Key.GetToken().Position, "unknown key %q; there are: %s", key, strings.Join(known, ", "))
+		case seen[key]:
+			d.add(entry.Key.GetToken().Position, "key %q stands here twice", key)
+		default:
+			d.value(below(path, key), entry.Value, field)
+		}
+		seen[key] = true
+	}
+}
+
+func keyText(entry *ast.MappingValueNode) string {
+	if text, ok := entry.Key.(*ast.StringNode); ok {
+		return text.Value
+	}
+	return entry.Key.String()
+}
+
+func below(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+func (d *document) mapping(path string, node ast.Node, into reflect.Value) {
+	entries, ok := d.entries(node)
+	if !ok {
+		return
+	}
+	into.Set(reflect.MakeMap(into.Type()))
+	for _, entry := range entries {
+		key := keyText(entry)
+		if into.MapIndex(reflect.ValueOf(key)).IsValid() {
+			d.add(entry.Key.GetToken().Position, "key %q stands here twice", key)
+			continue
+		}
+		value := reflect.New(into.Type().Elem()).Elem()
+		d.value(below(path, key), entry.Value, value)
+		into.SetMapIndex(reflect.ValueOf(key), value)
+	}
+}
+
+func (d *document) sequence(path string, node ast.Node, into reflect.Value) {
+	list, ok := node.(*ast.SequenceNode)
+	if !ok {
+		d.add(start(node), "expected a list, found %s", kindOf(node))
+		return
+	}
+	into.Set(reflect.MakeSlice(into.Type(), len(list.Values), len(list.Values)))
+	for i, value := range list.Values {
+		d.value(fmt.Sprintf("%s[%d]", path, i), value, into.Index(i))
+	}
+}
+
+func (d *document) duration(node ast.Node, into reflect.Value) {
+	text, ok := node.(*ast.StringNode)
+	if !ok {
+		d.add(start(node), "expected a duration such as 90s or 12h, found %s", kindOf(node))
+		return
+	}
+	value, err := time.ParseDuration(text.Value)
+	if err != nil {
+		d.add(start(node), "%q is no duration; write 90s or 12h", text.Value)
+		return
+	}
+	into.SetInt(int64(value))
+}
+
+func (d *document) scalar(node ast.Node, into reflect.Value) {
+	switch n := node.(type) {
+	case *ast.StringNode:
+		if into.Kind() == reflect.String {
+			into.SetString(n.Value)
+			return
+		}
+	case *ast.LiteralNode:
+		if into.Kind() == reflect.String {
+			into.SetString(n.Value.Value)
+			return
+		}
+	case *ast.BoolNode:
+		if into.Kind() == reflect.Bool {
+			into.SetBool(n.Value)
+			return
+		}
+	case *ast.IntegerNode:
+		if into.Kind() == reflect.Int {
+			switch value := n.Value.(type) {
+			case int64:
+				into.SetInt(value)
+				return
+			case uint64:
+				if value <= 1<<62 {
+					into.SetInt(int64(value))
+					return
+				}
+			}
+		}
+	}
+	want := map[reflect.Kind]string{reflect.String: "a text", reflect.Bool: "true or false", reflect.Int: "a whole number"}[into.Kind()]
+	d.add(start(node), "expected %s, found %s", want, kindOf(node))
+}
+
+func kindOf(node ast.Node) string {
+	switch node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "keys and values"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.StringNode, *ast.LiteralNode:
+		return "a text"
+	case *ast.IntegerNode, *ast.FloatNode:
+		return "a number (put a text that looks like one in quotes)"
+	case *ast.BoolNode:
+		return "true or false"
+	default:
+		return "something else"
+	}
+}

@@ -1,0 +1,439 @@
+package lifecycle
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"maascert/acme"
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/maasconfig"
+)
+
+// Issuer obtains certificates. *acme.Client is one, Rehearser another.
+type Issuer interface {
+	// Window is when the CA suggests to renew; acme.ErrNoWindow when it does not say.
+	Window(ctx context.Context, leaf *x509.Certificate) (acme.Window, error)
+	Obtain(ctx context.Context, request acme.Request) (*acme.Issued, error)
+}
+
+// Publisher puts a certificate, without its key, where anybody on this host may read it.
+type Publisher interface {
+	Publish(cert string, chain []byte) error
+}
+
+// Certificate is one certificate to keep alive.
+type Certificate struct {
+	Name    string
+	Wish    certstore.Wish
+	Keep    int // versions, at least 1
+	Issuer  Issuer
+	Targets []maasconfig.Target
+}
+
+// Engine runs passes. Its parts are given from outside; a rehearsal is the same engine made of harmless parts.
+type Engine struct {
+	Certificates []Certificate
+	Store        certstore.Store
+	Public       Publisher // nil: nothing is published
+	Node         string
+	Now          func() time.Time
+	Log          *slog.Logger
+}
+
+// Options of one pass.
+type Options struct {
+	Certificates []string // names; none: all
+	Force        bool     // order although nothing is due and despite a back-off
+	Accept       maasconfig.Accept
+	Wait         time.Duration // for a lock that another run holds
+}
+
+// Stage is where something failed.
+type Stage string
+
+const (
+	StageConfig Stage = "config"
+	StageLock   Stage = "lock"
+	StageLook   Stage = "look"
+	StageGuard  Stage = "guard"
+	StageObtain Stage = "obtain"
+	StageSave   Stage = "save"
+	StageDeploy Stage = "deploy"
+	StageVerify Stage = "verify"
+)
+
+// Result is what a pass made of one certificate.
+type Result struct {
+	Name     string
+	Before   View // as it was found
+	After    View // as it was left; the same as Before when nothing was done
+	Obtained bool
+	Changed  bool
+	Deployed map[string]bool // targets that were told, and whether they serve it now
+	Requests int             // to the CA
+	Duration time.Duration
+	Stage    Stage // of Err
+	Err      error
+	NotNow   bool // Err is a matter of time: a lock, a limit, a back-off
+}
+
+// View is a certificate as it was looked at.
+type View struct {
+	State   State
+	Plan    Plan
+	Summary CertState
+}
+
+// Healthy tells whether the certificate is as it should be.
+func (r Result) Healthy() bool { return r.Err == nil && r.After.Summary.IsHealthy() }
+
+const (
+	// lookTime bounds the questions of a look; a CA that does not answer must not hold up the rest.
+	lookTime = 15 * time.Second
+	// saveTime bounds a save that must not be given up when the pass is.
+	saveTime = 10 * time.Second
+)
+
+// Pass makes one pass over the certificates, each by itself.
+func (e *Engine) Pass(ctx context.Context, options Options) []Result {
+	var results []Result
+	for _, cert := range e.Certificates {
+		if len(options.Certificates) > 0 && !slices.Contains(options.Certificates, cert.Name) {
+			continue
+		}
+		begun := e.Now()
+		p := &pass{Engine: e, cert: cert, options: options, result: Result{Name: cert.Name, Deployed: map[string]bool{}}}
+		p.run(ctx)
+		p.result.Duration = e.Now().Sub(begun)
+		results = append(results, p.result)
+	}
+	return results
+}
+
+// Version is the number of the version in use, 0 for none.
+func (v View) Version() int {
+	if v.State.Current == nil {
+		return 0
+	}
+	return v.State.Current.Number
+}
+
+// Look sees a certificate as it is and decides, without changing anything.
+func (e *Engine) Look(ctx context.Context, cert Certificate) (View, error) {
+	return e.look(ctx, cert, false)
+}
+
+func (e *Engine) look(ctx context.Context, cert Certificate, force bool) (View, error) {
+	state := State{Now: e.Now(), Node: e.Node, Wish: cert.Wish, Force: force}
+	var err error
+	if state.Record, _, err = certstore.LoadRecord(ctx, e.Store, cert.Name); err != nil {
+		return View{}, err
+	}
+	if state.Known, err = certstore.Fingerprints(ctx, e.Store, cert.Name); err != nil {
+		return View{}, err
+	}
+	if number := state.Record.Current; number != 0 {
+		version, err := certstore.LoadVersion(ctx, e.Store, cert.Name, number)
+		if err != nil {
+			return View{}, err
+		}
+		state.Current = &version
+	}
+	e.ask(ctx, cert, &state)
+	plan := Decide(state)
+	return View{State: state, Plan: plan, Summary: Summary(state, plan)}, context.Cause(ctx)
+}
+
+// ask asks the CA and every target at the same time.
+func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	var bundle *certstore.Bundle
+	windowed := make(chan struct{})
+	if state.Current == nil {
+		close(windowed)
+	} else {
+		bundle = state.Current.Bundle
+		go func() {
+			defer close(windowed)
+			window, err := cert.Issuer.Window(ctx, bundle.Leaf())
+			switch {
+			case err == nil:
+				state.Window = &window
+			case !errors.Is(err, acme.ErrNoWindow):
+				// An outage of this renews nothing and blocks nothing.
+				e.Log.Warn("renewal information", "cert", cert.Name, "error", err)
+			}
+		}()
+	}
+	for _, target := range cert.Targets {
+		state.Targets = append(state.Targets, TargetState{
+			Name: target.Name(), Endpoints: maasconfig.Judged(target, target.Probe(ctx), bundle),
+		})
+	}
+	<-windowed
+}
+
+// pass is one pass over one certificate.
+type pass struct {
+	*Engine
+	cert    Certificate
+	options Options
+	result  Result
+}
+
+func (p *pass) fail(stage Stage, err error) {
+	if err != nil && p.result.Err == nil {
+		p.result.Stage, p.result.Err = stage, err
+	}
+}
+
+func (p *pass) run(ctx context.Context) {
+	for _, target := range p.cert.Targets {
+		if err := target.Tidy(); err != nil {
+			p.Log.Warn("wiping what a killed run left", "target", target.Name(), "error", err)
+		}
+	}
+	view, err := p.look(ctx, p.cert, p.options.Force)
+	p.result.Before, p.result.After = view, view
+	if err != nil {
+		p.fail(StageLook, err)
+		return
+	}
+	if !view.Plan.IsWork() {
+		p.conclude()
+		return
+	}
+	if err := p.ready(ctx, view); err != nil {
+		p.fail(StageGuard, err)
+		p.note(ctx, StageGuard, err)
+		return
+	}
+	ctx, unlock, err := certstore.LockWithin(ctx, p.Store, p.cert.Name, p.options.Wait)
+	if err != nil {
+		p.result.NotNow = errors.Is(err, certstore.ErrLocked)
+		p.fail(StageLock, hint.Add(err, "wait for the other run, or: maascert renew --wait 5m"))
+		return
+	}
+	defer unlock()
+	// Somebody else may have done the work meanwhile.
+	force := p.options.Force && p.unchanged(ctx, view)
+	if view, err = p.look(ctx, p.cert, force); err != nil {
+		p.fail(StageLook, err)
+		return
+	}
+	p.result.After = view
+	if view.Plan.IsWork() {
+		p.act(ctx, view)
+	}
+	p.conclude()
+}
+
+func (p *pass) unchanged(ctx context.Context, view View) bool {
+	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
+	return err == nil && record.Current == view.State.Record.Current
+}
+
+// ready asks the guards of every target that would be told.
+func (p *pass) ready(ctx context.Context, view View) error {
+	earlier, err := p.earlierNames(ctx, view.State)
+	if err != nil {
+		return err
+	}
+	want := maasconfig.Want{Names: view.Plan.Wish.Names, Earlier: earlier, KeyType: view.Plan.Wish.KeyType, Accept: p.options.Accept}
+	for _, target := range p.cert.Targets {
+		if !view.Plan.Obtain && !slices.Contains(view.Plan.Deploy, target.Name()) {
+			continue
+		}
+		if err := target.Ready(ctx, want); err != nil {
+			return fmt.Errorf("%s: %w", target.Name(), err)
+		}
+	}
+	return nil
+}
+
+// earlierNames are all names that certificates of ours had: losing one of those is what somebody wished.
+func (p *pass) earlierNames(ctx context.Context, state State) ([]string, error) {
+	var names []string
+	if state.Record.Wish != nil {
+		names = append(names, state.Record.Wish.Names...)
+	}
+	for _, number := range state.Known {
+		version, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, number)
+		if err != nil {
+			return nil, err
+		}
+		if version.Origin == certstore.FromACME {
+			names = append(names, certstore.CertificateNames(version.Bundle.Leaf())...)
+		}
+	}
+	return names, nil
+}
+
+// act carries a plan out, under the lock.
+func (p *pass) act(ctx context.Context, view View) {
+	if view.Plan.Obtain {
+		if !p.obtain(ctx, view.Plan) {
+			return
+		}
+	} else if err := p.settle(ctx, view); err != nil {
+		p.fail(StageSave, err)
+		return
+	}
+	current, err := p.current(ctx)
+	if err != nil {
+		p.fail(StageLook, err)
+		return
+	}
+	if current == nil {
+		return
+	}
+	for i, target := range p.cert.Targets {
+		if view.Plan.Obtain || slices.Contains(view.Plan.Deploy, target.Name()) {
+			p.deploy(ctx, target, *current, view.State.Targets[i].Endpoints)
+		}
+	}
+	if err := certstore.Prune(ctx, p.Store, p.cert.Name, current.Number, p.cert.Keep); err != nil {
+		p.fail(StageSave, err)
+	}
+	p.lookBack(ctx)
+}
+
+// lookBack sees what the pass came to. A pass that was cut off keeps what it saw last.
+func (p *pass) lookBack(ctx context.Context) {
+	view, err := p.look(ctx, p.cert, false)
+	if err != nil {
+		p.fail(StageLook, err)
+		return
+	}
+	p.result.After = view
+}
+
+func (p *pass) current(ctx context.Context) (*certstore.Version, error) {
+	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
+	if err != nil || record.Current == 0 {
+		return nil, err
+	}
+	version, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, record.Current)
+	return &version, err
+}
+
+// update changes the record. It goes on when the pass is interrupted: what has happened must be written down.
+func (p *pass) update(ctx context.Context, change func(*certstore.Record)) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
+	defer cancel()
+	for {
+		record, revision, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
+		if err != nil {
+			return err
+		}
+		change(&record)
+		_, err = certstore.SaveRecord(ctx, p.Store, p.cert.Name, record, revision)
+		if !errors.Is(err, certstore.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// note writes an attempt that failed into the record; the same failure twice in a row is one.
+func (p *pass) note(ctx context.Context, stage Stage, failure error) {
+	err := p.update(ctx, func(r *certstore.Record) {
+		attempt := p.attempt(stage, failure)
+		if n := len(r.Attempts); n > 0 && r.Attempts[n-1].Error == attempt.Error && r.Attempts[n-1].Stage == attempt.Stage {
+			r.Attempts = r.Attempts[:n-1]
+		}
+		r.Remember(attempt)
+	})
+	if err != nil {
+		p.Log.Warn("writing down a failure", "cert", p.cert.Name, "error", err)
+	}
+}
+
+func (p *pass) attempt(stage Stage, failure error) certstore.Attempt {
+	a := certstore.Attempt{At: p.Now().UTC(), Node: p.Node, Why: string(p.result.Before.Plan.Why)}
+	if failure != nil {
+		a.Stage, a.Error, a.Hint = string(stage), failure.Error(), hint.Of(failure)
+	}
+	return a
+}
+
+// settle writes down what was seen and what a killed run left to say.
+func (p *pass) settle(ctx context.Context, view View) error {
+	if !view.Plan.Settle {
+		return nil
+	}
+	return p.update(ctx, func(r *certstore.Record) {
+		r.Attempt, r.CutOff = nil, 0
+		if view.Plan.Wait.IsZero() {
+			r.Order = nil
+		}
+		for _, t := range view.State.Targets {
+			if maasconfig.Serving(t.Endpoints) {
+				p.verified(r, t.Name, r.Current)
+			}
+		}
+	})
+}
+
+// verified remembers that every endpoint of a target serves a version.
+func (p *pass) verified(r *certstore.Record, target string, version int) {
+	d := r.Deployments[target]
+	d.Verified, d.Version, d.Calls, d.Laggards, d.RolledBack = version, version, 0, nil, 0
+	p.setDeployment(r, target, d)
+}
+
+func (p *pass) setDeployment(r *certstore.Record, target string, d certstore.Deployment) {
+	if r.Deployments == nil {
+		r.Deployments = map[string]certstore.Deployment{}
+	}
+	r.Deployments[target] = d
+}
+
+// conclude turns a state that is not as it should be into an error, where nothing else failed.
+func (p *pass) conclude() {
+	view := p.result.After
+	if p.result.Err != nil || view.Summary.IsHealthy() {
+		return
+	}
+	if wait := view.Plan.Wait; !wait.IsZero() {
+		p.result.NotNow = true
+		p.fail(StageObtain, p.waiting(view, wait))
+		return
+	}
+	for i, t := range view.State.Targets {
+		if maasconfig.Serving(t.Endpoints) {
+			continue
+		}
+		target := p.cert.Targets[i]
+		err := fmt.Errorf("%s: %s", t.Name, maasconfig.Troubles(t.Endpoints))
+		switch {
+		case view.Plan.Why == Foreign:
+			err = hint.Add(fmt.Errorf("%s: every endpoint serves a good certificate that is not ours; it is left until a renewal is due", t.Name),
+				"to put ours back now: maascert renew --force")
+		case view.State.Record.Deployments[t.Name].RolledBack >= maxRollbacks:
+			err = hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err), "look into MAAS's and nginx's log, then: maascert renew --force")
+		}
+		p.fail(StageVerify, hint.Add(err, "%s", target.Remedy()))
+	}
+}
+
+func (p *pass) waiting(view View, wait time.Time) error {
+	last := "an order is held back"
+	for _, a := range slices.Backward(view.State.Record.Attempts) {
+		if a.Stage == string(StageObtain) {
+			last = a.Error
+			break
+		}
+	}
+	what := "maascert renew --force tries at once"
+	if !view.State.Record.RetryAfter.Before(wait) {
+		what = "the CA set this time"
+	}
+	return hint.Add(fmt.Errorf("not before %s: %s", wait.UTC().Format(time.RFC3339), last), "%s", what)
+}

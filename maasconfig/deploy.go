@@ -1,0 +1,317 @@
+package maasconfig
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/world"
+)
+
+// Deploy has MAAS take a bundle and looks at every endpoint until each serves it or the time is up; then it tells MAAS
+// once more, for the laggards, and looks again. When every endpoint was seen to refuse the bundle, it puts the previous
+// pair back.
+func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
+	var outcome Outcome
+	if leaf := d.Bundle.Leaf(); isStaging(leaf) {
+		return outcome, fmt.Errorf("the certificate is a test certificate (%s)", leaf.Issuer)
+	}
+	if err := m.mayServe(ctx, d); err != nil {
+		return outcome, err
+	}
+	port, err := m.port(ctx, d.Accept)
+	if err != nil {
+		return outcome, err
+	}
+	for outcome.Calls < d.Calls {
+		if err := d.Spend(); err != nil {
+			return outcome, err
+		}
+		if stored, err := m.tell(ctx, d.Bundle, port); err != nil {
+			if stored != no {
+				outcome.Calls++
+			}
+			return outcome, err
+		}
+		outcome.Calls++
+		if outcome.Endpoints, err = m.verify(ctx, d.Bundle); err != nil || Serving(outcome.Endpoints) {
+			return outcome, err
+		}
+	}
+	if !everyoneRefused(outcome.Endpoints) || d.Previous == nil || !d.Previous.Leaf().NotAfter.After(m.config.Now()) {
+		return outcome, nil
+	}
+	if _, err := m.tell(ctx, d.Previous, port); err != nil {
+		return outcome, fmt.Errorf("putting the previous certificate back: %w", err)
+	}
+	outcome.RolledBack = true
+	return outcome, nil
+}
+
+// everyoneRefused tells whether every endpoint was seen to serve something else or nothing. One that cannot be asked
+// proves nothing.
+func everyoneRefused(endpoints []Endpoint) bool {
+	return len(endpoints) > 0 && !slices.ContainsFunc(endpoints, func(e Endpoint) bool { return e.State != Other && e.State != None })
+}
+
+// mayServe are the guards that need the bundle. MAAS itself checks next to nothing (MAAS observation 6).
+func (m *MAAS) mayServe(ctx context.Context, d Deployment) error {
+	leaf, now := d.Bundle.Leaf(), m.config.Now()
+	if !leaf.NotAfter.After(now) {
+		return fmt.Errorf("the certificate expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	if err := m.trusted(leaf, d.Bundle.Chain()); err != nil {
+		return hint.Add(fmt.Errorf("clients would not trust the certificate: %w", err), "set acme.issuer_root to the root that clients trust")
+	}
+	if err := keyLoads(d.Bundle.KeyType(), m.config.Installation.Version); err != nil {
+		return err
+	}
+	return namesLost(m.Probe(ctx), certstore.CertificateNames(leaf), d.Earlier, d.Accept)
+}
+
+// isStaging knows Let's Encrypt's test CA by its name, should somebody trust its root.
+func isStaging(leaf *x509.Certificate) bool {
+	return strings.Contains(leaf.Issuer.String(), "(STAGING)") || strings.HasPrefix(leaf.Issuer.CommonName, "Fake LE")
+}
+
+// whether MAAS stored what it was told.
+type stored int
+
+const (
+	no stored = iota
+	maybe
+)
+
+// tell stages a pair, rehearses a handshake with the very files, and runs config-tls. The stage is gone when it returns,
+// whatever happened.
+func (m *MAAS) tell(ctx context.Context, bundle *certstore.Bundle, port int) (_ stored, err error) {
+	dir, wipe, err := m.stage(bundle)
+	if err != nil {
+		return no, hint.Add(fmt.Errorf("stage: %w", err), "maas.stage_dir must be a folder that root can write and the maas command can read")
+	}
+	defer func() { err = errors.Join(err, wipe()) }()
+	if err := m.rehearseHandshake(dir); err != nil {
+		return no, fmt.Errorf("rehearsing the handshake: %w", err)
+	}
+	command := m.command(dir, bundle, port)
+	result, err := m.config.Runner.Run(ctx, command)
+	if err != nil {
+		return maybe, hint.Add(fmt.Errorf("config-tls: %w", err), "try it by hand: maas status; then: maascert renew")
+	}
+	if result.Exit != 0 {
+		return no, hint.Add(fmt.Errorf("config-tls: %s", lastWords(result)), "%s", adviceFor(lastWords(result)))
+	}
+	return maybe, nil
+}
+
+// command is the one call that changes MAAS. The key comes first; a chain in the certificate's file would be lost
+// (MAAS fact 1.4); without --yes it would ask for ever.
+func (m *MAAS) command(dir string, bundle *certstore.Bundle, port int) world.Command {
+	args := []string{"config-tls", "enable", filepath.Join(dir, keyFile), filepath.Join(dir, leafFile)}
+	if len(bundle.Chain()) > 0 {
+		args = append(args, "--cacert", filepath.Join(dir, chainFile))
+	}
+	args = append(args, "--port", strconv.Itoa(port), "--yes")
+	return world.Command{Path: m.config.Installation.Command, Args: args, Timeout: m.config.Timeout}
+}
+
+// lastWords is what MAAS says at the end of a long help text (MAAS fact 1.3): its last paragraph, in one line.
+func lastWords(result world.Result) string {
+	text := bytes.TrimSpace(result.Stderr)
+	if at := bytes.LastIndex(text, []byte("\n\n")); at >= 0 {
+		text = text[at:]
+	}
+	words := strings.Join(strings.Fields(string(text)), " ")
+	if words == "" {
+		words = "no message"
+	}
+	const longest = 300
+	return fmt.Sprintf("%.*s (exit %d)", longest, words, result.Exit)
+}
+
+// adviceFor is what to do about MAAS's words.
+func adviceFor(words string) string {
+	for part, advice := range map[string]string{
+		"as root":                   "run maascert as root",
+		"connection to server":      "MAAS's database cannot be reached from this host; is PostgreSQL up?",
+		"Vault":                     "check Vault: maas config-vault status",
+		"Permission denied":         "the maas command cannot read the stage; with the snap it must lie below /var/snap/maas/common",
+		"No such file or directory": "the maas command cannot see the stage; with the snap it must lie below /var/snap/maas/common",
+		"takes 2 positional":        "this MAAS loads only RSA keys: set key_type: rsa3072",
+		"invalid choice":            "this host has no region controller: run maascert on a region host",
+		"Private key can't have":    "the key must not have a passphrase",
+		"keytype":                   "set key_type: rsa3072",
+		"Private and public keys":   "the key and the certificate do not belong together",
+		"Invalid PEM material":      "the staged files were damaged; is the stage's disk full?",
+		"the following arguments":   "this MAAS does not know config-tls as 3.2 and later do",
+		"unrecognized arguments":    "this MAAS does not know config-tls as 3.2 and later do",
+	} {
+		if strings.Contains(words, part) {
+			return advice
+		}
+	}
+	return "try it by hand: maas status; then: maascert renew"
+}
+
+// verify looks at every endpoint until each serves the bundle, or the time is up.
+func (m *MAAS) verify(ctx context.Context, bundle *certstore.Bundle) ([]Endpoint, error) {
+	deadline := time.Now().Add(m.config.VerifyTimeout)
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		endpoints := Judged(m, m.Probe(ctx), bundle)
+		left := time.Until(deadline)
+		if Serving(endpoints) || left <= 0 {
+			return endpoints, nil
+		}
+		select {
+		case <-ctx.Done():
+			return endpoints, context.Cause(ctx)
+		case <-time.After(min(pause, left)):
+		}
+	}
+}
+
+// Judged compares what a target's endpoints served with a bundle.
+func Judged(target Target, served []Served, bundle *certstore.Bundle) []Endpoint {
+	endpoints := make([]Endpoint, len(served))
+	for i, s := range served {
+		endpoints[i] = target.Judge(s, bundle)
+	}
+	return endpoints
+}
+
+// The files of a stage.
+const (
+	keyFile   = "key.pem"
+	leafFile  = "cert.pem"
+	chainFile = "chain.pem"
+)
+
+// stage writes a pair where MAAS can read it, into a folder of its own that is locked while we live.
+func (m *MAAS) stage(bundle *certstore.Bundle) (dir string, wipe func() error, err error) {
+	fsys, root := m.config.FS, m.config.Installation.StageDir
+	if err := errors.Join(fsys.MkdirAll(filepath.Dir(root), 0o711), fsys.MkdirAll(root, 0o700)); err != nil {
+		return "", nil, err
+	}
+	dir = filepath.Join(root, rand.Text())
+	// Whoever wipes holds this lock, so a stage is never seen before it is locked itself.
+	unlock, err := m.lockRoot()
+	if err != nil {
+		return "", nil, err
+	}
+	err = fsys.MkdirAll(dir, 0o700)
+	var release func() error
+	if err == nil {
+		release, err = fsys.TryLock(dir)
+	}
+	if err = errors.Join(err, unlock()); err != nil {
+		return "", nil, errors.Join(err, fsys.RemoveAll(dir))
+	}
+	wipe = func() error { return errors.Join(fsys.RemoveAll(dir), release()) }
+	files := map[string][]byte{keyFile: bundle.KeyPEM(), leafFile: bundle.LeafPEM()}
+	if len(bundle.Chain()) > 0 {
+		files[chainFile] = bundle.ChainPEM()
+	}
+	for name, text := range files {
+		if err := fsys.Create(filepath.Join(dir, name), text, 0o600); err != nil {
+			return "", nil, errors.Join(err, wipe())
+		}
+	}
+	return dir, wipe, nil
+}
+
+// lockRoot takes the lock of the folder that holds the stages; others have it only for a moment.
+func (m *MAAS) lockRoot() (unlock func() error, err error) {
+	for range 1000 {
+		unlock, err = m.config.FS.TryLock(m.config.Installation.StageDir)
+		if !errors.Is(err, world.ErrLocked) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return unlock, err
+}
+
+// Tidy wipes the stages of runs that were killed: those whose lock nobody holds.
+func (m *MAAS) Tidy() error {
+	fsys, root := m.config.FS, m.config.Installation.StageDir
+	entries, err := fsys.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) || len(entries) == 0 && err == nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	unlock, err := m.lockRoot()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
+		dir := filepath.Join(root, entry.Name())
+		if release, lockErr := fsys.TryLock(dir); lockErr == nil {
+			err = errors.Join(err, fsys.RemoveAll(dir), release())
+		}
+	}
+	return errors.Join(err, unlock())
+}
+
+// rehearseHandshake serves the staged files to a client that trusts what our clients trust, under every name.
+func (m *MAAS) rehearseHandshake(dir string) error {
+	read := func(name string) []byte {
+		text, err := m.config.FS.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return text
+	}
+	pair, err := tls.X509KeyPair(append(read(leafFile), read(chainFile)...), read(keyFile))
+	if err != nil {
+		return err
+	}
+	return m.handshakes(pair)
+}
+
+func (m *MAAS) handshakes(pair tls.Certificate) error {
+	leaf, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		return err
+	}
+	for _, name := range certstore.CertificateNames(leaf) {
+		if err := m.handshakeAs(strings.Replace(name, "*", "any", 1), pair, m.clock(leaf)); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (m *MAAS) handshakeAs(name string, pair tls.Certificate, now time.Time) error {
+	clock := func() time.Time { return now }
+	near, far := net.Pipe()
+	server := tls.Server(far, &tls.Config{
+		Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, Time: clock,
+		SessionTicketsDisabled: true, // they would be sent after the handshake, to a client that has gone
+	})
+	client := tls.Client(near, &tls.Config{ServerName: name, RootCAs: m.config.Roots, MinVersion: tls.VersionTLS12, Time: clock})
+	done := make(chan error, 1)
+	go func() {
+		err := server.Handshake()
+		done <- errors.Join(err, far.Close())
+	}()
+	err := errors.Join(client.Handshake(), near.Close())
+	return errors.Join(err, <-done)
+}

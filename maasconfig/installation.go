@@ -1,0 +1,215 @@
+package maasconfig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"maascert/internal/hint"
+	"maascert/internal/world"
+)
+
+// Version is a MAAS version; the zero value is an unknown one.
+type Version struct{ Major, Minor, Patch int }
+
+// AtLeast tells whether the version is major.minor or later. A beta counts as its release.
+func (v Version) AtLeast(major, minor int) bool {
+	return v.Major > major || v.Major == major && v.Minor >= minor
+}
+
+// IsKnown tells whether there is a version at all.
+func (v Version) IsKnown() bool { return v != Version{} }
+
+func (v Version) String() string {
+	if !v.IsKnown() {
+		return "unknown"
+	}
+	return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Patch)
+}
+
+// versions are spelled 3.7.3, 3.8.0~beta6, 1:3.7.3-17001-g.abcdef (MAAS fact 5.2).
+var versions = regexp.MustCompile(`^(?:\d+:)?(\d+)\.(\d+)(?:\.(\d+))?(?:$|[~+-])`)
+
+// ParseVersion reads a version as the snap and the deb spell it.
+func ParseVersion(text string) (Version, error) {
+	match := versions.FindStringSubmatch(strings.TrimSpace(text))
+	if match == nil {
+		return Version{}, fmt.Errorf("%q is not a MAAS version", text)
+	}
+	var v Version
+	for i, part := range []*int{&v.Major, &v.Minor, &v.Patch} {
+		if match[i+1] != "" {
+			number, err := strconv.Atoi(match[i+1])
+			if err != nil {
+				return Version{}, fmt.Errorf("%q is not a MAAS version", text)
+			}
+			*part = number
+		}
+	}
+	return v, nil
+}
+
+// Installation is how MAAS is installed on this host.
+type Installation struct {
+	Kind     string // snap, deb, or empty when neither is seen
+	Version  Version
+	Command  string // path of the maas command
+	HTTPDir  string // where regiond writes regiond.nginx.conf; empty when unknown
+	StageDir string
+}
+
+// Places that MAAS's packages fix (MAAS fact 5.2).
+const (
+	snapMeta     = "/snap/maas/current/meta/snap.yaml"
+	snapMode     = "/var/snap/maas/common/snap_mode"
+	snapHTTP     = "/var/snap/maas/current/http"
+	snapStage    = "/var/snap/maas/common/maascert"
+	debHTTP      = "/var/lib/maas/http"
+	debRegion    = "/etc/maas/regiond.conf"
+	debPackage   = "maas-region-api"
+	debInfo      = "/var/lib/dpkg/info/maas-region-api.list"
+	jujuAgents   = "/var/lib/juju/agents"
+	nginxInclude = "regiond.nginx.conf"
+)
+
+// InstallationConfig says what is not to be detected; empty fields are.
+type InstallationConfig struct {
+	Command, StageDir, HTTPDir, Version string
+	StateDir                            string
+	FS                                  world.FS
+	Runner                              world.Runner
+}
+
+// Detect finds out how MAAS is installed. The error says that there is no region controller here.
+func Detect(ctx context.Context, config InstallationConfig) (Installation, error) {
+	found := Installation{Command: config.Command, HTTPDir: config.HTTPDir, StageDir: config.StageDir}
+	if config.Command == "" {
+		found.Command = "maas"
+	}
+	path, err := config.Runner.LookPath(found.Command)
+	if err != nil {
+		return found, hint.Add(fmt.Errorf("the maas command %q is not here", found.Command),
+			"run maascert on a region host, or set maas.command")
+	}
+	found.Command = path
+	switch {
+	case exists(config.FS, snapMeta):
+		found.Kind = "snap"
+		err = found.detectSnap(config)
+	case exists(config.FS, debInfo):
+		found.Kind = "deb"
+		err = found.detectDeb(ctx, config)
+	}
+	if err != nil {
+		return found, err
+	}
+	if config.Version != "" {
+		if found.Version, err = ParseVersion(config.Version); err != nil {
+			return found, err
+		}
+	}
+	fallback := map[string][2]string{
+		"snap": {snapStage, snapHTTP},
+		"deb":  {filepath.Join(config.StateDir, "stage"), debHTTP},
+		"":     {filepath.Join(config.StateDir, "stage"), ""},
+	}[found.Kind]
+	if found.StageDir == "" {
+		found.StageDir = fallback[0]
+	}
+	if found.HTTPDir == "" {
+		found.HTTPDir = fallback[1]
+	}
+	return found, nil
+}
+
+func (i *Installation) detectSnap(config InstallationConfig) error {
+	if mode, err := config.FS.ReadFile(snapMode); err == nil {
+		if mode := strings.TrimSpace(string(mode)); mode == "rack" || mode == "none" || mode == "" {
+			return hint.Add(fmt.Errorf("this host is no region controller (MAAS snap in mode %q)", mode), "run maascert on a region host")
+		}
+	}
+	text, err := config.FS.ReadFile(snapMeta)
+	if err != nil {
+		return nil
+	}
+	var meta struct {
+		Version string `yaml:"version"`
+	}
+	if yaml.Unmarshal(text, &meta) == nil {
+		// One that cannot be read stays unknown, which the guards treat with care.
+		i.Version, _ = ParseVersion(meta.Version)
+	}
+	return nil
+}
+
+func (i *Installation) detectDeb(ctx context.Context, config InstallationConfig) error {
+	if !exists(config.FS, debRegion) {
+		return hint.Add(errors.New("this host is no region controller (no "+debRegion+")"), "run maascert on a region host")
+	}
+	result, err := config.Runner.Run(ctx, world.Command{
+		Path: "dpkg-query", Args: []string{"-W", "-f", "${Version}", debPackage}, Timeout: 10 * time.Second,
+	})
+	if err == nil && result.Exit == 0 {
+		// As above.
+		i.Version, _ = ParseVersion(string(result.Stdout))
+	}
+	return nil
+}
+
+// Restart is the command that makes a region read its certificate again whatever state it is in.
+func (i Installation) Restart() string {
+	switch {
+	case i.Kind == "snap" && i.Version.IsKnown() && !i.Version.AtLeast(3, 5):
+		return "snap restart maas.supervisor"
+	case i.Kind == "snap":
+		return "snap restart maas.pebble"
+	default:
+		return "systemctl restart maas-regiond"
+	}
+}
+
+// listen finds the TLS port in regiond.nginx.conf.
+var listen = regexp.MustCompile(`(?m)^\s*listen\s+(?:\S*:)?(\d+)\s+ssl\b`)
+
+// localTLS reads from regiond's own files whether this region serves TLS and on which port.
+func localTLS(fsys world.FS, httpDir string) tlsState {
+	if httpDir == "" {
+		return tlsState{err: errors.New("maas.http_dir is unknown")}
+	}
+	text, err := fsys.ReadFile(filepath.Join(httpDir, nginxInclude))
+	if err != nil {
+		return tlsState{err: err}
+	}
+	match := listen.FindSubmatch(text)
+	if match == nil {
+		return tlsState{known: true}
+	}
+	port, err := strconv.Atoi(string(match[1]))
+	return tlsState{known: err == nil, port: port, err: err}
+}
+
+// jujuUnit is the Juju unit that manages MAAS here, or empty.
+func jujuUnit(fsys world.FS) string {
+	entries, err := fsys.ReadDir(jujuAgents)
+	if err != nil {
+		return ""
+	}
+	for _, entry := range entries {
+		if name := entry.Name(); strings.HasPrefix(name, "unit-maas-region") {
+			return name
+		}
+	}
+	return ""
+}
+
+func exists(fsys world.FS, name string) bool {
+	_, err := fsys.Stat(name)
+	return err == nil
+}

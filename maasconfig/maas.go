@@ -1,0 +1,359 @@
+package maasconfig
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/world"
+)
+
+// Config is all that a MAAS target depends on.
+type Config struct {
+	Name         string
+	Installation Installation
+	// InstallationErr is why there is no usable installation; nothing is deployed then, but endpoints can be asked.
+	InstallationErr error
+	Port            int      // for a first enabling of TLS; 0: DefaultPort
+	Endpoints       []string // host or host:port of every region; none: this host
+	ServerName      string   // sent as SNI; may be empty
+	Roots           *x509.CertPool
+	Timeout         time.Duration // for one config-tls call
+	VerifyTimeout   time.Duration // for every endpoint to serve a bundle after a call
+
+	FS     world.FS
+	Runner world.Runner
+	Dial   world.Dial
+	Now    func() time.Time
+	UID    int // the user that we are
+}
+
+// MAAS is a MAAS deployment as a target: one certificate that all region controllers serve.
+type MAAS struct{ config Config }
+
+var _ Target = (*MAAS)(nil)
+
+// New makes the target. It asks nothing of MAAS yet.
+func New(config Config) *MAAS {
+	if len(config.Endpoints) == 0 {
+		config.Endpoints = []string{"127.0.0.1"}
+	}
+	return &MAAS{config: config}
+}
+
+// Name is the target's in the configuration.
+func (m *MAAS) Name() string { return m.config.Name }
+
+// Type is the target's kind in the configuration.
+func (m *MAAS) Type() string { return "maas" }
+
+// Remedy restarts what reads the certificate at its start in any case (MAAS fact 2.5).
+func (m *MAAS) Remedy() string {
+	return "on that region: " + m.config.Installation.Restart() + " (it restarts MAAS's services there), then: maascert renew"
+}
+
+// Guard is one thing that must be right before anything is ordered.
+type Guard struct {
+	Code string
+	// Ask changes nothing. It returns what was seen, for people, and what is wrong.
+	Ask func(ctx context.Context) (evidence string, err error)
+}
+
+// Guards are all that Ready asks: first what can be known without the network, then what the regions say of TLS, then
+// what they serve.
+func (m *MAAS) Guards(want Want) []Guard {
+	here := m.config.Installation
+	return []Guard{
+		{"maas", func(context.Context) (string, error) {
+			return fmt.Sprintf("%s, MAAS %s", here.Command, here.Version), m.config.InstallationErr
+		}},
+		{"root", func(context.Context) (string, error) { return fmt.Sprintf("user %d", m.config.UID), m.mayConfigure() }},
+		{Juju, func(context.Context) (string, error) {
+			unit := jujuUnit(m.config.FS)
+			if unit != "" && !want.Accept[Juju] {
+				return unit, refuse(Juju, "Juju manages this region (%s) and would put its own certificate back", unit)
+			}
+			return "no Juju unit", nil
+		}},
+		{"key-type", func(context.Context) (string, error) {
+			return string(want.KeyType), keyLoads(want.KeyType, here.Version)
+		}},
+		{"stage", func(context.Context) (string, error) {
+			err := m.config.FS.Writable(here.StageDir)
+			if err != nil {
+				err = fmt.Errorf("the stage cannot be written: %w", err)
+			}
+			return here.StageDir, hint.Add(err, "free or mount it, or set maas.stage_dir to a folder that the maas command can read")
+		}},
+		{"tls", func(ctx context.Context) (string, error) {
+			port, err := m.port(ctx, want.Accept)
+			return fmt.Sprintf("port %d of %s", port, strings.Join(m.hosts(), ", ")), err
+		}},
+		{NamesLost, func(ctx context.Context) (string, error) {
+			return strings.Join(want.Names, ", "), namesLost(m.Probe(ctx), want.Names, want.Earlier, want.Accept)
+		}},
+	}
+}
+
+// Ready asks the guards in their order, up to the first that says no.
+func (m *MAAS) Ready(ctx context.Context, want Want) error {
+	for _, guard := range m.Guards(want) {
+		if _, err := guard.Ask(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayConfigure tells whether we are who MAAS takes orders from. It wants root; who that is, is asked of the installation:
+// whoever owns its command.
+func (m *MAAS) mayConfigure() error {
+	info, err := m.config.FS.Stat(m.config.Installation.Command)
+	if err != nil {
+		return hint.Add(fmt.Errorf("the maas command: %w", err), "set maas.command")
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != m.config.UID {
+		return hint.Add(fmt.Errorf("only user %d may configure this MAAS (we are user %d)", stat.Uid, m.config.UID), "run maascert as root")
+	}
+	return nil
+}
+
+// keyLoads tells whether a MAAS version can load a key type: from 3.8 on only RSA (MAAS fact 1.4).
+func keyLoads(keyType certstore.KeyType, version Version) error {
+	switch {
+	case keyType.IsRSA():
+		return nil
+	case !version.IsKnown():
+		return hint.Add(fmt.Errorf("MAAS's version is unknown, and some cannot load a key of type %s", keyType), "set key_type: rsa3072, or maas.version")
+	case version.AtLeast(3, 8):
+		return hint.Add(fmt.Errorf("MAAS %s cannot load a key of type %s", version, keyType), "set key_type: rsa3072")
+	default:
+		return nil
+	}
+}
+
+func refuse(code, format string, args ...any) error {
+	flag := "--accept " + code
+	if code == FirstEnable {
+		flag = "--enable-tls"
+	}
+	return hint.Add(&Refusal{Code: code, Why: fmt.Sprintf(format, args...)}, "if that is what you want: maascert renew %s", flag)
+}
+
+// port is where MAAS serves TLS and has to be told to go on doing so, because config-tls resets a port that it is not
+// told (MAAS observation 11). Every region is asked; the local file counts when none answers.
+func (m *MAAS) port(ctx context.Context, accept Accept) (int, error) {
+	state, err := m.tls(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if state.port != 0 {
+		return state.port, nil
+	}
+	port := m.config.Port
+	if port == 0 {
+		port = DefaultPort
+	}
+	return port, m.mayEnable(ctx, port, accept)
+}
+
+// tls is what the regions agree on.
+func (m *MAAS) tls(ctx context.Context) (tlsState, error) {
+	said := map[tlsState][]string{}
+	var silent []string
+	states := sideBySide(m.hosts(), func(host string) tlsState { return askTLS(ctx, m.config.Dial, host) })
+	for i, state := range states {
+		host := m.hosts()[i]
+		if !state.known {
+			silent = append(silent, fmt.Sprintf("%s: %v", host, state.err))
+			continue
+		}
+		said[state] = append(said[state], host)
+	}
+	switch len(said) {
+	case 1:
+		for state := range maps.Keys(said) {
+			return state, nil
+		}
+	case 0:
+		if local := localTLS(m.config.FS, m.config.Installation.HTTPDir); local.known {
+			return local, nil
+		}
+		return tlsState{}, hint.Add(fmt.Errorf("no region says whether it serves TLS (%s)", strings.Join(silent, "; ")),
+			"is MAAS running? The regions must answer on port %d", httpPort)
+	}
+	var words []string
+	for state, hosts := range said {
+		what := "TLS off"
+		if state.port != 0 {
+			what = "TLS on port " + strconv.Itoa(state.port)
+		}
+		words = append(words, strings.Join(hosts, ", ")+": "+what)
+	}
+	slices.Sort(words)
+	return tlsState{}, hint.Add(fmt.Errorf("the regions disagree on TLS (%s)", strings.Join(words, "; ")),
+		"restart the region that is behind: %s", m.config.Installation.Restart())
+}
+
+// mayEnable are the guards of a first enabling of TLS, after which nobody can go back to HTTP: browsers remember HSTS
+// for up to two years (MAAS fact 2.6).
+func (m *MAAS) mayEnable(ctx context.Context, port int, accept Accept) error {
+	version := m.config.Installation.Version
+	if !accept[FirstEnable] {
+		return refuse(FirstEnable, "MAAS does not serve TLS yet; once it does, browsers refuse to go back to HTTP")
+	}
+	if version.Major == 3 && version.Minor == 7 && version.Patch <= 2 && !accept[DHCP37] {
+		return refuse(DHCP37, "MAAS %s cannot configure DHCP any more once TLS is on (LP#2148224, mended in 3.7.3)", version)
+	}
+	if !IsUsablePort(port) {
+		return hint.Add(fmt.Errorf("MAAS uses port %d itself", port), "set targets.%s.port", m.config.Name)
+	}
+	taken := sideBySide(m.hosts(), func(host string) string {
+		ctx, cancel := context.WithTimeout(ctx, askTime)
+		defer cancel()
+		address := net.JoinHostPort(host, strconv.Itoa(port))
+		conn, err := m.config.Dial(ctx, "tcp", address)
+		if err != nil {
+			return ""
+		}
+		// Somebody accepted, which is all that matters.
+		_ = conn.Close()
+		return address
+	})
+	for _, address := range taken {
+		if address != "" {
+			return hint.Add(fmt.Errorf("something else listens on %s", address), "set targets.%s.port", m.config.Name)
+		}
+	}
+	return nil
+}
+
+// IsUsablePort tells whether MAAS could serve TLS on a port: it is one, and MAAS does not use it otherwise (MAAS fact
+// 2.6).
+func IsUsablePort(port int) bool {
+	taken := port >= 5240 && port <= 5248 || port >= 5250 && port <= 5274 || port >= 5281 && port <= 5284
+	return port >= 1 && port <= 65535 && !taken
+}
+
+// namesLost refuses the loss of a name that is served now, unless the loss is our own wish's doing.
+func namesLost(served []Served, names, earlier []string, accept Accept) error {
+	lost := map[string]bool{}
+	for _, s := range served {
+		if len(s.Certs) > 0 {
+			for _, name := range certstore.CertificateNames(s.Certs[0]) {
+				if !covers(names, name) && !slices.Contains(earlier, name) {
+					lost[name] = true
+				}
+			}
+		}
+	}
+	if len(lost) == 0 || accept[NamesLost] {
+		return nil
+	}
+	return refuse(NamesLost, "names that MAAS serves now would be lost: %s", strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
+}
+
+// covers tells whether a certificate with names also answers for name.
+func covers(names []string, name string) bool {
+	_, parent, _ := strings.Cut(name, ".")
+	return slices.Contains(names, name) || slices.Contains(names, "*."+parent)
+}
+
+func (m *MAAS) hosts() []string {
+	hosts := make([]string, len(m.config.Endpoints))
+	for i, endpoint := range m.config.Endpoints {
+		hosts[i], _ = splitEndpoint(endpoint)
+	}
+	return hosts
+}
+
+func splitEndpoint(endpoint string) (host, port string) {
+	if host, port, err := net.SplitHostPort(endpoint); err == nil {
+		return host, port
+	}
+	return strings.Trim(endpoint, "[]"), ""
+}
+
+// Probe shakes hands with every endpoint by its address. An endpoint without a port is asked on the port that its
+// region says it serves TLS on.
+func (m *MAAS) Probe(ctx context.Context) []Served {
+	return sideBySide(m.config.Endpoints, func(endpoint string) Served {
+		host, port := splitEndpoint(endpoint)
+		if port == "" {
+			port = strconv.Itoa(m.portOf(ctx, host))
+		}
+		return handshake(ctx, m.config.Dial, net.JoinHostPort(host, port), m.config.ServerName)
+	})
+}
+
+func (m *MAAS) portOf(ctx context.Context, host string) int {
+	for _, state := range []func() tlsState{
+		func() tlsState { return askTLS(ctx, m.config.Dial, host) },
+		func() tlsState { return localTLS(m.config.FS, m.config.Installation.HTTPDir) },
+	} {
+		if state := state(); state.known && state.port != 0 {
+			return state.port
+		}
+	}
+	if m.config.Port != 0 {
+		return m.config.Port
+	}
+	return DefaultPort
+}
+
+// Judge compares what an endpoint served with a bundle.
+func (m *MAAS) Judge(served Served, bundle *certstore.Bundle) Endpoint {
+	return judge(served, bundle, m.trusted)
+}
+
+func (m *MAAS) trusted(leaf *x509.Certificate, chain []*x509.Certificate) error {
+	intermediates := x509.NewCertPool()
+	for _, cert := range chain {
+		intermediates.AddCert(cert)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: m.config.Roots, Intermediates: intermediates, CurrentTime: m.clock(leaf),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	return err
+}
+
+// maxSkew is how far the CA's clock may be ahead of ours.
+const maxSkew = 5 * time.Minute
+
+// clock is the present as a client sees it for which the certificate was just made.
+func (m *MAAS) clock(leaf *x509.Certificate) time.Time {
+	now := m.config.Now()
+	if now.Before(leaf.NotBefore) && leaf.NotBefore.Sub(now) <= maxSkew {
+		return leaf.NotBefore
+	}
+	return now
+}
+
+// Backup reads the pair that this region's proxy serves (MAAS fact 2.2).
+func (m *MAAS) Backup(context.Context) (*certstore.Bundle, error) {
+	if m.config.Installation.HTTPDir == "" {
+		return nil, errors.New("maas.http_dir is unknown")
+	}
+	certs := filepath.Join(m.config.Installation.HTTPDir, "certs")
+	chain, err := m.config.FS.ReadFile(filepath.Join(certs, "regiond-proxy.pem"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := m.config.FS.ReadFile(filepath.Join(certs, "regiond-proxy-key.pem"))
+	if err != nil {
+		return nil, err
+	}
+	return certstore.Parse(key, chain)
+}

@@ -1,0 +1,418 @@
+// Package maastest is a simulated MAAS deployment: region hosts that really serve TLS on MAAS's own ports, each on a
+// loopback address of its own, and a maas command that answers as the real one was seen to.
+package maastest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/certstore"
+	"maascert/internal/loopback"
+	"maascert/maasconfig"
+)
+
+// Options describe a deployment.
+type Options struct {
+	Dir     string             // where its files go; must exist
+	Regions int                // 0: three
+	Version maasconfig.Version // zero: 3.7.3
+	Delay   time.Duration      // from a notification to the take-over; zero: 10 ms
+	Nginx   string             // path of a real nginx to put before each region; empty: a proxy in this process
+	Command []string           // how the maas command is started; empty: the running program, whose main calls Main
+}
+
+// Deployment is a running deployment. It is safe for concurrent use.
+type Deployment struct {
+	*Database
+	Regions []*Region
+	Command string // path of the maas command
+
+	options Options
+	control *http.Server
+	done    chan struct{}
+}
+
+// Database is what all of a deployment shares: what is stored, the maas command before it, and what is wrong with both.
+// It is safe for concurrent use.
+type Database struct {
+	mu      sync.Mutex
+	secret  *Secret
+	calls   [][]string // what the maas command was called with
+	faults  facts
+	changed func()
+}
+
+// NewDatabase is a database without regions; the user that runs the test is root.
+func NewDatabase(version maasconfig.Version) *Database {
+	return &Database{faults: facts{Version: version, Root: os.Geteuid()}, changed: func() {}}
+}
+
+// New starts a deployment that is stopped at the test's end.
+func New(t testing.TB, options Options) *Deployment {
+	t.Helper()
+	if options.Dir == "" {
+		options.Dir = t.TempDir()
+	}
+	d, err := Start(options)
+	require.NoError(t, err)
+	t.Cleanup(d.Stop)
+	return d
+}
+
+// Start starts a deployment without TLS.
+func Start(options Options) (*Deployment, error) {
+	if options.Regions == 0 {
+		options.Regions = 3
+	}
+	if !options.Version.IsKnown() {
+		options.Version = maasconfig.Version{Major: 3, Minor: 7, Patch: 3}
+	}
+	if options.Delay == 0 {
+		options.Delay = 10 * time.Millisecond
+	}
+	if len(options.Command) == 0 {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		options.Command = []string{self}
+	}
+	d := &Deployment{Database: NewDatabase(options.Version), options: options}
+	d.changed = d.notify
+	if err := d.serveControl(); err != nil {
+		return nil, err
+	}
+	hosts, err := loopback.Hosts(options.Regions, 5240, maasconfig.DefaultPort)
+	if err != nil {
+		return nil, err
+	}
+	for i, host := range hosts {
+		r := &Region{
+			Address: host, HTTPDir: filepath.Join(options.Dir, fmt.Sprintf("region%d", i+1), "http"),
+			deployment: d, notify: make(chan struct{}, 1), proxy: &goProxy{address: host},
+		}
+		if options.Nginx != "" {
+			r.proxy = &nginxProxy{program: options.Nginx, region: r}
+		}
+		if err := r.start(); err != nil {
+			return nil, errors.Join(err, fmt.Errorf("region %s", host))
+		}
+		d.Regions = append(d.Regions, r)
+	}
+	return d, nil
+}
+
+// Stop ends the deployment.
+func (d *Deployment) Stop() {
+	for _, r := range d.Regions {
+		r.stop()
+	}
+	// There is nothing to lose.
+	_ = d.control.Close()
+	<-d.done
+}
+
+// Endpoints are the regions' addresses, as the configuration takes them.
+func (d *Deployment) Endpoints() []string {
+	var all []string
+	for _, r := range d.Regions {
+		all = append(all, r.Address.String())
+	}
+	return all
+}
+
+func (d *Deployment) notify() {
+	for _, r := range d.Regions {
+		select {
+		case r.notify <- struct{}{}:
+		default: // one is waiting already
+		}
+	}
+}
+
+// Stored is what MAAS's database holds, or nil.
+func (d *Database) Stored() *Secret {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.secret == nil {
+		return nil
+	}
+	secret := *d.secret
+	return &secret
+}
+
+// Set stores a secret, or nil, and notifies the regions.
+func (d *Database) Set(secret *Secret) {
+	d.mu.Lock()
+	d.secret = nil
+	if secret != nil {
+		own := *secret
+		d.secret = &own
+	}
+	d.mu.Unlock()
+	d.changed()
+}
+
+// Calls are the argument lists of all runs of the maas command.
+func (d *Database) Calls() [][]string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.calls)
+}
+
+// Hang makes the maas command hang.
+func (d *Database) Hang(on bool) { d.change(func(f *facts) { f.Hang = on }) }
+
+// Reach makes the database reachable or not.
+func (d *Database) Reach(up bool) { d.change(func(f *facts) { f.DatabaseDown = !up }) }
+
+// SetRoot sets the user that may configure MAAS.
+func (d *Database) SetRoot(uid int) { d.change(func(f *facts) { f.Root = uid }) }
+
+func (d *Database) change(f func(*facts)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f(&d.faults)
+}
+
+func (d *Database) version() maasconfig.Version {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.faults.Version
+}
+
+func (d *Database) facts() (facts, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.faults, nil
+}
+
+func (d *Database) store(secret *Secret) error {
+	d.Set(secret)
+	return nil
+}
+
+// Enable does what an administrator did before maascert came: it makes every region serve a pair, and waits for it.
+func (d *Deployment) Enable(ctx context.Context, bundle *certstore.Bundle, port int) error {
+	d.Set(&Secret{Key: string(bundle.KeyPEM()), Cert: string(bundle.LeafPEM()), CACert: string(bundle.ChainPEM()), Port: port})
+	for !d.serveAll(bundle.Leaf(), port) {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (d *Deployment) serveAll(leaf *x509.Certificate, port int) bool {
+	for _, r := range d.Regions {
+		if served := r.Serves(port); served == nil || !served.Equal(leaf) {
+			return false
+		}
+	}
+	return true
+}
+
+// Serves is the leaf that a region serves on a port, or nil.
+func (r *Region) Serves(port int) *x509.Certificate {
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{InsecureSkipVerify: true}}
+	conn, err := dialer.Dial("tcp", net.JoinHostPort(r.Address.String(), strconv.Itoa(port)))
+	if err != nil {
+		return nil
+	}
+	defer conn.Close()
+	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+}
+
+// Run runs the maas command within this process.
+func (d *Database) Run(stdin io.Reader, stdout, stderr io.Writer, args ...string) int {
+	d.note(args)
+	return (&invocation{backend: d, uid: os.Geteuid(), stdin: stdin, stdout: stdout, stderr: stderr}).run(args)
+}
+
+func (d *Database) note(args []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls = append(d.calls, slices.Clone(args))
+}
+
+// controlArg is the first argument of a program that is to be a deployment's maas command; the second is the path of
+// the deployment's control socket.
+const controlArg = "maastest-command"
+
+// Main turns the running program into the maas command when it was started as one; it must be called first thing by
+// main or TestMain of every program that starts a Deployment. It returns otherwise.
+func Main() {
+	if len(os.Args) < 3 || os.Args[1] != controlArg {
+		return
+	}
+	remote := &remote{socket: os.Args[2]}
+	args := os.Args[3:]
+	err := remote.post("/called", args, nil)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	in := &invocation{backend: remote, uid: os.Geteuid(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	os.Exit(in.run(args))
+}
+
+// serveControl opens the socket that the maas command reaches the deployment through, and writes the command.
+func (d *Deployment) serveControl() error {
+	// A socket's path may have 107 bytes at the most, which folders of tests exceed.
+	dir, err := os.MkdirTemp("", "maastest")
+	if err != nil {
+		return err
+	}
+	socket := filepath.Join(dir, "control")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/called", func(w http.ResponseWriter, r *http.Request) {
+		var args []string
+		if json.NewDecoder(r.Body).Decode(&args) == nil {
+			d.note(args)
+		}
+		io.WriteString(w, "{}")
+	})
+	mux.HandleFunc("/facts", func(w http.ResponseWriter, _ *http.Request) {
+		f, _ := d.facts()
+		json.NewEncoder(w).Encode(f)
+	})
+	mux.HandleFunc("/store", func(w http.ResponseWriter, r *http.Request) {
+		var secret *Secret
+		if err := json.NewDecoder(r.Body).Decode(&secret); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		d.Set(secret)
+		io.WriteString(w, "{}")
+	})
+	d.control, d.done = &http.Server{Handler: mux}, make(chan struct{})
+	go func() {
+		defer close(d.done)
+		defer os.RemoveAll(dir)
+		_ = d.control.Serve(listener)
+	}()
+	var words bytes.Buffer
+	for _, word := range append(slices.Clone(d.options.Command), controlArg, socket) {
+		fmt.Fprintf(&words, "'%s' ", word)
+	}
+	d.Command = filepath.Join(d.options.Dir, "maas")
+	return os.WriteFile(d.Command, fmt.Appendf(nil, "#!/bin/sh\nexec %s\"$@\"\n", words.Bytes()), 0o755)
+}
+
+// remote is a deployment in another process.
+type remote struct{ socket string }
+
+func (r *remote) facts() (f facts, err error) { return f, r.post("/facts", nil, &f) }
+
+func (r *remote) store(secret *Secret) error { return r.post("/store", secret, nil) }
+
+func (r *remote) post(path string, body, into any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", r.socket)
+	}}}
+	resp, err := client.Post("http://deployment"+path, "application/json", bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if into == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(into)
+}
+
+// Authority is a little CA for tests that need no ACME.
+type Authority struct {
+	key                *ecdsa.PrivateKey
+	Root, Intermediate *x509.Certificate
+}
+
+// NewAuthority makes a root and an intermediate.
+func NewAuthority() (*Authority, error) {
+	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	a := &Authority{}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "maastest root"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-10 * 365 * 24 * time.Hour), NotAfter: time.Now().Add(10 * 365 * 24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	if a.Root, err = sign(template, template, rootKey.Public(), rootKey); err != nil {
+		return nil, err
+	}
+	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, err
+	}
+	template.SerialNumber, template.Subject.CommonName = big.NewInt(2), "maastest intermediate"
+	a.Intermediate, err = sign(template, a.Root, a.key.Public(), rootKey)
+	return a, err
+}
+
+// Issue makes a bundle for some names, valid from now-age for a lifetime.
+func (a *Authority) Issue(keyType certstore.KeyType, age, lifetime time.Duration, names ...string) (*certstore.Bundle, error) {
+	key, err := keyType.Generate()
+	if err != nil {
+		return nil, err
+	}
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial, NotBefore: time.Now().Add(-age).Truncate(time.Second), NotAfter: time.Now().Add(lifetime - age).Truncate(time.Second),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, name)
+		}
+	}
+	leaf, err := sign(template, a.Intermediate, key.Public(), a.key)
+	if err != nil {
+		return nil, err
+	}
+	return certstore.NewBundle(key, []*x509.Certificate{leaf, a.Intermediate})
+}
+
+func sign(template, parent *x509.Certificate, public, key any) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
