@@ -300,8 +300,8 @@ func onlyUnknown(endpoints []maasconfig.Endpoint) bool {
 // isForeign tells whether somebody else put a good certificate in the place of ours: an emergency fix, or another tool.
 // It is told, and left until an order is due. Anything worse than good is replaced at once.
 func (s State) isForeign(t TargetState, wish certstore.Wish) bool {
-	if s.Record.Deployments[t.Name].Verified == 0 || len(t.Endpoints) == 0 {
-		return false
+	if s.Record.Deployments[t.Name].Verified != s.Current.Number || len(t.Endpoints) == 0 {
+		return false // ours has yet to be brought there, which is what makes the other one replaceable
 	}
 	first := t.Endpoints[0].Fingerprint()
 	for _, e := range t.Endpoints {

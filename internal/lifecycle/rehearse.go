@@ -2,8 +2,10 @@ package lifecycle
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"math/big"
 	"net"
@@ -64,31 +66,52 @@ func (r *Rehearser) Obtain(ctx context.Context, request acme.Request) (*acme.Iss
 	return &acme.Issued{Bundle: bundle, Directory: r.Client.Directory(), Requests: requests}, nil
 }
 
-// standIn is a self-signed certificate with the names and the kind of key that were asked for.
+// standIn is a certificate with the names and the kind of key that were asked for, under a chain of the usual length: a
+// CA that is made and forgotten here.
 func (r *Rehearser) standIn(request acme.Request) (*certstore.Bundle, error) {
-	key, err := request.KeyType.Generate()
-	if err != nil {
-		return nil, err
-	}
 	now := r.Now()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
+	authority := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "rehearsal"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotBefore: authority.NotBefore, NotAfter: authority.NotAfter,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, name := range request.Names {
 		if address := net.ParseIP(name); address != nil {
-			template.IPAddresses = append(template.IPAddresses, address)
+			leaf.IPAddresses = append(leaf.IPAddresses, address)
 		} else {
-			template.DNSNames = append(template.DNSNames, name)
+			leaf.DNSNames = append(leaf.DNSNames, name)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	rootKey, err := certstore.EC256.Generate()
 	if err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(der)
+	authorityKey, err := certstore.EC256.Generate()
 	if err != nil {
 		return nil, err
 	}
-	return certstore.NewBundle(key, []*x509.Certificate{cert})
+	key, err := request.KeyType.Generate()
+	if err != nil {
+		return nil, err
+	}
+	root := &x509.Certificate{Subject: pkix.Name{CommonName: "rehearsal root"}}
+	certs := make([]*x509.Certificate, 2)
+	if certs[1], err = sign(authority, root, authorityKey.Public(), rootKey); err != nil {
+		return nil, err
+	}
+	if certs[0], err = sign(leaf, certs[1], key.Public(), authorityKey); err != nil {
+		return nil, err
+	}
+	return certstore.NewBundle(key, certs)
+}
+
+func sign(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }

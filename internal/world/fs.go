@@ -56,11 +56,11 @@ type OS struct{}
 
 var _ FS = OS{}
 
-func (OS) ReadFile(name string) ([]byte, error)        { return os.ReadFile(name) }
-func (OS) ReadDir(name string) ([]fs.DirEntry, error)  { return os.ReadDir(name) }
-func (OS) Stat(name string) (fs.FileInfo, error)       { return os.Stat(name) }
-func (OS) Remove(name string) error                    { return os.Remove(name) }
-func (OS) RemoveAll(name string) error                 { return os.RemoveAll(name) }
+func (OS) ReadFile(name string) ([]byte, error)       { return os.ReadFile(name) }
+func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
+func (OS) Stat(name string) (fs.FileInfo, error)      { return os.Stat(name) }
+func (OS) Remove(name string) error                   { return os.Remove(name) }
+func (OS) RemoveAll(name string) error                { return os.RemoveAll(name) }
 
 func (OS) Writable(dir string) error {
 	at := dir

@@ -1,0 +1,320 @@
+package lifecycle_test
+
+import (
+	"crypto/x509"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme"
+	"maascert/certstore"
+	"maascert/internal/lifecycle"
+	"maascert/maasconfig"
+	"maascert/maasconfig/maastest"
+)
+
+const day = 24 * time.Hour
+
+var wish = certstore.Wish{Names: []string{"maas.example", "10.0.0.10"}, KeyType: certstore.EC256, Directory: "https://ca.example/dir"}
+
+// world is the material of decisions: bundles of an authority, and a moment.
+type world struct {
+	t         *testing.T
+	authority *maastest.Authority
+	now       time.Time
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	authority, err := maastest.NewAuthority()
+	require.NoError(t, err)
+	return &world{t, authority, time.Now()}
+}
+
+func (w *world) bundle(age, lifetime time.Duration, names ...string) *certstore.Bundle {
+	w.t.Helper()
+	if len(names) == 0 {
+		names = wish.Names
+	}
+	bundle, err := w.authority.Issue(certstore.EC256, age, lifetime, names...)
+	require.NoError(w.t, err)
+	return bundle
+}
+
+// state is one of a certificate of some age that is served by two endpoints and was verified.
+func (w *world) state(age, lifetime time.Duration) lifecycle.State {
+	bundle := w.bundle(age, lifetime)
+	s := lifecycle.State{
+		Now: w.now, Node: "region1", Wish: wish, Known: map[string]int{bundle.Fingerprint(): 3},
+		Current: &certstore.Version{Number: 3, Origin: certstore.FromACME, Directory: wish.Directory, Bundle: bundle},
+		Record: certstore.Record{
+			Current: 3, Wish: &wish, WishHash: wish.Hash(), Published: map[string]string{"region1": wish.Hash()},
+			Deployments: map[string]certstore.Deployment{"maas": {Verified: 3, Version: 3}},
+		},
+	}
+	s.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{w.serves("a:5443", bundle, bundle), w.serves("b:5443", bundle, bundle)}}}
+	return s
+}
+
+// serves is an endpoint that serves one bundle where another is wanted.
+func (w *world) serves(address string, served, wanted *certstore.Bundle) maasconfig.Endpoint {
+	e := maasconfig.Endpoint{
+		Served: maasconfig.Served{Address: address, Certs: append([]*x509.Certificate{served.Leaf()}, served.Chain()...)},
+		State:  maasconfig.Other, Chain: maasconfig.Complete,
+	}
+	if served == wanted {
+		e.State = maasconfig.Match
+	}
+	return e
+}
+
+func unknown(address string) maasconfig.Endpoint {
+	return maasconfig.Endpoint{Served: maasconfig.Served{Address: address}, State: maasconfig.Unknown}
+}
+
+func refused(address string) maasconfig.Endpoint {
+	return maasconfig.Endpoint{Served: maasconfig.Served{Address: address}, State: maasconfig.None}
+}
+
+func TestDecide(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	old := w.bundle(50*day, 90*day)
+	window := func(start, end time.Duration) *acme.Window {
+		return &acme.Window{Start: w.now.Add(start), End: w.now.Add(end), AskAgain: w.now.Add(6 * time.Hour)}
+	}
+	endpoints := func(s *lifecycle.State, e ...maasconfig.Endpoint) { s.Targets[0].Endpoints = e }
+	deployment := func(s *lifecycle.State, d certstore.Deployment) {
+		s.Record.Deployments = map[string]certstore.Deployment{"maas": d}
+	}
+	current := func(s *lifecycle.State) *certstore.Bundle { return s.Current.Bundle }
+
+	for name, row := range map[string]struct {
+		age, lifetime time.Duration
+		change        func(*lifecycle.State)
+		why           lifecycle.Reason
+		obtain        bool
+		deploy        bool
+		stuck         bool
+		settle        bool
+		waits         bool
+		summary       lifecycle.CertState
+	}{
+		"a fresh certificate that is served everywhere is left alone": {age: day, lifetime: 90 * day, why: lifecycle.Fresh, summary: lifecycle.StateOK},
+		"a forced order is made although nothing is due": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Force = true }, why: lifecycle.Forced, obtain: true, summary: lifecycle.StateDue,
+		},
+		"no certificate is a reason to order one": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Current = nil }, why: lifecycle.Missing, obtain: true, summary: lifecycle.StateMissing,
+		},
+		"other names are a reason": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Wish.Names = []string{"maas.example"} }, why: lifecycle.NamesChanged, obtain: true, summary: lifecycle.StateDue,
+		},
+		"the same names in another order are no reason": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Wish.Names = []string{"10.0.0.10", "maas.example"} }, why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"another key type is a reason": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Wish.KeyType = certstore.RSA3072 }, why: lifecycle.KeyTypeChanged, obtain: true, summary: lifecycle.StateDue,
+		},
+		"another CA is a reason": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Wish.Directory = "https://other.example/dir" }, why: lifecycle.IssuerChanged, obtain: true, summary: lifecycle.StateDue,
+		},
+		"a host whose configuration differs from the one that is followed orders nothing": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Wish.Names = []string{"maas.example"}
+				s.Record.Published["region1"] = s.Wish.Hash()
+			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"a window in the past means that the certificate is revoked": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-2*time.Hour, -time.Hour) }, why: lifecycle.Revoked, obtain: true, summary: lifecycle.StateDue,
+		},
+		"an expired certificate is ordered anew": {age: 91 * day, lifetime: 90 * day, why: lifecycle.Expired, obtain: true, summary: lifecycle.StateExpired},
+		"less than a tenth of the lifetime overrides the CA's window": {
+			age: 82 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(day, 2*day) }, why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateDue,
+		},
+		"less than a tenth of the lifetime overrides a hold": {
+			age: 82 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.HeldUntil = w.now.Add(day) }, why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateDue,
+		},
+		"a hold holds what is due by time": {
+			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.HeldUntil = w.now.Add(day) }, why: lifecycle.Held, summary: lifecycle.StateHeld,
+		},
+		"a window whose moment has passed is a reason": {
+			age: 30 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-1000*time.Hour, time.Second) }, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateDue,
+		},
+		"a window in the future is waited for, even past two thirds of the lifetime": {
+			age: 65 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(day, 2*day) }, why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"without a window two thirds of the lifetime are a reason": {age: 60*day + time.Minute, lifetime: 90 * day, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue},
+		"without a window less than two thirds are none":           {age: 60*day - time.Minute, lifetime: 90 * day, why: lifecycle.Fresh, summary: lifecycle.StateOK},
+		"half of a short lifetime is a reason":                     {age: 12*time.Hour + time.Minute, lifetime: day, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue},
+		"less than half of a short lifetime is none":               {age: 12*time.Hour - time.Minute, lifetime: day, why: lifecycle.Fresh, summary: lifecycle.StateOK},
+
+		"a back-off holds an order": {
+			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.NextAttempt = w.now.Add(time.Hour) }, why: lifecycle.Lifetime, waits: true, summary: lifecycle.StateWaiting,
+		},
+		"a back-off does not hold a forced order": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.NextAttempt, s.Force = w.now.Add(time.Hour), true }, why: lifecycle.Forced, obtain: true, summary: lifecycle.StateDue,
+		},
+		"a back-off does not hold a new wish": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.NextAttempt, s.Wish.Names = w.now.Add(time.Hour), []string{"new.example"}
+			}, why: lifecycle.NamesChanged, obtain: true, summary: lifecycle.StateDue,
+		},
+		"the CA's Retry-After holds even a forced order": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.RetryAfter, s.Force = w.now.Add(time.Hour), true }, why: lifecycle.Forced, waits: true, summary: lifecycle.StateWaiting,
+		},
+
+		"an endpoint with another certificate is deployed to": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"an endpoint without a certificate is deployed to": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"an endpoint with half a chain is deployed to": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				half := w.serves("b:5443", current(s), current(s))
+				half.Chain = maasconfig.Incomplete
+				endpoints(s, w.serves("a:5443", current(s), current(s)), half)
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"an endpoint that cannot be asked is not acted on": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				endpoints(s, w.serves("a:5443", current(s), current(s)), unknown("b:5443"))
+			}, why: lifecycle.Fresh, summary: lifecycle.StateDegraded,
+		},
+		"a version that was never deployed is, even when no endpoint can be asked": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 2})
+				endpoints(s, unknown("a:5443"), unknown("b:5443"))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"a laggard that was told twice is not told again": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				lagging := w.serves("b:5443", old, current(s))
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": lagging.Answer()}})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), lagging)
+			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
+		},
+		"a laggard that was told twice and cannot be asked now is not told again": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": "x"}})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), unknown("b:5443"))
+			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
+		},
+		"a laggard whose answer changed is told again": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": "none"}})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"a laggard that healed is written down": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": "x"}})
+			}, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
+		},
+		"a version that was taken back twice is left alone and needs a person": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, RolledBack: 2})
+				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateFailed,
+		},
+		"a good certificate that is not ours, served everywhere, is foreign and left": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Foreign, summary: lifecycle.StateDegraded,
+		},
+		"a certificate that is not ours is replaced while none of ours was ever verified": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{})
+				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"an earlier version of ours, served everywhere, is replaced": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Known[old.Fingerprint()] = 2
+				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"an untrusted certificate that is not ours is replaced": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				bad := w.serves("a:5443", old, current(s))
+				bad.Chain = maasconfig.Untrusted
+				endpoints(s, bad)
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"a certificate that is not ours and lacks a name is replaced": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				endpoints(s, w.serves("a:5443", w.bundle(day, 90*day, "maas.example"), current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"a certificate that is not ours and in its last tenth is replaced": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				endpoints(s, w.serves("a:5443", w.bundle(85*day, 90*day), current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"what a killed run left is written down": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Attempt = &certstore.Attempt{} }, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
+		},
+		"a deployment goes on while an order waits": {
+			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.NextAttempt = w.now.Add(time.Hour)
+				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Lifetime, waits: true, deploy: true, summary: lifecycle.StateWaiting,
+		},
+		"a guard that said no to what is still to be done needs a person": {
+			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Attempts = []certstore.Attempt{{Stage: "guard", Error: "no"}}
+			}, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateFailed,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := w.state(row.age, row.lifetime)
+			if row.change != nil {
+				row.change(&s)
+			}
+			p := lifecycle.Decide(s)
+			require.Equal(t, row.why, p.Why)
+			require.Equal(t, row.obtain, p.Obtain, "obtain")
+			require.Equal(t, row.deploy, len(p.Deploy) > 0, "deploy")
+			require.Equal(t, row.stuck, len(p.Stuck) > 0, "stuck")
+			require.Equal(t, row.settle, p.Settle, "settle")
+			require.Equal(t, row.waits, !p.Wait.IsZero(), "wait")
+			require.Equal(t, row.summary, lifecycle.Summary(s, p))
+			require.Equal(t, row.obtain || row.deploy || row.settle, p.IsWork())
+			if !p.Next.IsZero() {
+				require.True(t, p.Next.After(s.Now), "the next look is in the future")
+			}
+		})
+	}
+}
+
+func TestThePlanNamesTheMomentAtWhichItChanges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	fresh := w.state(day, 90*day)
+	leaf := fresh.Current.Bundle.Leaf()
+	require.WithinDuration(t, leaf.NotBefore.Add(60*day), lifecycle.Decide(fresh).Next, time.Second)
+
+	windowed := fresh
+	windowed.Window = &acme.Window{Start: w.now.Add(time.Hour), End: w.now.Add(2 * time.Hour), AskAgain: w.now.Add(6 * time.Hour)}
+	require.Equal(t, windowed.Window.Moment(), lifecycle.Decide(windowed).Next)
+	windowed.Window.AskAgain = w.now.Add(time.Minute)
+	require.Equal(t, windowed.Window.AskAgain, lifecycle.Decide(windowed).Next)
+
+	failed := fresh
+	failed.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{refused("a:5443")}}}
+	var steps []time.Duration
+	for _, since := range []time.Duration{0, time.Minute, 5 * time.Minute, 15 * time.Minute} {
+		failed.Record.Deployments = map[string]certstore.Deployment{"maas": {Verified: 2, Version: 3, Calls: 2, Tried: w.now.Add(-since)}}
+		steps = append(steps, since+lifecycle.Decide(failed).Next.Sub(w.now))
+	}
+	require.Equal(t, []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}, steps)
+	failed.Record.Deployments["maas"] = certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Tried: w.now.Add(-2 * time.Hour)}
+	require.Greater(t, lifecycle.Decide(failed).Next.Sub(w.now), day, "from then on the schedule decides")
+}

@@ -1,0 +1,527 @@
+package lifecycle_test
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/robfig/cron/v3"
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme"
+	"maascert/certstore"
+	"maascert/internal/lifecycle"
+	"maascert/maasconfig"
+	"maascert/maasconfig/maastest"
+)
+
+// effects counts the side effects of a pass and makes one of them fail: with dead, everything after it fails as well,
+// as if the process had been killed.
+type effects struct {
+	mu    sync.Mutex
+	n     int
+	fail  int // 0: none
+	dead  bool
+	names []string
+}
+
+var errEffect = errors.New("this effect fails")
+
+func (e *effects) happen(name string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.n++
+	e.names = append(e.names, name)
+	if e.fail != 0 && (e.n == e.fail || e.dead && e.n > e.fail) {
+		return fmt.Errorf("%s: %w", name, errEffect)
+	}
+	return nil
+}
+
+// memory is an in-memory store whose writes are effects. A failing write leaves the old document.
+type memory struct {
+	*certstore.Overlay
+	effects *effects
+	mu      *sync.Mutex
+	locked  map[string]bool
+}
+
+func newMemory(e *effects) *memory {
+	return &memory{certstore.NewOverlay(nil), e, new(sync.Mutex), map[string]bool{}}
+}
+
+func (m *memory) Write(ctx context.Context, name string, data []byte, prev certstore.Revision) (certstore.Revision, error) {
+	if err := m.effects.happen("write " + name); err != nil {
+		return "", err
+	}
+	return m.Overlay.Write(ctx, name, data, prev)
+}
+
+func (m *memory) Delete(ctx context.Context, name string) error {
+	if err := m.effects.happen("delete " + name); err != nil {
+		return err
+	}
+	return m.Overlay.Delete(ctx, name)
+}
+
+func (m *memory) Lock(ctx context.Context, name string) (context.Context, func(), error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.locked[name] {
+		return nil, nil, certstore.ErrLocked
+	}
+	m.locked[name] = true
+	locked, cancel := context.WithCancel(ctx)
+	return locked, func() {
+		cancel()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.locked[name] = false
+	}, nil
+}
+
+// ca is an in-memory issuer with the order semantics of a real one: an order that was saved can be resumed, and yields
+// the certificate that was made for its key.
+type ca struct {
+	t        testing.TB
+	effects  *effects
+	lifetime time.Duration
+	fail     error
+
+	mu     sync.Mutex
+	root   *maastest.Authority
+	orders map[string]*certstore.Bundle // by URL; nil while it is not finalized
+	made   []string
+	issued []*certstore.Bundle
+}
+
+func newCA(t testing.TB, e *effects, lifetime time.Duration) *ca {
+	t.Helper()
+	root, err := maastest.NewAuthority()
+	require.NoError(t, err)
+	return &ca{t: t, effects: e, lifetime: lifetime, root: root, orders: map[string]*certstore.Bundle{}}
+}
+
+func (c *ca) Window(context.Context, *x509.Certificate) (acme.Window, error) {
+	return acme.Window{}, acme.ErrNoWindow
+}
+
+func (c *ca) Obtain(_ context.Context, request acme.Request) (*acme.Issued, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fail != nil {
+		return nil, c.fail
+	}
+	order := certstore.Order{Directory: wish.Directory, Names: request.Names, KeyType: request.KeyType}
+	if left := request.Resume; left != nil && slices.Equal(left.Names, request.Names) {
+		order = *left
+	} else {
+		if err := c.effects.happen("new order"); err != nil {
+			return nil, err
+		}
+		order.URL = fmt.Sprintf("order/%d", len(c.made)+1)
+		c.made = append(c.made, order.URL)
+		if err := request.Save(order); err != nil {
+			return nil, err
+		}
+	}
+	bundle := c.orders[order.URL]
+	if order.Key == "" {
+		made, err := c.root.Issue(request.KeyType, 0, c.lifetime, request.Names...)
+		if err != nil {
+			return nil, err
+		}
+		bundle = made
+		order.Key = string(bundle.KeyPEM())
+		if err := request.Save(order); err != nil {
+			return nil, err
+		}
+		c.orders[order.URL] = bundle
+	}
+	if err := c.effects.happen("finalize"); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(c.issued, bundle) {
+		c.issued = append(c.issued, bundle)
+	}
+	if string(bundle.KeyPEM()) != order.Key {
+		c.t.Error("an order was resumed with another key")
+	}
+	if err := c.effects.happen("download"); err != nil {
+		return nil, err
+	}
+	return &acme.Issued{Bundle: bundle, Directory: wish.Directory, Account: "account/1", Requests: 5}, nil
+}
+
+// place is an in-memory target.
+type place struct {
+	effects *effects
+	mu      sync.Mutex
+	serves  map[string]*certstore.Bundle // by endpoint; nil: no TLS
+	deaf    map[string]bool
+	calls   int
+	ready   error
+	tell    error // what config-tls answers
+}
+
+func newPlace(e *effects, endpoints ...string) *place {
+	p := &place{effects: e, serves: map[string]*certstore.Bundle{}, deaf: map[string]bool{}}
+	for _, endpoint := range endpoints {
+		p.serves[endpoint] = nil
+	}
+	return p
+}
+
+func (p *place) Name() string                                 { return "maas" }
+func (p *place) Type() string                                 { return "maas" }
+func (p *place) Remedy() string                               { return "restart the region" }
+func (p *place) Tidy() error                                  { return nil }
+func (p *place) Ready(context.Context, maasconfig.Want) error { return p.ready }
+
+func (p *place) Probe(context.Context) []maasconfig.Served {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []maasconfig.Served
+	for _, endpoint := range slices.Sorted(maps.Keys(p.serves)) {
+		s := maasconfig.Served{Address: endpoint, State: maasconfig.None, Err: errors.New("connection refused")}
+		if b := p.serves[endpoint]; b != nil {
+			s = maasconfig.Served{Address: endpoint, Certs: append([]*x509.Certificate{b.Leaf()}, b.Chain()...)}
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func (p *place) Judge(s maasconfig.Served, b *certstore.Bundle) maasconfig.Endpoint {
+	e := maasconfig.Endpoint{Served: s, State: s.State}
+	if len(s.Certs) > 0 {
+		e.State, e.Chain = maasconfig.Other, maasconfig.Complete
+		if b != nil && s.Certs[0].Equal(b.Leaf()) {
+			e.State = maasconfig.Match
+		}
+	}
+	return e
+}
+
+func (p *place) Backup(context.Context) (*certstore.Bundle, error) {
+	return nil, errors.New("no backup")
+}
+
+func (p *place) Deploy(ctx context.Context, d maasconfig.Deployment) (maasconfig.Outcome, error) {
+	var outcome maasconfig.Outcome
+	for outcome.Calls < d.Calls {
+		if err := d.Spend(); err != nil {
+			return outcome, err
+		}
+		if err := p.effects.happen("config-tls"); err != nil {
+			return outcome, err
+		}
+		if p.tell != nil {
+			return outcome, p.tell
+		}
+		p.mu.Lock()
+		p.calls++
+		for endpoint := range p.serves {
+			if !p.deaf[endpoint] {
+				p.serves[endpoint] = d.Bundle
+			}
+		}
+		p.mu.Unlock()
+		outcome.Calls++
+		if outcome.Endpoints = maasconfig.Judged(p, p.Probe(ctx), d.Bundle); maasconfig.Serving(outcome.Endpoints) {
+			break
+		}
+	}
+	return outcome, nil
+}
+
+func engine(e *effects, store certstore.Store, issuer lifecycle.Issuer, target maasconfig.Target) *lifecycle.Engine {
+	return &lifecycle.Engine{
+		Store: store, Node: "region1", Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Certificates: []lifecycle.Certificate{{Name: "maas", Wish: wish, Keep: 3, Issuer: issuer, Targets: []maasconfig.Target{target}}},
+	}
+}
+
+func TestAPassObtainsDeploysAndThenRests(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b")
+	eng := engine(e, store, issuer, target)
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.NoError(t, r.Err)
+	require.True(t, r.Obtained && r.Changed && r.Deployed["maas"] && r.Healthy())
+	require.Equal(t, lifecycle.Missing, r.Before.Plan.Why)
+	require.Equal(t, 1, r.After.Version())
+
+	before := e.n
+	r = eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.NoError(t, r.Err)
+	require.False(t, r.Changed)
+	require.Equal(t, before, e.n, "a pass with nothing to do has no effect: %v", e.names[before:])
+}
+
+// Whatever effect fails, and whether the process dies with it or lives on, the next passes converge: one more order at
+// the most, no key lost, nothing left over.
+func TestWhereverAPassIsCutOffTheNextOnesConverge(t *testing.T) {
+	t.Parallel()
+	whole := new(effects)
+	require.NoError(t, engine(whole, newMemory(whole), newCA(t, whole, 90*day), newPlace(whole, "a", "b")).Pass(t.Context(), lifecycle.Options{})[0].Err)
+	require.Greater(t, whole.n, 8, "%v", whole.names)
+	for n := 1; n <= whole.n; n++ {
+		for _, dead := range []bool{true, false} {
+			t.Run(fmt.Sprintf("effect %d, %s, dead %v", n, whole.names[n-1], dead), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					e := &effects{fail: n, dead: dead}
+					store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b")
+					eng := engine(e, store, issuer, target)
+					first := eng.Pass(t.Context(), lifecycle.Options{})[0]
+					e.fail = 0
+					var last lifecycle.Result
+					for range 3 {
+						last = eng.Pass(t.Context(), lifecycle.Options{})[0]
+						if last.NotNow {
+							time.Sleep(time.Until(last.After.Plan.Wait))
+						}
+					}
+					require.NoError(t, last.Err, "%v", first.Err)
+					require.True(t, last.Healthy())
+					require.LessOrEqual(t, len(issuer.made), 2)
+					for _, served := range target.serves {
+						require.NotNil(t, served)
+						require.Equal(t, last.After.State.Current.Bundle.Fingerprint(), served.Fingerprint())
+					}
+					record := last.After.State.Record
+					require.Nil(t, record.Order, "no key is left in the record")
+					require.Nil(t, record.Attempt)
+					require.LessOrEqual(t, len(issuer.issued), len(issuer.made))
+					if dead {
+						require.Len(t, issuer.issued, 1, "a certificate that was issued is never lost")
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestAYearOfTheDaemon(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		lifetime time.Duration
+		min, max int
+	}{
+		"90 days":  {90 * day, 6, 7},
+		"45 days":  {45 * day, 12, 14},
+		"6 days":   {6 * day, 120, 123},
+		"24 hours": {day, 725, 732},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e := new(effects)
+				store, issuer, target := newMemory(e), newCA(t, e, row.lifetime), newPlace(e, "a", "b", "c")
+				eng := engine(e, store, issuer, target)
+				ctx, cancel := context.WithTimeout(t.Context(), 365*day)
+				defer cancel()
+				schedule, err := cron.ParseStandard("@every 12h")
+				require.NoError(t, err)
+				passes := 0
+				(&lifecycle.Daemon{Schedule: schedule, Now: time.Now, Pass: func(ctx context.Context) time.Time {
+					passes++
+					results := eng.Pass(ctx, lifecycle.Options{})
+					if ctx.Err() == nil {
+						require.NoError(t, results[0].Err)
+						leaf := results[0].After.State.Current.Bundle.Leaf()
+						require.True(t, time.Now().Before(leaf.NotAfter.Add(-row.lifetime/10)), "never into the last tenth")
+					}
+					return lifecycle.Next(results)
+				}}).Run(ctx)
+				require.GreaterOrEqual(t, len(issuer.issued), row.min)
+				require.LessOrEqual(t, len(issuer.issued), row.max)
+				require.Len(t, issuer.made, len(issuer.issued))
+				require.Equal(t, len(issuer.issued), target.calls, "MAAS is told once per certificate")
+				require.LessOrEqual(t, passes, 731+2*len(issuer.issued))
+				versions, err := store.List(t.Context(), "versions/maas")
+				require.NoError(t, err)
+				require.Len(t, versions, 3)
+			})
+		})
+	}
+}
+
+func TestACAThatFailsIsAskedLessAndLess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+		eng := engine(e, store, issuer, target)
+		issuer.fail = &acme.Error{Op: "newOrder", Type: "serverInternal", Detail: "no", Status: 500}
+		var waits []time.Duration
+		for range 5 {
+			r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+			require.Error(t, r.Err)
+			require.Equal(t, lifecycle.StageObtain, r.Stage)
+			held := eng.Pass(t.Context(), lifecycle.Options{})[0]
+			require.True(t, held.NotNow)
+			require.ErrorContains(t, held.Err, "newOrder: serverInternal: no")
+			waits = append(waits, time.Until(held.After.Plan.Wait))
+			time.Sleep(time.Until(held.After.Plan.Wait))
+		}
+		require.Equal(t, []time.Duration{time.Minute, 10 * time.Minute, 100 * time.Minute, day, day}, waits)
+		issuer.fail = nil
+		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.NoError(t, r.Err)
+		require.Zero(t, r.After.State.Record.Failures)
+	})
+}
+
+func TestTheCAsRetryAfterHoldsEvenForce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+		eng := engine(e, store, issuer, target)
+		issuer.fail = &acme.Error{Type: "rateLimited", Status: 429, RetryAfter: time.Now().Add(36 * time.Hour)}
+		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.True(t, r.NotNow)
+		issuer.fail = nil
+		time.Sleep(35 * time.Hour)
+		r = eng.Pass(t.Context(), lifecycle.Options{Force: true})[0]
+		require.True(t, r.NotNow)
+		require.Error(t, r.Err)
+		time.Sleep(time.Hour)
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+	})
+}
+
+func TestACrashLoopIsSlowedDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+		eng := engine(e, store, issuer, target)
+		orders := 0
+		for range 10 {
+			// The process dies while it orders: the attempt is written down, and nothing after it.
+			e.fail, e.dead, e.n = 2, true, 0
+			eng.Pass(t.Context(), lifecycle.Options{})
+			if slices.Contains(e.names, "new order") {
+				orders++
+			}
+			e.names = nil
+		}
+		require.LessOrEqual(t, orders, 3)
+		e.fail = 0
+		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.True(t, r.NotNow)
+		require.ErrorContains(t, r.Err, "killed")
+	})
+}
+
+func TestALaggardIsToldTwiceAndHealsWithoutAnOrder(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b", "c")
+	target.deaf["c"] = true
+	eng := engine(e, store, issuer, target)
+	for range 4 {
+		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.Equal(t, lifecycle.StageVerify, r.Stage)
+		require.ErrorContains(t, r.Err, "c serves no certificate")
+		require.Equal(t, lifecycle.StateDegraded, r.After.Summary)
+		require.Equal(t, 2, target.calls)
+	}
+	target.serves["c"] = target.serves["a"]
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.NoError(t, r.Err)
+	require.True(t, r.Healthy())
+	require.Len(t, issuer.made, 1)
+	require.Equal(t, 2, target.calls)
+}
+
+func TestADeploymentThatFailedIsTriedAgainWithoutAnOrder(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+	target.tell = errors.New("config-tls: connection to server failed")
+	eng := engine(e, store, issuer, target)
+	for range 5 {
+		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.Equal(t, lifecycle.StageDeploy, r.Stage)
+		require.Equal(t, lifecycle.StateWaiting, r.After.Summary)
+		require.False(t, r.After.Plan.Next.IsZero())
+	}
+	target.tell = nil
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+	require.Len(t, issuer.made, 1)
+	require.Equal(t, 1, target.calls)
+}
+
+func TestAGuardStopsAPassBeforeItOrders(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+	target.ready = &maasconfig.Refusal{Code: maasconfig.FirstEnable, Why: "TLS is off"}
+	eng := engine(e, store, issuer, target)
+	for range 3 {
+		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.Equal(t, lifecycle.StageGuard, r.Stage)
+		require.Empty(t, issuer.made)
+		var refusal *maasconfig.Refusal
+		require.ErrorAs(t, r.Err, &refusal)
+	}
+	record, _, err := certstore.LoadRecord(t.Context(), store, "maas")
+	require.NoError(t, err)
+	require.Len(t, record.Attempts, 1, "the same failure again is the same attempt")
+}
+
+func TestALockedCertificateIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+	eng := engine(e, store, issuer, target)
+	_, unlock, err := store.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.Equal(t, lifecycle.StageLock, r.Stage)
+	require.True(t, r.NotNow)
+	require.Empty(t, issuer.made)
+	unlock()
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+}
+
+func TestOneCertificatesFailureDoesNotStopAnother(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store := newMemory(e)
+	bad, good := newCA(t, e, 90*day), newCA(t, e, 90*day)
+	bad.fail = errors.New("no")
+	eng := engine(e, store, bad, newPlace(e, "a"))
+	eng.Certificates = append(eng.Certificates, lifecycle.Certificate{Name: "other", Wish: wish, Keep: 1, Issuer: good, Targets: []maasconfig.Target{newPlace(e, "b")}})
+	results := eng.Pass(t.Context(), lifecycle.Options{})
+	require.Error(t, results[0].Err)
+	require.NoError(t, results[1].Err)
+	require.Len(t, eng.Pass(t.Context(), lifecycle.Options{Certificates: []string{"other"}}), 1)
+}
+
+func TestTwoRunsAtOnceMakeOneOrder(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			engine(e, store, issuer, target).Pass(t.Context(), lifecycle.Options{Wait: time.Minute})
+		})
+	}
+	group.Wait()
+	require.Len(t, issuer.made, 1)
+}
