@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"maascert/internal/hint"
 	"maascert/internal/world"
 )
 
@@ -37,8 +38,12 @@ const (
 	writersPatience = 10 * time.Second
 )
 
-// Writable tells without writing anything whether documents could be written.
-func (s *FileStore) Writable() error { return s.fsys.Writable(s.dir) }
+func (s *FileStore) Writable(context.Context) error {
+	if err := s.fsys.Writable(s.dir); err != nil {
+		return hint.Add(fmt.Errorf("store: %w", err), "free or mount it, or set state_dir")
+	}
+	return nil
+}
 
 func (s *FileStore) Read(_ context.Context, name string) ([]byte, Revision, error) {
 	path, err := s.path(name)

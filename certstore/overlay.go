@@ -92,6 +92,14 @@ func (o *Overlay) List(ctx context.Context, folder string) ([]string, error) {
 	return names, nil
 }
 
+// Writable asks the store below: a rehearsal shows what a real run would meet.
+func (o *Overlay) Writable(ctx context.Context) error {
+	if o.base == nil {
+		return nil
+	}
+	return o.base.Writable(ctx)
+}
+
 // Lock always succeeds: a rehearsal stands in nobody's way.
 func (o *Overlay) Lock(ctx context.Context, name string) (context.Context, func(), error) {
 	if !document.MatchString(name) {

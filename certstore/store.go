@@ -22,6 +22,8 @@ type Store interface {
 	Delete(ctx context.Context, name string) error
 	// List returns the last parts of the names that are one part longer than folder, sorted as text.
 	List(ctx context.Context, folder string) ([]string, error)
+	// Writable tells without writing anything whether documents could be written, as far as that can be seen.
+	Writable(ctx context.Context) error
 	// Lock takes a named lock without waiting: ErrLocked when somebody else has it. The context that it returns ends
 	// when the lock is lost or unlock is called. The lock dies with the process.
 	Lock(ctx context.Context, name string) (locked context.Context, unlock func(), err error)

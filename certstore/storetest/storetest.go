@@ -30,6 +30,7 @@ func Run(t *testing.T, open func(t *testing.T) (a, b certstore.Store)) {
 		"a waiting lock is taken when it gets free":            lockWaits,
 		"names that could leave the store are refused":         badNames,
 		"an account and a record are kept as they were":        documents,
+		"a store that works can be written":                    writable,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -184,6 +185,13 @@ func badNames(t *testing.T, a, _ certstore.Store) {
 		_, _, err = a.Lock(t.Context(), name)
 		require.Errorf(t, err, "lock %q", name)
 	}
+}
+
+func writable(t *testing.T, a, b certstore.Store) {
+	require.NoError(t, a.Writable(t.Context()))
+	_, err := b.Write(t.Context(), "state/maas", []byte("x"), "")
+	require.NoError(t, err)
+	require.NoError(t, a.Writable(t.Context()))
 }
 
 func documents(t *testing.T, a, b certstore.Store) {

@@ -13,7 +13,6 @@ import (
 	"maascert/acme"
 	"maascert/certstore"
 	"maascert/internal/hint"
-	"maascert/internal/world"
 	"maascert/maasconfig"
 )
 
@@ -78,9 +77,9 @@ func (a *app) check(c *cli.Context) error {
 func checks(ctx context.Context, p *parts) []checkItem {
 	items := []checkItem{
 		item("config", "the configuration is valid", fmt.Sprintf("%d certificate(s)", len(p.config.Certificates)), nil),
-		item("store", "the store can be written", p.config.Store.Path, hint.Add(p.store.Writable(), "free or mount it, or set state_dir")),
+		item("store", "the store can be written", p.config.Store.Path, p.store.Writable(ctx)),
 		item("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
-			world.OS{}.Writable(filepath.Join(p.config.StateDir, "public"))),
+			p.fsys.Writable(filepath.Join(p.config.StateDir, "public"))),
 	}
 	items = append(items, checkCA(ctx, p)...)
 	items = append(items, item("challenge", "http-01 challenges can be answered", p.config.ACME.Challenge.Listen, p.client.CanListen(ctx)))

@@ -108,7 +108,7 @@ func loadConfig(path string) (*Config, error) {
 	}
 	var config Config
 	doc := decodeYAML(path, text, &config)
-	if len(doc.errors) == 0 {
+	if !doc.broken {
 		v := &validator{document: doc, config: &config, folder: filepath.Dir(path)}
 		v.run()
 	}

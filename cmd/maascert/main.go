@@ -19,6 +19,7 @@ import (
 	"golang.org/x/term"
 
 	"maascert/internal/hint"
+	"maascert/internal/world"
 )
 
 // The exit codes, as the help says them.
@@ -38,13 +39,15 @@ const exitCodes = `Exit codes:
    130  interrupted (SIGINT or SIGTERM)`
 
 func main() {
-	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}}
+	os.Exit(a.run(os.Args))
 }
 
 // app is one run of the program.
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
+	fsys           world.FS
 	log            *slog.Logger
 }
 
@@ -53,10 +56,9 @@ type outcome int
 
 func (o outcome) Error() string { return fmt.Sprintf("exit %d", int(o)) }
 
-func run(args []string, stdin *os.File, stdout, stderr io.Writer) int {
+func (a *app) run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	err := a.cli().RunContext(ctx, args)
 	if ctx.Err() != nil {
 		return exitInterrupted
@@ -104,7 +106,7 @@ func (a *app) cli() *cli.App {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Value: "/etc/maascert/maascert.yaml", EnvVars: []string{"MAASCERT_CONFIG"}, Usage: "the configuration `FILE`"},
 			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "text or json"},
-			&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error (default: warn; run: info)"},
+			&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error (default: error; run: info)"},
 		},
 		Commands: []*cli.Command{
 			a.checkCommand(), a.renewCommand(), a.runCommand(), a.statusCommand(), a.verifyCommand(), a.completionCommand(), a.versionCommand(),
@@ -140,7 +142,7 @@ func (a *app) command(c cli.Command) *cli.Command {
 }
 
 func (a *app) setUp(c *cli.Context) error {
-	level, otherwise := slog.LevelWarn, "warn"
+	level, otherwise := slog.LevelError, "error"
 	if c.Args().First() == "run" {
 		otherwise = "info"
 	}

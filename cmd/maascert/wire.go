@@ -17,6 +17,7 @@ import (
 // parts is a configuration put together.
 type parts struct {
 	config  *Config
+	fsys    world.FS
 	store   *certstore.FileStore
 	client  *acme.Client
 	targets map[string]*maasconfig.MAAS
@@ -25,14 +26,14 @@ type parts struct {
 
 // assemble puts the real parts together. It reads this host's MAAS installation and changes nothing.
 func (a *app) assemble(ctx context.Context, config *Config) *parts {
-	p := &parts{config: config, store: certstore.NewFileStore(world.OS{}, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
+	p := &parts{config: config, fsys: a.fsys, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
 	p.client = acme.New(p.acme(config.ACME.Directory, p.store))
 	installation, err := maasconfig.Detect(ctx, maasconfig.InstallationConfig{
 		Command: config.MAAS.Command, StageDir: config.MAAS.StageDir, HTTPDir: config.MAAS.HTTPDir, Version: config.MAAS.Version,
-		StateDir: config.StateDir, FS: world.OS{}, Runner: world.Exec{},
+		StateDir: config.StateDir, FS: a.fsys, Runner: world.Exec{},
 	})
 	p.engine = &lifecycle.Engine{
-		Store: p.store, Public: public{world.OS{}, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log,
+		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log,
 	}
 	for _, cert := range config.Certificates {
 		built := lifecycle.Certificate{
@@ -44,7 +45,7 @@ func (a *app) assemble(ctx context.Context, config *Config) *parts {
 			p.targets[name] = maasconfig.New(maasconfig.Config{
 				Name: name, Installation: installation, InstallationErr: err, Port: t.Port, Endpoints: t.Endpoints,
 				ServerName: firstHost(cert.Names), Roots: config.ACME.issuerRoots, Timeout: config.MAAS.Timeout, VerifyTimeout: t.VerifyTimeout,
-				FS: world.OS{}, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
+				FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
 			})
 			built.Targets = append(built.Targets, p.targets[name])
 		}

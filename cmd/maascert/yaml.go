@@ -22,6 +22,7 @@ type document struct {
 	at     map[string]*token.Position // where a key's value stands, by path
 	anchor map[string]ast.Node
 	errors []configError
+	broken bool // it is no YAML at all, so there is nothing more to find
 }
 
 // configError is one thing that is wrong in a configuration file.
@@ -60,6 +61,7 @@ func decodeYAML(name string, text []byte, into any) *document {
 	d := &document{name: name, lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}}
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	var syntax *yaml.SyntaxError
+	d.broken = err != nil
 	switch {
 	case errors.As(err, &syntax):
 		d.add(syntax.Token.Position, "%s", syntax.Message)
@@ -90,7 +92,9 @@ func (d *document) add(at *token.Position, format string, args ...any) {
 func (d *document) fault(path, format string, args ...any) {
 	for {
 		if at, ok := d.at[path]; ok {
-			d.add(at, format, args...)
+			if !d.isWrongAlready(at) {
+				d.add(at, format, args...)
+			}
 			return
 		}
 		cut := strings.LastIndexAny(path, ".[")
@@ -100,6 +104,11 @@ func (d *document) fault(path, format string, args ...any) {
 		}
 		path = path[:cut]
 	}
+}
+
+// isWrongAlready tells whether something was found wrong at a place: a value of a wrong type is not judged as well.
+func (d *document) isWrongAlready(at *token.Position) bool {
+	return slices.ContainsFunc(d.errors, func(e configError) bool { return e.line == at.Line && e.column == at.Column })
 }
 
 // has tells whether a key was given a value.

@@ -240,8 +240,11 @@ func (p *pass) unchanged(ctx context.Context, view View) bool {
 	return err == nil && record.Current == view.State.Record.Current
 }
 
-// ready asks the guards of every target that would be told.
+// ready asks whether the work could be written down, and the guards of every target that would be told.
 func (p *pass) ready(ctx context.Context, view View) error {
+	if err := p.Store.Writable(ctx); err != nil {
+		return err
+	}
 	earlier, err := p.earlierNames(ctx, view.State)
 	if err != nil {
 		return err
@@ -294,6 +297,7 @@ func (p *pass) act(ctx context.Context, view View) {
 	if current == nil {
 		return
 	}
+	p.result.After.State.Current = current
 	for i, target := range p.cert.Targets {
 		if view.Plan.Obtain || slices.Contains(view.Plan.Deploy, target.Name()) {
 			p.deploy(ctx, target, *current, view.State.Targets[i].Endpoints)

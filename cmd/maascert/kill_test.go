@@ -1,0 +1,354 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme/acmetest"
+	"maascert/certstore"
+	"maascert/internal/world"
+	"maascert/internal/world/worldtest"
+	"maascert/maasconfig/maastest"
+)
+
+// site starts a site for a Go test.
+func startSite(t *testing.T) *site {
+	t.Helper()
+	s, err := newSite(t.TempDir())
+	require.NoError(t, err)
+	t.Cleanup(s.stop)
+	return s
+}
+
+// program is the real program as a process of its own.
+func program(ctx context.Context, t *testing.T, s *site, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := exec.LookPath("maascert") // testscript puts it there
+	require.NoError(t, err)
+	return exec.CommandContext(ctx, path, append([]string{"--config", filepath.Join(s.dir, "maascert.yaml")}, args...)...)
+}
+
+// checkConverged checks that a site is as it should be after whatever happened to it.
+func checkConverged(t *testing.T, s *site, orders int) {
+	t.Helper()
+	store := certstore.NewFileStore(world.OS{}, filepath.Join(s.dir, "state", "store"))
+	record, _, err := certstore.LoadRecord(t.Context(), store, "maas")
+	require.NoError(t, err)
+	require.Nil(t, record.Order, "no order and no key of one is left")
+	require.Nil(t, record.Attempt)
+	version, err := certstore.LoadVersion(t.Context(), store, "maas", record.Current)
+	require.NoError(t, err)
+	for _, region := range s.maas.Regions {
+		served := region.Serves(5443)
+		require.NotNil(t, served)
+		require.Equal(t, version.Bundle.Fingerprint(), certstore.Fingerprint(served))
+	}
+	require.LessOrEqual(t, s.ca.Count(acmetest.NewOrder), orders)
+	entries, err := os.ReadDir(filepath.Join(s.dir, "stage"))
+	require.NoError(t, err)
+	require.Empty(t, entries, "no stage is left")
+	leftovers, err := filepath.Glob(filepath.Join(s.dir, "state", "store", "*", ".*"))
+	require.NoError(t, err)
+	deeper, err := filepath.Glob(filepath.Join(s.dir, "state", "store", "*", "*", ".*"))
+	require.NoError(t, err)
+	for _, path := range append(leftovers, deeper...) {
+		require.Equal(t, ".writers", filepath.Base(path), "no half-written file is left")
+	}
+}
+
+// SIGKILL at every request to the CA, before it is handled and after it, and at moments of the deployment: the next run
+// converges with one extra order at the most.
+func TestKilledAnywhereTheNextRunConverges(t *testing.T) {
+	t.Parallel()
+	whole := startSite(t)
+	require.NoError(t, program(t.Context(), t, whole, "renew", "--enable-tls").Run())
+	requests := len(whole.ca.Requests())
+	require.Greater(t, requests, 10)
+	for n := 1; n <= requests; n++ {
+		for _, handled := range []bool{false, true} {
+			t.Run(fmt.Sprintf("request %d, handled %v", n, handled), func(t *testing.T) {
+				t.Parallel()
+				s := startSite(t)
+				cmd := program(t.Context(), t, s, "renew", "--enable-tls")
+				var mu sync.Mutex
+				count := 0
+				s.ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+					mu.Lock()
+					count++
+					now := count == n
+					mu.Unlock()
+					if now && handled {
+						next.ServeHTTP(w, r)
+					}
+					if now {
+						// It may have ended already.
+						_ = cmd.Process.Kill()
+						panic(http.ErrAbortHandler)
+					}
+					next.ServeHTTP(w, r)
+				})
+				_ = cmd.Run()
+				s.ca.Intercept(nil)
+				runAgain(t, s)
+				checkConverged(t, s, 2)
+			})
+		}
+	}
+}
+
+func runAgain(t *testing.T, s *site) {
+	t.Helper()
+	var out bytes.Buffer
+	again := program(t.Context(), t, s, "renew", "--enable-tls")
+	again.Stdout, again.Stderr = &out, &out
+	require.NoError(t, again.Run(), out.String())
+}
+
+func TestKilledWhileMAASIsToldTheNextRunConverges(t *testing.T) {
+	t.Parallel()
+	for name, when := range map[string]func(s *site) bool{
+		"while config-tls runs":          func(s *site) bool { return len(s.maas.Calls()) > 0 },
+		"as soon as MAAS stored it":      func(s *site) bool { return s.maas.Stored() != nil },
+		"as soon as a region takes over": func(s *site) bool { return s.maas.Regions[0].Serves(5443) != nil },
+		"as soon as there is a stage":    func(s *site) bool { return exists(filepath.Join(s.dir, "stage", "*")) },
+		"as soon as a key is staged":     func(s *site) bool { return exists(filepath.Join(s.dir, "stage", "*", "*")) },
+		"as soon as a version is saved":  func(s *site) bool { return exists(filepath.Join(s.dir, "state", "store", "versions", "maas", "1")) },
+		"as soon as a record is written": func(s *site) bool { return exists(filepath.Join(s.dir, "state", "store", "state", "maas")) },
+		"as soon as there is an account": func(s *site) bool { return exists(filepath.Join(s.dir, "state", "store", "account")) },
+		"as soon as it is made public":   func(s *site) bool { return exists(filepath.Join(s.dir, "state", "public", "maas.pem")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startSite(t)
+			if strings.Contains(name, "runs") {
+				s.maas.Hang(true)
+			}
+			cmd := program(t.Context(), t, s, "renew", "--enable-tls")
+			require.NoError(t, cmd.Start())
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				_ = cmd.Wait()
+			}()
+			for !when(s) {
+				select {
+				case <-ended:
+					t.Fatal("it ended before the moment came")
+				case <-time.After(100 * time.Microsecond):
+				}
+			}
+			// It may have ended already.
+			_ = cmd.Process.Kill()
+			<-ended
+			s.maas.Hang(false)
+			runAgain(t, s)
+			checkConverged(t, s, 2)
+		})
+	}
+}
+
+func exists(pattern string) bool {
+	found, err := filepath.Glob(pattern)
+	return err == nil && len(found) > 0
+}
+
+// SIGTERM: exit 130 within a second, the children ended, the stage wiped.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		prepare func(*site)
+		when    func(*site) bool
+		args    []string
+	}{
+		"while MAAS hangs": {
+			func(s *site) { s.maas.Hang(true) }, func(s *site) bool { return len(s.maas.Calls()) > 0 }, []string{"renew", "--enable-tls"},
+		},
+		"while the CA validates": {
+			func(s *site) {
+				s.ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+					if strings.Contains(r.URL.Path, acmetest.Challenge) {
+						<-r.Context().Done()
+						return
+					}
+					next.ServeHTTP(w, r)
+				})
+			}, func(s *site) bool { return s.ca.Count(acmetest.Challenge) > 0 }, []string{"renew", "--enable-tls"},
+		},
+		"while regions are waited for": {
+			func(s *site) { s.maas.Regions[1].Break(maastest.Fault{Slow: time.Hour}) },
+			func(s *site) bool { return s.maas.Regions[0].Serves(5443) != nil }, []string{"renew", "--enable-tls"},
+		},
+		"while the daemon sleeps": {
+			func(*site) {}, func(s *site) bool {
+				return s.ca.Count("/dir") > 0 || exists(filepath.Join(s.dir, "state", "store", "state", "maas"))
+			}, []string{"run"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startSite(t)
+			row.prepare(s)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := program(ctx, t, s, row.args...)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			require.NoError(t, cmd.Start())
+			for !row.when(s) && ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			begun := time.Now()
+			require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+			err := cmd.Wait()
+			require.Less(t, time.Since(begun), time.Second, stderr.String())
+			var exit *exec.ExitError
+			require.True(t, errors.As(err, &exit), "%v", err)
+			require.Equal(t, exitInterrupted, exit.ExitCode(), stderr.String())
+			entries, err := os.ReadDir(filepath.Join(s.dir, "stage"))
+			if !os.IsNotExist(err) {
+				require.NoError(t, err)
+			}
+			require.Empty(t, entries)
+			if row.args[0] == "run" {
+				return
+			}
+			s.maas.Hang(false)
+			s.ca.Intercept(nil)
+			s.maas.Regions[1].Break(maastest.Fault{})
+			require.NoError(t, s.maas.Regions[1].Restart())
+			runAgain(t, s)
+			checkConverged(t, s, 1)
+		})
+	}
+}
+
+// A disk that fills up at any write, for good: one line and a hint, the old certificate is still served, and once there
+// is room the next run converges without a third order.
+func TestADiskThatFillsUp(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	writes := 0
+	count := worldtest.FS{FS: world.OS{}, Fail: func(op, _ string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if op == "Replace" || op == "Create" {
+			writes++
+		}
+		return nil
+	}}
+	whole := startSite(t)
+	code, _, stderr := inSite(t, whole, count, "renew", "--enable-tls")
+	require.Zero(t, code, stderr)
+	require.Greater(t, writes, 8)
+	for n := 1; n <= writes; n++ {
+		t.Run(fmt.Sprintf("at write %d", n), func(t *testing.T) {
+			t.Parallel()
+			s := startSite(t)
+			code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls")
+			require.Zero(t, code, stderr)
+			before := s.maas.Regions[0].Serves(5443)
+
+			var mu sync.Mutex
+			seen, failed := 0, ""
+			full := worldtest.FS{FS: world.OS{}, Fail: func(op, name string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if op != "Replace" && op != "Create" {
+					return nil
+				}
+				if seen++; seen < n {
+					return nil
+				}
+				failed = name
+				return fmt.Errorf("write %s: %w", name, syscall.ENOSPC)
+			}}
+			code, _, stderr = inSite(t, s, full, "renew", "--force")
+			if failed == "" {
+				t.Skip("a renewal writes less often than a first issuance")
+			}
+			require.Equal(t, exitAttention, code, stderr)
+			require.Contains(t, stderr, "no space left on device")
+			require.Equal(t, 1, strings.Count(stderr, "maascert: "), stderr)
+			if len(s.maas.Calls()) == 1 {
+				require.Equal(t, before, s.maas.Regions[0].Serves(5443), "the old certificate is still served")
+			}
+			code, _, stderr = inSite(t, s, world.OS{}, "renew")
+			if code == exitNotNow {
+				code, _, stderr = inSite(t, s, world.OS{}, "renew", "--force")
+			}
+			require.Zero(t, code, stderr)
+			checkConverged(t, s, 3)
+		})
+	}
+}
+
+// A full disk that can be seen beforehand costs no order.
+func TestADiskThatIsFullIsSeenBeforehand(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"store", "stage"} {
+		s := startSite(t)
+		full := worldtest.FS{FS: world.OS{}, Fail: func(op, name string) error {
+			if op == "Writable" && filepath.Base(name) == dir {
+				return fmt.Errorf("write %s: %w", name, syscall.ENOSPC)
+			}
+			return nil
+		}}
+		code, _, stderr := inSite(t, s, full, "renew", "--enable-tls")
+		require.Equal(t, exitAttention, code)
+		require.Contains(t, stderr, "guard: ")
+		require.Contains(t, stderr, "no space left on device")
+		require.Contains(t, stderr, "\nhint: ")
+		require.Zero(t, s.ca.Count(acmetest.NewOrder))
+	}
+}
+
+// Nothing to do: no lock, no write, and of the CA only the directory and the renewal information.
+func TestNothingToDoTouchesNothing(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls")
+	require.Zero(t, code, stderr)
+	before, err := s.snapshot()
+	require.NoError(t, err)
+	asked := len(s.ca.Requests())
+	strict := worldtest.FS{FS: world.OS{}, Fail: func(op, name string) error {
+		if op != "ReadFile" && op != "Writable" {
+			t.Errorf("%s %s", op, name)
+		}
+		return nil
+	}}
+	code, stdout, stderr := inSite(t, s, noLock{strict, t}, "renew")
+	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, "nothing to do")
+	after, err := s.snapshot()
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+	for _, request := range s.ca.Requests()[asked:] {
+		require.Equal(t, http.MethodGet, request.Method)
+		require.True(t, request.Path == "/dir" || strings.HasPrefix(request.Path, acmetest.RenewalInfo), request.Path)
+	}
+	require.Len(t, s.ca.Requests(), asked+2)
+}
+
+type noLock struct {
+	worldtest.FS
+	t *testing.T
+}
+
+func (n noLock) TryLock(name string) (func() error, error) {
+	n.t.Errorf("locked %s", name)
+	return n.FS.TryLock(name)
+}

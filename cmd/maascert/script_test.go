@@ -1,0 +1,334 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme/acmetest"
+	"maascert/certstore"
+	"maascert/internal/world"
+	"maascert/maasconfig/maastest"
+)
+
+func TestMain(m *testing.M) {
+	maastest.Main()
+	testscript.Main(m, map[string]func(){"maascert": main})
+}
+
+// site is a CA and a MAAS deployment for one test, with a configuration for them.
+type site struct {
+	dir  string
+	ca   *acmetest.CA
+	maas *maastest.Deployment
+	held func() // unlocks what "hold" locked
+	down bool
+}
+
+// newSite starts a site in a folder.
+func newSite(dir string) (*site, error) {
+	ca, err := acmetest.Start(acmetest.Options{Validity: 90 * 24 * time.Hour})
+	if err != nil {
+		return nil, err
+	}
+	deployment, err := maastest.Start(maastest.Options{Dir: dir})
+	if err != nil {
+		return nil, err
+	}
+	s := &site{dir: dir, ca: ca, maas: deployment}
+	for name, text := range map[string][]byte{
+		"directory_root.pem": ca.DirectoryRoot(), "issuer_root.pem": ca.Root(0), "maascert.yaml": []byte(s.config()),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *site) config() string {
+	return fmt.Sprintf(`node: region1
+state_dir: state
+acme:
+  directory: %s
+  root: directory_root.pem
+  issuer_root: issuer_root.pem
+  accept_terms: true
+  challenge: {type: http-01, listen: "127.0.0.1:%d"}
+certificates:
+  - {name: maas, names: [maas.example.internal, region1.example.internal], key_type: ec256}
+targets:
+  maas: {endpoints: [%s], verify_timeout: 2s}
+maas: {command: %q, http_dir: %q, stage_dir: stage, version: 3.7.3}
+`, s.ca.Directory, s.ca.HTTPPort, strings.Join(s.maas.Endpoints(), ", "), s.maas.Command, s.maas.Regions[0].HTTPDir)
+}
+
+func (s *site) stop() {
+	s.maas.Stop()
+	if !s.down {
+		s.ca.Stop()
+	}
+}
+
+// snapshot is all that a rehearsal must leave alone: the store, the stage, the public files, MAAS, and what the CA
+// issued, byte for byte and with the times of all files.
+func (s *site) snapshot() (string, error) {
+	var out strings.Builder
+	for _, dir := range []string{"state", "stage"} {
+		err := filepath.WalkDir(filepath.Join(s.dir, dir), func(path string, entry fs.DirEntry, err error) error {
+			if os.IsNotExist(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			info, err := entry.Info()
+			if err != nil {
+				return err
+			}
+			text := []byte{}
+			if !entry.IsDir() {
+				if text, err = os.ReadFile(path); err != nil {
+					return err
+				}
+			}
+			fmt.Fprintf(&out, "%s %s %s %x\n", path, info.Mode(), info.ModTime(), text)
+			return nil
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	stored, err := json.Marshal(s.maas.Stored())
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(&out, "%s\n%v\n%v\n", stored, s.maas.Calls(), s.ca.Issued())
+	for _, region := range s.maas.Regions {
+		if leaf := region.Serves(5443); leaf != nil {
+			fmt.Fprintf(&out, "%s serves %s\n", region.Address, certstore.Fingerprint(leaf))
+		}
+	}
+	return out.String(), nil
+}
+
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			s, err := newSite(env.WorkDir)
+			if err != nil {
+				return err
+			}
+			env.Values["site"] = s
+			env.Defer(s.stop)
+			env.Setenv("MAASCERT_CONFIG", filepath.Join(env.WorkDir, "maascert.yaml"))
+			env.Setenv("DIRECTORY", s.ca.Directory)
+			for i, endpoint := range s.maas.Endpoints() {
+				env.Setenv("REGION"+strconv.Itoa(i+1), endpoint)
+			}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": exits, "edit": edit, "region": region, "maas": maas, "ca": ca, "counts": counts, "snapshot": snapshot, "hold": hold,
+		},
+	})
+}
+
+func siteOf(ts *testscript.TestScript) *site { return ts.Value("site").(*site) }
+
+// exits CODE COMMAND…: runs a command that must end with exactly this exit code, and whose standard error must be the
+// promised one or two lines when the code is not 0.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		var exit interface{ ExitCode() int }
+		if e, ok := err.(interface{ ExitCode() int }); ok {
+			exit = e
+		}
+		if exit == nil {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit %d instead of %d", got, want)
+	}
+	stderr := ts.ReadFile("stderr")
+	if want == 0 && stderr != "" {
+		ts.Fatalf("unexpected standard error")
+	}
+	if want != 0 && stderr != "" && !strings.HasPrefix(stderr, "maascert: ") {
+		ts.Fatalf("standard error does not begin with \"maascert: \"")
+	}
+}
+
+// edit FILE OLD NEW: replaces a text that must be there.
+func edit(ts *testscript.TestScript, neg bool, args []string) {
+	path := ts.MkAbs(args[0])
+	text := ts.ReadFile(path)
+	if !strings.Contains(text, args[1]) {
+		ts.Fatalf("%q is not in %s", args[1], args[0])
+	}
+	ts.Check(os.WriteFile(path, []byte(strings.ReplaceAll(text, args[1], strings.ReplaceAll(args[2], `\n`, "\n"))), 0o644))
+}
+
+// region N deaf|miss|refuse|well|restart: breaks or mends a region.
+func region(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	r := siteOf(ts).maas.Regions[n-1]
+	switch args[1] {
+	case "deaf":
+		r.Break(maastest.Fault{Deaf: true})
+	case "miss":
+		r.Break(maastest.Fault{Miss: 1})
+	case "refuse":
+		r.Break(maastest.Fault{Refuse: true})
+	case "slow":
+		r.Break(maastest.Fault{Slow: time.Second})
+	case "well":
+		r.Break(maastest.Fault{})
+	case "restart":
+		ts.Check(r.Restart())
+	default:
+		ts.Fatalf("unknown fault %q", args[1])
+	}
+}
+
+// maas hangs|reachable|unreachable|root-is UID: breaks or mends the maas command.
+func maas(ts *testscript.TestScript, neg bool, args []string) {
+	d := siteOf(ts).maas
+	switch args[0] {
+	case "hangs":
+		d.Hang(!neg)
+	case "unreachable":
+		d.Reach(neg)
+	case "serves": // with a certificate that somebody else brought
+		authority, err := maastest.NewAuthority()
+		ts.Check(err)
+		bundle, err := authority.Issue(certstore.EC256, 0, 24*time.Hour, args[1:]...)
+		ts.Check(err)
+		ts.Check(d.Enable(context.Background(), bundle, 5443))
+	default:
+		ts.Fatalf("unknown: %q", args[0])
+	}
+}
+
+// ca down|html|limits|well: breaks or mends the CA.
+func ca(ts *testscript.TestScript, neg bool, args []string) {
+	s := siteOf(ts)
+	answer := func(status int, kind, body string, header ...string) {
+		s.ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if strings.Contains(r.URL.Path, args[len(args)-1]) || len(args) == 1 {
+				w.Header().Set("Content-Type", kind)
+				if len(header) == 2 {
+					w.Header().Set(header[0], header[1])
+				}
+				w.WriteHeader(status)
+				fmt.Fprint(w, body)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	switch args[0] {
+	case "down":
+		s.ca.Stop()
+		s.down = true
+	case "html":
+		answer(http.StatusOK, "text/html", "<html>welcome</html>")
+	case "limits":
+		answer(http.StatusTooManyRequests, "application/problem+json", `{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many"}`, "Retry-After", "7200")
+	case "well":
+		s.ca.Intercept(nil)
+	default:
+		ts.Fatalf("unknown: %q", args[0])
+	}
+}
+
+// counts issued|calls|orders|ari|requests N: checks how often something happened so far.
+func counts(ts *testscript.TestScript, neg bool, args []string) {
+	s := siteOf(ts)
+	got := 0
+	switch args[0] {
+	case "issued":
+		got = len(s.ca.Issued())
+	case "calls":
+		got = len(s.maas.Calls())
+	case "orders":
+		got = s.ca.Count(acmetest.NewOrder)
+	case "stages":
+		entries, err := os.ReadDir(filepath.Join(s.dir, "stage"))
+		if !os.IsNotExist(err) {
+			ts.Check(err)
+		}
+		got = len(entries)
+	case "requests":
+		got = len(s.ca.Requests())
+	default:
+		ts.Fatalf("unknown: %q", args[0])
+	}
+	if want, err := strconv.Atoi(args[1]); err != nil || got != want {
+		ts.Fatalf("%d %s instead of %s", got, args[0], args[1])
+	}
+}
+
+// snapshot NAME: the first time remembers everything that a rehearsal must leave alone, the second time compares.
+func snapshot(ts *testscript.TestScript, neg bool, args []string) {
+	s := siteOf(ts)
+	now, err := s.snapshot()
+	ts.Check(err)
+	path := filepath.Join(s.dir, "snapshot-"+args[0])
+	before, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		ts.Check(os.WriteFile(path, []byte(now), 0o600))
+		return
+	}
+	ts.Check(err)
+	if (string(before) == now) == neg {
+		ts.Fatalf("before:\n%s\nnow:\n%s", before, now)
+	}
+}
+
+// hold takes the lock of the certificate as another run would; ! hold gives it back.
+func hold(ts *testscript.TestScript, neg bool, args []string) {
+	s := siteOf(ts)
+	if neg {
+		s.held()
+		return
+	}
+	_, unlock, err := certstore.NewFileStore(world.OS{}, filepath.Join(s.dir, "state", "store")).Lock(context.Background(), "maas")
+	ts.Check(err)
+	s.held = unlock
+}
+
+// inSite runs the program in this process, with a file system of the test's choice.
+func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	null, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	defer null.Close()
+	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys}
+	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
+	return code, out.String(), errs.String()
+}

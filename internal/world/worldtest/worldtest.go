@@ -1,0 +1,58 @@
+// Package worldtest makes the machine fail on demand.
+package worldtest
+
+import (
+	"io/fs"
+
+	"maascert/internal/world"
+)
+
+// FS is a file system whose operations fail when Fail says so. The operation's name is that of the method.
+type FS struct {
+	world.FS
+	Fail func(op, name string) error
+}
+
+var _ world.FS = FS{}
+
+func (f FS) ReadFile(name string) ([]byte, error) {
+	if err := f.Fail("ReadFile", name); err != nil {
+		return nil, err
+	}
+	return f.FS.ReadFile(name)
+}
+
+func (f FS) Writable(dir string) error {
+	if err := f.Fail("Writable", dir); err != nil {
+		return err
+	}
+	return f.FS.Writable(dir)
+}
+
+func (f FS) MkdirAll(dir string, perm fs.FileMode) error {
+	if err := f.Fail("MkdirAll", dir); err != nil {
+		return err
+	}
+	return f.FS.MkdirAll(dir, perm)
+}
+
+func (f FS) Replace(name string, data []byte, perm fs.FileMode) error {
+	if err := f.Fail("Replace", name); err != nil {
+		return err
+	}
+	return f.FS.Replace(name, data, perm)
+}
+
+func (f FS) Create(name string, data []byte, perm fs.FileMode) error {
+	if err := f.Fail("Create", name); err != nil {
+		return err
+	}
+	return f.FS.Create(name, data, perm)
+}
+
+func (f FS) Remove(name string) error {
+	if err := f.Fail("Remove", name); err != nil {
+		return err
+	}
+	return f.FS.Remove(name)
+}
