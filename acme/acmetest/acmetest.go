@@ -87,7 +87,7 @@ func Start(options Options) (*CA, error) {
 		}
 		options.HTTPPort = port
 	}
-	resolver, err := startDNS()
+	resolver, err := StartDNS(0)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func Start(options Options) (*CA, error) {
 func (c *CA) Stop() {
 	c.server.CloseClientConnections()
 	c.server.Close()
-	c.DNS.stop()
+	c.DNS.Stop()
 }
 
 func (c *CA) build(options Options) error {

@@ -1,39 +1,52 @@
 package acmetest
 
 import (
+	"errors"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/miekg/dns"
 )
 
-// DNS is the name server that the CA asks. Every name has the address 127.0.0.1 unless a fault says otherwise.
+// DNS is a name server on the loopback, TCP and UDP. Every name has the address 127.0.0.1 unless a fault says otherwise.
 type DNS struct {
-	Address string // host:port, TCP
+	Address string // host:port
 
-	server *dns.Server
-	mu     sync.Mutex
-	faults map[string]int
+	servers []*dns.Server
+	mu      sync.Mutex
+	faults  map[string]int
 }
 
-func startDNS() (*DNS, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// StartDNS starts a name server; port 0 stands for a free one.
+func StartDNS(port int) (*DNS, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		return nil, err
 	}
 	d := &DNS{Address: listener.Addr().String(), faults: map[string]int{}}
-	started := make(chan struct{})
-	d.server = &dns.Server{Listener: listener, Handler: dns.HandlerFunc(d.answer), NotifyStartedFunc: func() { close(started) }}
-	// The server's end is Stop's doing.
-	go func() { _ = d.server.ActivateAndServe() }()
-	<-started
+	packets, err := net.ListenPacket("udp", d.Address)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	for _, server := range []*dns.Server{{Listener: listener}, {PacketConn: packets}} {
+		started := make(chan struct{})
+		server.Handler, server.NotifyStartedFunc = dns.HandlerFunc(d.answer), func() { close(started) }
+		// The server's end is Stop's doing.
+		go func() { _ = server.ActivateAndServe() }()
+		<-started
+		d.servers = append(d.servers, server)
+	}
 	return d, nil
 }
 
-func (d *DNS) stop() {
-	// It was started, so it can be stopped.
-	_ = d.server.Shutdown()
+// Stop ends the server.
+func (d *DNS) Stop() {
+	for _, server := range d.servers {
+		// It was started, so it can be stopped.
+		_ = server.Shutdown()
+	}
 }
 
 // Fail makes the server answer a response code (dns.RcodeNameError, dns.RcodeServerFailure) for a name;

@@ -66,11 +66,10 @@ func (p *parts) close() { p.client.Close() }
 
 // rehearsal is the same engine made of harmless parts.
 type rehearsal struct {
-	engine   *lifecycle.Engine
-	issuers  map[string]*lifecycle.Rehearser
-	targets  map[string][]*maasconfig.Rehearsal
-	clients  []*acme.Client
-	verdicts map[string]lifecycle.View // what a real pass finds
+	engine  *lifecycle.Engine
+	issuers map[string]*lifecycle.Rehearser
+	targets map[string][]*maasconfig.Rehearsal
+	clients []*acme.Client
 }
 
 func (p *parts) rehearsal() *rehearsal {

@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/tls"
-	"crypto/x509"
+
 	"encoding/json"
-	"encoding/pem"
+
 	"errors"
 	"fmt"
 	"io"
@@ -361,18 +361,4 @@ func answerPlain(c configuration, w http.ResponseWriter, r *http.Request) {
 	default:
 		http.NotFound(w, r)
 	}
-}
-
-// leafOf is the first certificate of a stored secret.
-func leafOf(secret *Secret) *x509.Certificate {
-	if secret == nil {
-		return nil
-	}
-	block, _ := pem.Decode([]byte(secret.Cert))
-	if block == nil {
-		return nil
-	}
-	// What was stored was parsed before.
-	leaf, _ := x509.ParseCertificate(block.Bytes)
-	return leaf
 }

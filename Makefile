@@ -1,0 +1,50 @@
+# The commands a contributor needs; the README says more. Everything that is installed goes below .tools.
+
+TOOLS := $(CURDIR)/.tools
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+STEP_CA := github.com/smallstep/certificates/cmd/step-ca@v0.30.2
+STEP := github.com/smallstep/cli/cmd/step@v0.30.2
+CADDY := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
+
+.PHONY: build test demo lint race e2e bench check clean
+
+build: ## bin/maascert, one static binary
+	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
+
+test: ## all tests that need nothing but Go
+	go test ./...
+
+demo: build ## the main job, for real, on this machine's loopback
+	CGO_ENABLED=0 go build -buildvcs=false -o bin/demo ./examples/demo
+	bin/demo bin/maascert
+
+lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck
+	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
+	go vet ./...
+	go vet -tags e2e ./...
+	$(TOOLS)/staticcheck ./...
+	$(TOOLS)/staticcheck -tags e2e ./...
+	go mod tidy -diff
+
+race: ## the tests once more, in random order and with the race detector, which needs a C compiler
+	go test -race -shuffle=on ./...
+
+e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy ## real CAs and a real nginx; needs root, nginx and ip
+	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -v ./internal/e2e
+
+bench: ## what an issuance takes, beside lego's own way
+	go test -run '^$$' -bench . -benchtime 1x ./acme
+
+check: lint race e2e ## what CI runs after the README's own commands
+
+clean:
+	rm -rf bin .tools
+
+$(TOOLS)/staticcheck:
+	GOBIN=$(TOOLS) go install $(STATICCHECK)
+$(TOOLS)/step-ca:
+	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(STEP_CA)
+$(TOOLS)/step:
+	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(STEP)
+$(TOOLS)/caddy:
+	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(CADDY)

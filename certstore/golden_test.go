@@ -1,0 +1,107 @@
+package certstore_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/certstore"
+	"maascert/internal/world"
+)
+
+// goldenStore is a copy of a store as the first maascert wrote it. Its files are never changed: they load for ever.
+func goldenStore(t *testing.T) (*certstore.FileStore, string) {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS("testdata/v1")))
+	return certstore.NewFileStore(world.OS{}, dir), dir
+}
+
+func TestGoldenFilesLoad(t *testing.T) {
+	t.Parallel()
+	store, _ := goldenStore(t)
+	ctx := t.Context()
+
+	version, err := certstore.LoadVersion(ctx, store, "maas", 3)
+	require.NoError(t, err)
+	require.Equal(t, certstore.FromACME, version.Origin)
+	require.Equal(t, "https://ca.example/acme/directory", version.Directory)
+	require.Equal(t, "https://ca.example/acme/account/1", version.Account)
+	require.Equal(t, []string{"10.0.0.10", "maas.example.internal"}, certstore.CertificateNames(version.Bundle.Leaf()))
+	require.Equal(t, certstore.EC256, version.Bundle.KeyType())
+	require.Len(t, version.Bundle.Chain(), 1)
+
+	backup, err := certstore.LoadVersion(ctx, store, "maas", 2)
+	require.NoError(t, err)
+	require.Equal(t, certstore.FromMAAS, backup.Origin)
+
+	record, _, err := certstore.LoadRecord(ctx, store, "maas")
+	require.NoError(t, err)
+	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	require.Equal(t, 3, record.Current)
+	require.Equal(t, []string{"maas.example.internal", "10.0.0.10"}, record.Wish.Names)
+	require.Equal(t, record.Wish.Hash(), record.WishHash, "the hash of a wish never changes")
+	require.Equal(t, record.WishHash, record.Published["region1"])
+	require.Equal(t, "https://ca.example/acme/order/7", record.Order.URL)
+	require.Equal(t, "https://ca.example/acme/account/1", record.Order.Account)
+	require.NotEmpty(t, record.Order.Key)
+	require.Equal(t, at, record.Attempt.At)
+	require.Equal(t, 1, record.CutOff)
+	require.Equal(t, 2, record.Failures)
+	require.Equal(t, at.Add(10*time.Minute), record.NextAttempt)
+	require.Equal(t, at.Add(time.Hour), record.RetryAfter)
+	require.Equal(t, at.Add(168*time.Hour), record.HeldUntil)
+	require.Equal(t, "obtain", record.Attempts[0].Stage)
+	d := record.Deployments["maas"]
+	require.Equal(t, []int{2, 3, 2, 1}, []int{d.Verified, d.Version, d.Calls, d.RolledBack})
+	require.Equal(t, "none", d.Laggards["10.0.0.12:5443"])
+	require.Equal(t, at, d.Tried)
+
+	account, _, err := certstore.LoadAccount(ctx, store)
+	require.NoError(t, err)
+	_, err = account.Signer()
+	require.NoError(t, err)
+	require.Equal(t, "https://ca.example/acme/account/1", account.Registrations["https://ca.example/acme/directory"].URL)
+}
+
+// The golden files hold fields of a maascert that does not exist yet, at every level: a rewrite keeps them.
+func TestUnknownFieldsSurviveARewrite(t *testing.T) {
+	t.Parallel()
+	store, dir := goldenStore(t)
+	ctx := t.Context()
+	record, revision, err := certstore.LoadRecord(ctx, store, "maas")
+	require.NoError(t, err)
+	_, err = certstore.SaveRecord(ctx, store, "maas", record, revision)
+	require.NoError(t, err)
+	account, revision, err := certstore.LoadAccount(ctx, store)
+	require.NoError(t, err)
+	_, err = certstore.SaveAccount(ctx, store, account, revision)
+	require.NoError(t, err)
+	for _, name := range []string{"state/maas", "account"} {
+		want, err := os.ReadFile(filepath.Join("testdata/v1", name))
+		require.NoError(t, err)
+		got, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Equal(t, string(want), string(got), "the rewritten file is the same byte for byte")
+	}
+}
+
+func TestADocumentOfALaterFormatIsRefused(t *testing.T) {
+	t.Parallel()
+	store := certstore.NewFileStore(world.OS{}, t.TempDir())
+	for name, row := range map[string]struct{ text, want string }{
+		"later":   {`{"v":2,"current":1}`, "was written by a later maascert"},
+		"damaged": {`{"v":1,"current":"-----BEGIN PRIVATE KEY-----"}`, "field current is no int"},
+		"cut":     {`{"v":1,"order":{"key":"-----BEGIN PRI`, "no JSON at byte"},
+		"empty":   {`{}`, "has no format version"},
+	} {
+		_, err := store.Write(t.Context(), "state/"+name, []byte(row.text), "")
+		require.NoError(t, err)
+		_, _, err = certstore.LoadRecord(t.Context(), store, name)
+		require.ErrorContains(t, err, row.want)
+		require.NotContains(t, err.Error(), "PRI", "no key in an error")
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/maasconfig/maastest"
+)
+
+// example loads an example with its roots put beside it.
+func example(t *testing.T, name string) (string, []byte) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "examples", name))
+	require.NoError(t, err)
+	dir := t.TempDir()
+	authority, err := maastest.NewAuthority()
+	require.NoError(t, err)
+	bundle, err := authority.Issue("ec256", 0, time.Hour, "ca.example")
+	require.NoError(t, err)
+	roots := regexp.MustCompile(`/etc/maascert/[a-z_-]+\.(pem|crt)`)
+	for _, path := range roots.FindAllString(string(text), -1) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, filepath.Base(path)), bundle.FullChainPEM(), 0o644))
+	}
+	text = []byte(strings.ReplaceAll(string(text), "/etc/maascert/", ""))
+	path := filepath.Join(dir, "maascert.yaml")
+	require.NoError(t, os.WriteFile(path, text, 0o640))
+	return path, text
+}
+
+func TestExamplesLoad(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml"} {
+		path, _ := example(t, name)
+		config, err := loadConfig(path)
+		require.NoError(t, err, name)
+		require.NotEmpty(t, config.Certificates, name)
+	}
+	path, _ := example(t, "letsencrypt/maascert.yaml")
+	config, err := loadConfig(path)
+	require.NoError(t, err)
+	require.Equal(t, presets["letsencrypt"], config.ACME.Directory)
+	require.Equal(t, presets["letsencrypt-staging"], config.ACME.DryRun.Directory, "a rehearsal of Let's Encrypt goes to its staging CA")
+}
+
+// The reference names every key there is.
+func TestTheReferenceNamesEveryKey(t *testing.T) {
+	t.Parallel()
+	_, text := example(t, "maascert.yaml")
+	var config Config
+	doc := decodeYAML("maascert.yaml", text, &config)
+	require.Empty(t, doc.errors)
+	for _, key := range keys("", reflect.TypeFor[Config]()) {
+		require.True(t, doc.has(key), "the reference does not name %s", key)
+	}
+}
+
+// keys are the paths of all keys below a type; a list is looked at in its first element, a map in its key "maas".
+func keys(path string, shape reflect.Type) []string {
+	switch shape.Kind() {
+	case reflect.Slice:
+		return keys(path+"[0]", shape.Elem())
+	case reflect.Map:
+		return keys(path+".maas", shape.Elem())
+	case reflect.Struct:
+		var all []string
+		for i := range shape.NumField() {
+			if name := shape.Field(i).Tag.Get("yaml"); name != "" {
+				all = append(all, keys(below(path, name), shape.Field(i).Type)...)
+			}
+		}
+		return all
+	default:
+		return []string{path}
+	}
+}
+
+// The unit must not take from the maas snap what it needs to run (MAAS fact 5.1).
+func TestTheUnitLetsTheSnapRun(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../examples/systemd/maascert.service")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(text)) {
+		name, _, _ := strings.Cut(line, "=")
+		require.NotContains(t, []string{
+			"NoNewPrivileges", "PrivateTmp", "ProtectSystem", "ProtectHome", "ReadOnlyPaths", "RootDirectory", "PrivateMounts",
+			"RestrictNamespaces", "SystemCallFilter", "PrivateDevices", "ProtectKernelTunables", "DynamicUser", "CapabilityBoundingSet",
+		}, name)
+	}
+	require.Contains(t, string(text), "Type=notify")
+	require.Contains(t, string(text), "SuccessExitStatus=130")
+}

@@ -1,0 +1,98 @@
+// Package layout keeps the project's shape: which package may know which, and what stands at the top level.
+package layout_test
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// forbidden are the edges that would turn the architecture round. Test packages (acmetest, maastest, storetest,
+// worldtest) are parts of what they test.
+var forbidden = []struct{ from, to, why string }{
+	{"maascert/certstore", "maascert/acme", "what a certificate is does not depend on how it is obtained"},
+	{"maascert/certstore", "maascert/maasconfig", "what a certificate is does not depend on who serves it"},
+	{"maascert/certstore", "maascert/internal/lifecycle", "the engine stands on the nouns, not the other way round"},
+	{"maascert/acme", "maascert/maasconfig", "who obtains and who serves meet only in the engine"},
+	{"maascert/acme", "maascert/internal/lifecycle", "the engine drives the client"},
+	{"maascert/maasconfig", "maascert/acme", "who serves and who obtains meet only in the engine"},
+	{"maascert/maasconfig", "maascert/internal/lifecycle", "the engine drives the targets"},
+	{"maascert/internal/world", "maascert/certstore", "the machine knows nothing of certificates"},
+	{"maascert/internal/hint", "maascert/", "a hint knows nothing of what it is about"},
+}
+
+// only are packages that exactly one of ours may import.
+var only = []struct{ to, by, why string }{
+	{"github.com/go-acme/lego/", "maascert/acme", "lego is a means of one package, so that a later version is a change in one place"},
+	{"github.com/urfave/cli/", "maascert/cmd/maascert", "flags and words belong to the command"},
+	{"github.com/letsencrypt/pebble/", "maascert/acme/acmetest", "a CA for tests is no part of the program"},
+	{"os/exec", "maascert/internal/world", "programs are run through world.Runner, so that tests can make them fail"},
+}
+
+func imports(t *testing.T) map[string][]string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", "maascert/...").Output()
+	require.NoError(t, err)
+	packages := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		packages[words[0]] = words[1:]
+	}
+	require.Contains(t, packages, "maascert/cmd/maascert")
+	return packages
+}
+
+func isTestHelper(pkg string) bool {
+	return strings.HasSuffix(pkg, "test") || strings.HasPrefix(pkg, "maascert/examples/") || pkg == "maascert/internal/loopback"
+}
+
+func TestImportsPointOneWay(t *testing.T) {
+	t.Parallel()
+	for pkg, imported := range imports(t) {
+		if isTestHelper(pkg) {
+			continue
+		}
+		for _, to := range imported {
+			for _, edge := range forbidden {
+				if pkg == edge.from && strings.HasPrefix(to, edge.to) {
+					t.Errorf("%s imports %s: %s", pkg, to, edge.why)
+				}
+			}
+			for _, edge := range only {
+				if strings.HasPrefix(to, edge.to) && pkg != edge.by {
+					t.Errorf("%s imports %s, which only %s may: %s", pkg, to, edge.by, edge.why)
+				}
+			}
+			if isTestHelper(to) {
+				t.Errorf("%s imports %s, which is for tests", pkg, to)
+			}
+		}
+	}
+}
+
+// The program is one binary for a root shell: nothing of the test CA or the test framework is in it.
+func TestTheProgramHoldsNoTestCode(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("go", "list", "-deps", "maascert/cmd/maascert").Output()
+	require.NoError(t, err)
+	for pkg := range strings.Lines(string(out)) {
+		pkg = strings.TrimSpace(pkg)
+		require.False(t, pkg == "testing" || strings.Contains(pkg, "pebble") || strings.Contains(pkg, "testify"), pkg)
+	}
+}
+
+func TestTheTopLevelIsAsAgreed(t *testing.T) {
+	t.Parallel()
+	agreed := []string{"cmd", "acme", "certstore", "maasconfig", "notify", "examples", "internal", "go.mod", "go.sum", "Makefile", "README.md"}
+	built := "bin"
+	entries, err := os.ReadDir("../..")
+	require.NoError(t, err)
+	for _, entry := range entries {
+		name := entry.Name()
+		require.True(t, strings.HasPrefix(name, ".") || name == built || slices.Contains(agreed, name), name)
+	}
+}
