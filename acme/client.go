@@ -109,11 +109,14 @@ func (c *Client) open(ctx context.Context) (*session, error) {
 	s := &session{Client: c, ctx: ctx, wire: &transport{client: c, ctx: ctx}}
 	account, err := s.loadKey()
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	s.account = account.Registrations[c.config.Directory].URL
 	return s, s.connect()
 }
+
+// sent is how many requests the session sent to the CA.
+func (s *session) sent() int { return int(s.wire.requests.Load()) }
 
 // connect makes lego's core anew, with what is known of the account.
 func (s *session) connect() error {

@@ -55,20 +55,18 @@ const (
 )
 
 // Obtain orders a certificate with a new key and returns it when it is what was asked for: it fits the key, has exactly
-// the names, is valid now, and its chain leads to a trusted root. The errors are *Error where the CA refused.
+// the names, is valid now, and its chain leads to a trusted root. The errors are *Error where the CA refused; with one
+// the Issued holds no bundle, but how many requests it cost.
 func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 	s, err := c.open(ctx)
 	if err != nil {
-		return nil, err
+		return &Issued{Requests: s.sent()}, err
 	}
 	o := &order{session: s, request: request}
 	bundle, err := o.obtain()
-	if err != nil {
-		return nil, err
-	}
 	return &Issued{
-		Bundle: bundle, Directory: c.config.Directory, Account: s.account, Requests: int(s.wire.requests.Load()),
-	}, nil
+		Bundle: bundle, Directory: c.config.Directory, Account: s.account, Requests: s.sent(),
+	}, err
 }
 
 // order is one order on its way through RFC 8555 section 7.1.6.
@@ -214,7 +212,7 @@ func (o *order) authorize() error {
 				return err
 			}
 			open[i] = true
-			return o.answer(authorization)
+			return o.answer(url, authorization)
 		})
 	}
 	err := group.Wait()
@@ -243,10 +241,13 @@ const (
 	challengePause = time.Second
 )
 
-func (o *order) answer(authorization lego.Authorization) error {
+func (o *order) answer(url string, authorization lego.Authorization) error {
 	name := authorization.Identifier.Value
 	if authorization.Status != lego.StatusPending {
 		return failedAuthorization(authorization)
+	}
+	if isAnswered(authorization) {
+		return nil
 	}
 	at := slices.IndexFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Type == "http-01" })
 	if at < 0 {
@@ -256,6 +257,13 @@ func (o *order) answer(authorization lego.Authorization) error {
 		challenge, err := call(o.session, "challenge", func() (lego.ExtendedChallenge, error) {
 			return o.core.Challenges.New(authorization.Challenges[at].URL)
 		})
+		if IsRefusal(err) {
+			// A challenge that was answered before, by a run that was killed or by a request whose answer got lost,
+			// cannot be answered again.
+			if now, lookErr := o.authorization(url); lookErr == nil && isAnswered(now) {
+				return failedAuthorization(now)
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -269,6 +277,11 @@ func (o *order) answer(authorization lego.Authorization) error {
 			return err
 		}
 	}
+}
+
+// isAnswered tells whether one of an authorization's challenges was answered and is being judged, or was.
+func isAnswered(authorization lego.Authorization) bool {
+	return slices.ContainsFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Status != lego.StatusPending })
 }
 
 // finish brings an order whose challenges are answered to its certificate: it waits until the order is ready, finalizes

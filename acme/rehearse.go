@@ -22,7 +22,7 @@ func (c *Client) Rehearse(ctx context.Context, request Request) (requests int, e
 	o := &order{session: s, request: request}
 	err = o.prove()
 	err = errors.Join(err, ignoreRefusal(o.cleanUp()))
-	return int(s.wire.requests.Load()), err
+	return s.sent(), err
 }
 
 // prove brings an order to the point where it could be finalized.

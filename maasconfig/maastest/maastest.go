@@ -416,3 +416,10 @@ func sign(template, parent *x509.Certificate, public, key any) (*x509.Certificat
 	}
 	return x509.ParseCertificate(der)
 }
+
+// Pool trusts the authority's root.
+func (a *Authority) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.Root)
+	return pool
+}

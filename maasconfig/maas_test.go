@@ -1,0 +1,429 @@
+package maasconfig_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/world"
+	"maascert/maasconfig"
+	"maascert/maasconfig/maastest"
+)
+
+func TestMain(m *testing.M) {
+	maastest.Main()
+	os.Exit(m.Run())
+}
+
+// rooted is a file system below a folder, as a host of a test's making.
+type rooted struct {
+	world.OS
+	dir string
+}
+
+func (r rooted) ReadFile(name string) ([]byte, error) {
+	return r.OS.ReadFile(filepath.Join(r.dir, name))
+}
+func (r rooted) ReadDir(name string) ([]fs.DirEntry, error) {
+	return r.OS.ReadDir(filepath.Join(r.dir, name))
+}
+func (r rooted) Stat(name string) (fs.FileInfo, error) { return r.OS.Stat(filepath.Join(r.dir, name)) }
+
+func host(t *testing.T, files map[string]string) rooted {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+	}
+	return rooted{dir: dir}
+}
+
+// runner answers as the programs of a host do.
+type runner struct {
+	path   string
+	dpkg   string
+	noMaas bool
+}
+
+func (r runner) LookPath(name string) (string, error) {
+	if r.noMaas {
+		return "", errors.New("not found")
+	}
+	return r.path, nil
+}
+
+func (r runner) Run(_ context.Context, c world.Command) (world.Result, error) {
+	if c.Path != "dpkg-query" {
+		return world.Result{}, errors.New("unexpected " + c.Path)
+	}
+	return world.Result{Stdout: []byte(r.dpkg)}, nil
+}
+
+func TestDetect(t *testing.T) {
+	t.Parallel()
+	snap := map[string]string{
+		"/snap/maas/current/meta/snap.yaml":   "name: maas\nversion: 3.7.3-17001-g.abcdef\n",
+		"/var/snap/maas/common/snap_mode":     "region+rack\n",
+		"/var/snap/maas/current/regiond.conf": "",
+	}
+	deb := map[string]string{"/var/lib/dpkg/info/maas-region-api.list": "", "/etc/maas/regiond.conf": ""}
+	for name, row := range map[string]struct {
+		files  map[string]string
+		runner runner
+		config maasconfig.InstallationConfig
+		want   maasconfig.Installation
+		err    string
+	}{
+		"the snap": {
+			files: snap, runner: runner{path: "/snap/bin/maas"},
+			want: maasconfig.Installation{
+				Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 7, Patch: 3}, Command: "/snap/bin/maas",
+				HTTPDir: "/var/snap/maas/current/http", StageDir: "/var/snap/maas/common/maascert",
+			},
+		},
+		"the deb": {
+			files: deb, runner: runner{path: "/usr/bin/maas", dpkg: "1:3.4.8-14400-g.abcdef-0ubuntu1~22.04.1"},
+			want: maasconfig.Installation{
+				Kind: "deb", Version: maasconfig.Version{Major: 3, Minor: 4, Patch: 8}, Command: "/usr/bin/maas",
+				HTTPDir: "/var/lib/maas/http", StageDir: "/var/lib/maascert/stage",
+			},
+		},
+		"what the configuration says wins": {
+			files: snap, runner: runner{path: "/opt/maas"},
+			config: maasconfig.InstallationConfig{Command: "/opt/maas", StageDir: "/s", HTTPDir: "/h", Version: "3.8.0~beta6"},
+			want: maasconfig.Installation{
+				Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 8}, Command: "/opt/maas", HTTPDir: "/h", StageDir: "/s",
+			},
+		},
+		"a rack controller's snap is refused": {
+			files:  map[string]string{"/snap/maas/current/meta/snap.yaml": "", "/var/snap/maas/common/snap_mode": "rack\n"},
+			runner: runner{path: "/snap/bin/maas"}, err: `no region controller (MAAS snap in mode "rack")`,
+		},
+		"a rack controller's deb is refused": {
+			files:  map[string]string{"/var/lib/dpkg/info/maas-region-api.list": ""},
+			runner: runner{path: "/usr/bin/maas"}, err: "no region controller (no /etc/maas/regiond.conf)",
+		},
+		"a host without MAAS is refused": {runner: runner{noMaas: true}, err: `the maas command "maas" is not here`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			row.config.FS, row.config.Runner, row.config.StateDir = host(t, row.files), row.runner, "/var/lib/maascert"
+			got, err := maasconfig.Detect(t.Context(), row.config)
+			if row.err != "" {
+				require.ErrorContains(t, err, row.err)
+				require.NotEmpty(t, hint.Of(err))
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, row.want, got)
+		})
+	}
+}
+
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"3.7.3": "3.7.3", "3.8.0~beta6": "3.8.0", "1:3.7.3-17001-g.abcdef": "3.7.3", "3.6": "3.6.0", "3.7.3-17001-g.abcdef\n": "3.7.3",
+	} {
+		v, err := maasconfig.ParseVersion(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, v.String())
+	}
+	for _, text := range []string{"", "latest", "3", "3.7.3.1.2x", "v3.7"} {
+		_, err := maasconfig.ParseVersion(text)
+		require.Error(t, err, text)
+	}
+	require.Equal(t, "snap restart maas.supervisor", maasconfig.Installation{Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 4}}.Restart())
+	require.Equal(t, "snap restart maas.pebble", maasconfig.Installation{Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 5}}.Restart())
+	require.Equal(t, "systemctl restart maas-regiond", maasconfig.Installation{Kind: "deb"}.Restart())
+}
+
+// site is a deployment with a target for it.
+type site struct {
+	*maastest.Deployment
+	authority *maastest.Authority
+	config    maasconfig.Config
+}
+
+func newSite(t *testing.T, options maastest.Options) *site {
+	t.Helper()
+	authority, err := maastest.NewAuthority()
+	require.NoError(t, err)
+	d := maastest.New(t, options)
+	s := &site{Deployment: d, authority: authority}
+	s.config = maasconfig.Config{
+		Name: "maas", Endpoints: d.Endpoints(), ServerName: "maas.example", Roots: authority.Pool(),
+		Installation: maasconfig.Installation{
+			Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 7, Patch: 3}, Command: d.Command,
+			HTTPDir: d.Regions[0].HTTPDir, StageDir: filepath.Join(t.TempDir(), "stage"),
+		},
+		Timeout: 20 * time.Second, VerifyTimeout: 5 * time.Second,
+		FS: world.OS{}, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
+	}
+	return s
+}
+
+func (s *site) issue(t *testing.T, age, lifetime time.Duration, names ...string) *certstore.Bundle {
+	t.Helper()
+	if len(names) == 0 {
+		names = []string{"maas.example"}
+	}
+	bundle, err := s.authority.Issue(certstore.RSA2048, age, lifetime, names...)
+	require.NoError(t, err)
+	return bundle
+}
+
+func (s *site) enable(t *testing.T, port int) *certstore.Bundle {
+	t.Helper()
+	bundle := s.issue(t, 0, time.Hour)
+	require.NoError(t, s.Enable(t.Context(), bundle, port))
+	return bundle
+}
+
+func deployment(b *certstore.Bundle) maasconfig.Deployment {
+	return maasconfig.Deployment{Bundle: b, Calls: 2, Spend: func() error { return nil }, Accept: maasconfig.Accept{}}
+}
+
+var want = maasconfig.Want{Names: []string{"maas.example"}, KeyType: certstore.RSA3072, Accept: maasconfig.Accept{}}
+
+func TestReadyRefuses(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		prepare func(t *testing.T, s *site)
+		want    func(*maasconfig.Want)
+		err     string
+		code    string
+	}{
+		"a first enabling of TLS": {
+			prepare: func(*testing.T, *site) {}, err: "MAAS does not serve TLS yet", code: maasconfig.FirstEnable,
+		},
+		"a first enabling where DHCP would break": {
+			prepare: func(_ *testing.T, s *site) { s.config.Installation.Version.Patch = 2 },
+			want:    func(w *maasconfig.Want) { w.Accept = maasconfig.Accept{maasconfig.FirstEnable: true} }, err: "DHCP", code: maasconfig.DHCP37,
+		},
+		"a first enabling on a port that somebody has": {
+			prepare: func(t *testing.T, s *site) {
+				listener, err := net.Listen("tcp", net.JoinHostPort(s.Regions[1].Address.String(), "8443"))
+				require.NoError(t, err)
+				t.Cleanup(func() { listener.Close() })
+				s.config.Port = 8443
+			},
+			want: func(w *maasconfig.Want) { w.Accept = maasconfig.Accept{maasconfig.FirstEnable: true} }, err: "something else listens on",
+		},
+		"a first enabling on a port of MAAS's own": {
+			prepare: func(_ *testing.T, s *site) { s.config.Port = 5248 },
+			want:    func(w *maasconfig.Want) { w.Accept = maasconfig.Accept{maasconfig.FirstEnable: true} }, err: "MAAS uses port 5248 itself",
+		},
+		"regions that disagree on the port": {
+			prepare: func(t *testing.T, s *site) {
+				first := s.enable(t, 5443)
+				s.Regions[2].Break(maastest.Fault{Deaf: true})
+				require.NoError(t, first.Leaf().VerifyHostname("maas.example"))
+				s.Set(&maastest.Secret{Key: string(first.KeyPEM()), Cert: string(first.LeafPEM()), CACert: string(first.ChainPEM()), Port: 7443})
+				require.Eventually(t, func() bool { return s.Regions[0].Serves(7443) != nil && s.Regions[1].Serves(7443) != nil }, 10*time.Second, time.Millisecond)
+			},
+			err: "the regions disagree on TLS",
+		},
+		"another user than the installation's": {
+			prepare: func(_ *testing.T, s *site) { s.config.UID++ }, err: "may configure this MAAS",
+		},
+		"a unit that Juju manages": {
+			prepare: func(t *testing.T, s *site) {
+				s.enable(t, 5443)
+				s.config.FS = juju{world.OS{}}
+			},
+			err: "Juju manages this region (unit-maas-region-0)", code: maasconfig.Juju,
+		},
+		"an EC key for 3.8": {
+			prepare: func(_ *testing.T, s *site) { s.config.Installation.Version.Minor = 8 },
+			want:    func(w *maasconfig.Want) { w.KeyType = certstore.EC256 }, err: "cannot load a key of type ec256",
+		},
+		"an EC key for an unknown version": {
+			prepare: func(_ *testing.T, s *site) { s.config.Installation.Version = maasconfig.Version{} },
+			want:    func(w *maasconfig.Want) { w.KeyType = certstore.EC384 }, err: "version is unknown",
+		},
+		"the loss of a name": {
+			prepare: func(t *testing.T, s *site) {
+				require.NoError(t, s.Enable(t.Context(), s.issue(t, 0, time.Hour, "maas.example", "old.example", "gone.example"), 5443))
+			},
+			want: func(w *maasconfig.Want) { w.Earlier = []string{"gone.example"} }, err: "would be lost: old.example", code: maasconfig.NamesLost,
+		},
+		"regions of which none answers": {
+			prepare: func(t *testing.T, s *site) {
+				s.config.Endpoints, s.config.Installation.HTTPDir = []string{"127.255.255.254"}, ""
+			},
+			err: "no region says whether it serves TLS",
+		},
+		"an installation that was not found": {
+			prepare: func(_ *testing.T, s *site) { s.config.InstallationErr = errors.New("not here") }, err: "not here",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, maastest.Options{})
+			row.prepare(t, s)
+			w := want
+			if row.want != nil {
+				row.want(&w)
+			}
+			err := maasconfig.New(s.config).Ready(t.Context(), w)
+			require.ErrorContains(t, err, row.err)
+			var refusal *maasconfig.Refusal
+			require.Equal(t, row.code != "", errors.As(err, &refusal))
+			if row.code == "" {
+				return
+			}
+			require.Equal(t, row.code, refusal.Code)
+			accept := maasconfig.Accept{row.code: true}
+			for code := range w.Accept {
+				accept[code] = true
+			}
+			w.Accept = accept
+			require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), w), "a guard with a code can be overridden")
+		})
+	}
+}
+
+// juju is a host that Juju manages.
+type juju struct{ world.OS }
+
+func (j juju) ReadDir(name string) ([]fs.DirEntry, error) {
+	if name == "/var/lib/juju/agents" {
+		return []fs.DirEntry{fs.FileInfoToDirEntry(unit{})}, nil
+	}
+	return j.OS.ReadDir(name)
+}
+
+type unit struct{ fs.FileInfo }
+
+func (unit) Name() string      { return "unit-maas-region-0" }
+func (unit) IsDir() bool       { return true }
+func (unit) Mode() fs.FileMode { return fs.ModeDir }
+
+func TestReadyDoesNotNeedEveryRegion(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.enable(t, 6443)
+	s.config.Endpoints = append(s.config.Endpoints, "127.255.255.254")
+	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want))
+	s.config.Endpoints = []string{"127.255.255.254"}
+	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want), "the local file says that TLS is on")
+}
+
+func TestDeployKeepsChainAndPort(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.enable(t, 7443)
+	bundle := s.issue(t, 0, time.Hour)
+	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(bundle))
+	require.NoError(t, err)
+	require.True(t, maasconfig.Serving(outcome.Endpoints))
+	require.Equal(t, 1, outcome.Calls)
+	require.Equal(t, 7443, s.Stored().Port)
+	require.Equal(t, string(bundle.ChainPEM()), s.Stored().CACert)
+	for _, e := range outcome.Endpoints {
+		require.Equal(t, maasconfig.Complete, e.Chain)
+	}
+	entries, err := os.ReadDir(s.config.Installation.StageDir)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+}
+
+func TestDeployRefuses(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	s.enable(t, 5443)
+	stranger, err := maastest.NewAuthority()
+	require.NoError(t, err)
+	untrusted, err := stranger.Issue(certstore.RSA2048, 0, time.Hour, "maas.example")
+	require.NoError(t, err)
+	for name, row := range map[string]struct {
+		bundle *certstore.Bundle
+		err    string
+	}{
+		"an expired certificate":                {s.issue(t, 2*time.Hour, time.Hour), "expired at"},
+		"one that nobody trusts":                {untrusted, "clients would not trust the certificate"},
+		"one without a name that is served now": {s.issue(t, 0, time.Hour, "other.example"), "would be lost: maas.example"},
+	} {
+		_, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(row.bundle))
+		require.ErrorContains(t, err, row.err, name)
+	}
+	require.Empty(t, s.Calls())
+}
+
+func TestARegionThatCannotBeAskedIsNoReasonToGoBack(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	before := s.enable(t, 5443)
+	for _, region := range s.Regions {
+		region.Break(maastest.Fault{Deaf: true})
+	}
+	s.config.Endpoints = append(s.config.Endpoints, "127.255.255.254:5443")
+	s.config.VerifyTimeout = 200 * time.Millisecond
+	s.config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if strings.HasPrefix(address, "127.255") {
+			return nil, context.DeadlineExceeded
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	d := deployment(s.issue(t, 0, time.Hour))
+	d.Previous = before
+	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), d)
+	require.NoError(t, err)
+	require.False(t, outcome.RolledBack)
+	require.Equal(t, 2, outcome.Calls)
+
+	s.config.Endpoints = s.Endpoints()
+	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), d)
+	require.NoError(t, err)
+	require.True(t, outcome.RolledBack, "all were seen to serve the old one")
+	require.Equal(t, string(before.LeafPEM()), s.Stored().Cert)
+
+	d.Previous = s.issue(t, 2*time.Hour, time.Hour)
+	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), d)
+	require.NoError(t, err)
+	require.False(t, outcome.RolledBack, "never to an expired pair")
+}
+
+func TestTidyWipesOnlyWhatNobodyHolds(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	target := maasconfig.New(s.config)
+	require.NoError(t, target.Tidy())
+	require.NoDirExists(t, s.config.Installation.StageDir, "nothing is made where there is nothing to do")
+	dead, alive := filepath.Join(s.config.Installation.StageDir, "DEAD"), filepath.Join(s.config.Installation.StageDir, "ALIVE")
+	for _, dir := range []string{dead, alive} {
+		require.NoError(t, os.MkdirAll(dir, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "key.pem"), []byte("key"), 0o600))
+	}
+	unlock, err := world.OS{}.TryLock(alive)
+	require.NoError(t, err)
+	require.NoError(t, target.Tidy())
+	require.NoDirExists(t, dead)
+	require.DirExists(t, alive)
+	require.NoError(t, unlock())
+	require.NoError(t, target.Tidy())
+	require.NoDirExists(t, alive)
+}
+
+func TestBackupIsThePairThatIsServed(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	bundle := s.enable(t, 5443)
+	backup, err := maasconfig.New(s.config).Backup(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, bundle.Fingerprint(), backup.Fingerprint())
+	require.Equal(t, bundle.KeyPEM(), backup.KeyPEM())
+}
