@@ -63,7 +63,12 @@ func (c *Client) Window(ctx context.Context, leaf *x509.Certificate) (Window, er
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.windows = map[string]Window{id: window}
+	for known, kept := range c.windows {
+		if !c.config.Now().Before(kept.AskAgain) {
+			delete(c.windows, known)
+		}
+	}
+	c.windows[id] = window
 	return window, nil
 }
 
@@ -82,7 +87,7 @@ func (c *Client) askWindow(ctx context.Context, id string) (Window, error) {
 	if err != nil {
 		return Window{}, err
 	}
-	window := Window{Start: info.SuggestedWindow.Start, End: info.SuggestedWindow.End, Explanation: info.ExplanationURL, id: id}
+	window := Window{Start: info.SuggestedWindow.Start, End: info.SuggestedWindow.End, Explanation: clean(info.ExplanationURL), id: id}
 	if window.Start.IsZero() || !window.Start.Before(window.End) {
 		return Window{}, errors.New("renewalInfo: the CA's window does not begin before it ends")
 	}

@@ -25,6 +25,11 @@ type Error struct {
 	RetryAfter time.Time // when the CA wants to be asked again; zero when it did not say
 }
 
+// isLimit tells whether the CA asks for less or has no time: the answers whose Retry-After is an instruction.
+func (e *Error) isLimit() bool {
+	return e.Type == "rateLimited" || e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable
+}
+
 func (e *Error) Error() string {
 	words := make([]string, 0, 3)
 	for _, word := range []string{e.Op, e.Type, e.Detail} {
@@ -51,6 +56,12 @@ const (
 	maxNonces = 100
 )
 
+// ErrUnfit says that a certificate which the CA issued is not what was asked for, and that it never will be.
+var ErrUnfit = errors.New("the CA's certificate is refused")
+
+// once is an operation that is asked again only once when its answer stays out: the CA may have done it.
+const once = "newOrder"
+
 // call asks the CA for something through lego. It signs again at once when a nonce was refused, asks again a few times
 // when the CA or the way to it failed, and gives every other failure its place and words.
 func call[T any](s *session, op string, ask func() (T, error)) (T, error) {
@@ -69,7 +80,7 @@ func call[T any](s *session, op string, ask func() (T, error)) (T, error) {
 		switch {
 		case isAnswer && answered.Type == badNonce && nonces < maxNonces:
 			nonces++
-		case tries < maxTries && isTransient(err) && time.Until(retryAfter(err)) < longestPause:
+		case tries < triesOf(op) && isTransient(err) && time.Until(retryAfter(err)) < longestPause:
 			tries++
 			if err := sleep(s.ctx, max(pause, time.Until(retryAfter(err)))); err != nil {
 				return got, err
@@ -81,6 +92,13 @@ func call[T any](s *session, op string, ask func() (T, error)) (T, error) {
 	}
 }
 
+func triesOf(op string) int {
+	if op == once {
+		return 2
+	}
+	return maxTries
+}
+
 // longestPause is the longest Retry-After that is waited out within a run; a longer one is remembered instead.
 const longestPause = 30 * time.Second
 
@@ -89,7 +107,7 @@ func (s *session) explain(op string, err error) error {
 	var problem *lego.ProblemDetails
 	if errors.As(err, &problem) {
 		e := problemError(op, problem)
-		if at, ok := s.wire.retryAfter.Load(problem.URL); ok {
+		if at, ok := s.wire.retryAfter.Load(problem.URL); ok && e.isLimit() {
 			e.RetryAfter = at.(time.Time)
 		}
 		return e
@@ -98,7 +116,7 @@ func (s *session) explain(op string, err error) error {
 	if errors.As(err, &transport) {
 		return fmt.Errorf("%s: %w", op, transport.Err)
 	}
-	return fmt.Errorf("%s: %w", op, err)
+	return fmt.Errorf("%s: %s", op, clean(err.Error()))
 }
 
 func problemError(op string, problem *lego.ProblemDetails) *Error {
@@ -109,9 +127,8 @@ func problemError(op string, problem *lego.ProblemDetails) *Error {
 		}
 	}
 	return &Error{
-		Op: op, Type: strings.TrimPrefix(problem.Type, urn), Status: problem.HTTPStatus,
-		// A CA's words may hold anything; an error is one line.
-		Detail: strings.Join(strings.Fields(detail), " "),
+		Op: op, Type: clean(strings.TrimPrefix(problem.Type, urn)), Status: problem.HTTPStatus,
+		Detail: clean(detail),
 	}
 }
 
@@ -177,5 +194,5 @@ func isBroken(err error) bool {
 // IsRefusal tells whether the CA answered no, as opposed to not having answered or having failed to.
 func IsRefusal(err error) bool {
 	var answered *Error
-	return errors.As(err, &answered) && answered.Status < http.StatusInternalServerError && !IsRateLimited(err)
+	return errors.Is(err, ErrUnfit) || errors.As(err, &answered) && answered.Status < http.StatusInternalServerError && !IsRateLimited(err)
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
+	"golang.org/x/net/netutil"
 
 	"maascert/internal/hint"
 	"maascert/internal/world"
@@ -50,7 +51,7 @@ func (r *Responder) bind(ctx context.Context, account crypto.PublicKey) (release
 	if r.users == 0 {
 		switch err := r.start(thumbprint); {
 		case errors.Is(err, syscall.EADDRINUSE) && r.answersAlready(ctx, thumbprint):
-			return func() {}, nil
+			return r.borrow(thumbprint), nil
 		case err != nil:
 			return nil, hint.Add(fmt.Errorf("http-01: %w", err), "free the address, run as a user that may listen there, or set acme.challenge.listen")
 		}
@@ -58,6 +59,45 @@ func (r *Responder) bind(ctx context.Context, account crypto.PublicKey) (release
 	r.users++
 	return sync.OnceFunc(r.release), nil
 }
+
+// borrow uses the address of somebody who answers as we would. He may end before we do, so that the address is taken
+// over as soon as it is free.
+func (r *Responder) borrow(thumbprint string) (release func()) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	taken := false
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(borrowLook):
+			}
+			r.mu.Lock()
+			if r.users > 0 || r.start(thumbprint) == nil {
+				r.users++
+				taken = true
+			}
+			r.mu.Unlock()
+			if taken {
+				return
+			}
+		}
+	}()
+	return sync.OnceFunc(func() {
+		close(stop)
+		<-done
+		if taken {
+			r.release()
+		}
+	})
+}
+
+// borrowLook is how often a borrowed address is tried.
+const borrowLook = 20 * time.Millisecond
+
+// maxConnections is how many validators may ask at the same time.
+const maxConnections = 256
 
 func (r *Responder) start(thumbprint string) error {
 	listen := r.Listen
@@ -76,7 +116,7 @@ func (r *Responder) start(thumbprint string) error {
 	go func(server *http.Server, done chan struct{}) {
 		defer close(done)
 		// Serve ends with ErrServerClosed; a listener that breaks shows as a failed validation.
-		_ = server.Serve(listener)
+		_ = server.Serve(netutil.LimitListener(listener, maxConnections))
 	}(r.server, r.done)
 	return nil
 }

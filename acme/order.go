@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	lego "github.com/go-acme/lego/v4/acme"
@@ -46,6 +47,8 @@ type Issued struct {
 const (
 	// validationTime is how long an order may take from its challenges to its certificate.
 	validationTime = 5 * time.Minute
+	// orderTime bounds all of an order, whatever a CA does to prolong it.
+	orderTime = 15 * time.Minute
 	// The pauses between two looks at an order to which the CA gave no Retry-After.
 	firstLook   = 25 * time.Millisecond
 	longestLook = 500 * time.Millisecond
@@ -58,6 +61,8 @@ const (
 // the names, is valid now, and its chain leads to a trusted root. The errors are *Error where the CA refused; with one
 // the Issued holds no bundle, but how many requests it cost.
 func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, orderTime, fmt.Errorf("the order took more than %v", orderTime))
+	defer cancel()
 	s, err := c.open(ctx)
 	if err != nil {
 		return &Issued{Requests: s.sent()}, err
@@ -81,6 +86,9 @@ type order struct {
 	key      <-chan keyResult
 	deadline time.Time
 	pauses   time.Duration // the last one
+
+	saving sync.Mutex
+	over   bool
 }
 
 type keyResult struct {
@@ -112,8 +120,8 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 // begin takes up the order that an earlier run left, or makes a new one.
 func (o *order) begin() error {
 	o.deadline = time.Now().Add(validationTime)
-	if o.resume() {
-		return nil
+	if resumed, err := o.resume(); resumed || err != nil {
+		return err
 	}
 	if err := o.register(); err != nil {
 		return err
@@ -142,37 +150,56 @@ func (o *order) newOrder() error {
 	return nil
 }
 
-func (o *order) resume() bool {
+// resume takes up an order that an earlier run left. Only what shows that the order is lost may lead to a new one: a CA
+// that cannot say now gets the same question later.
+func (o *order) resume() (bool, error) {
 	left := o.request.Resume
 	if left == nil || left.Directory != o.config.Directory || left.Account != o.account || left.KeyType != o.request.KeyType ||
 		!slices.Equal(slices.Sorted(slices.Values(left.Names)), slices.Sorted(slices.Values(o.request.Names))) {
-		return false
+		return false, nil
 	}
 	o.url = left.URL
-	if err := o.look(); err != nil || o.at.Status == lego.StatusInvalid {
-		return false
+	if err := o.look(); err != nil {
+		if IsRefusal(err) {
+			return false, nil
+		}
+		return false, err
+	}
+	if o.at.Status == lego.StatusInvalid {
+		return false, nil
 	}
 	finalized := o.at.Status == lego.StatusProcessing || o.at.Status == lego.StatusValid
 	if finalized && left.Key == "" {
 		// Somebody finalized this order with a key that is not ours to use.
-		return false
+		return false, nil
 	}
 	o.resumed = true
-	return true
+	return true, nil
 }
 
-// makeKey saves the order and makes the certificate's key while the CA validates; what it makes waits in o.key. The
-// returned function waits until nothing is saved any more.
+// makeKey saves the order and makes the certificate's key while the CA validates; what it makes waits in o.key. After
+// the returned function nothing is saved any more; it does not wait for a key that nobody wants.
 func (o *order) makeKey() (stop func()) {
 	result := make(chan keyResult, 1)
-	done := make(chan struct{})
 	o.key = result
 	go func() {
-		defer close(done)
 		key, err := o.keyAndSave()
 		result <- keyResult{key, err}
 	}()
-	return func() { <-done }
+	return func() {
+		o.saving.Lock()
+		defer o.saving.Unlock()
+		o.over = true
+	}
+}
+
+func (o *order) save(saved certstore.Order) error {
+	o.saving.Lock()
+	defer o.saving.Unlock()
+	if o.over {
+		return errors.New("the order is over")
+	}
+	return o.request.Save(saved)
 }
 
 func (o *order) keyAndSave() (crypto.Signer, error) {
@@ -183,7 +210,7 @@ func (o *order) keyAndSave() (crypto.Signer, error) {
 		Directory: o.config.Directory, Account: o.account, URL: o.url, Created: o.config.Now().UTC(),
 		Names: o.request.Names, KeyType: o.request.KeyType,
 	}
-	if err := o.request.Save(saved); err != nil {
+	if err := o.save(saved); err != nil {
 		return nil, err
 	}
 	key, err := o.config.NewKey(o.request.KeyType)
@@ -195,13 +222,16 @@ func (o *order) keyAndSave() (crypto.Signer, error) {
 		return nil, err
 	}
 	saved.Key = string(text)
-	return key, o.request.Save(saved)
+	return key, o.save(saved)
 }
 
 // authorize fetches all authorizations and answers the challenges of those that are still open, side by side.
 func (o *order) authorize() error {
 	if o.at.Status != lego.StatusPending {
 		return nil
+	}
+	if n := len(o.at.Authorizations); n > 2*len(o.request.Names)+10 {
+		return fmt.Errorf("the CA wants %d authorizations for %d names", n, len(o.request.Names))
 	}
 	open := make([]bool, len(o.at.Authorizations))
 	group := o.sideBySide()
@@ -241,6 +271,9 @@ const (
 	challengePause = time.Second
 )
 
+// challengeType is how names are proven.
+const challengeType = "http-01"
+
 func (o *order) answer(url string, authorization lego.Authorization) error {
 	name := authorization.Identifier.Value
 	if authorization.Status != lego.StatusPending {
@@ -249,7 +282,7 @@ func (o *order) answer(url string, authorization lego.Authorization) error {
 	if isAnswered(authorization) {
 		return nil
 	}
-	at := slices.IndexFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Type == "http-01" })
+	at := slices.IndexFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Type == challengeType })
 	if at < 0 {
 		return hint.Add(fmt.Errorf("%s: the CA offers no http-01 challenge", name), "a CA may want another kind of proof for this name")
 	}
@@ -279,9 +312,12 @@ func (o *order) answer(url string, authorization lego.Authorization) error {
 	}
 }
 
-// isAnswered tells whether one of an authorization's challenges was answered and is being judged, or was.
+// isAnswered tells whether an authorization's challenge was answered and is being judged, or was.
 func isAnswered(authorization lego.Authorization) bool {
-	return slices.ContainsFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Status != lego.StatusPending })
+	judged := []string{lego.StatusProcessing, lego.StatusValid, lego.StatusInvalid}
+	return slices.ContainsFunc(authorization.Challenges, func(c lego.Challenge) bool {
+		return c.Type == challengeType && slices.Contains(judged, c.Status)
+	})
 }
 
 // finish brings an order whose challenges are answered to its certificate: it waits until the order is ready, finalizes
@@ -290,7 +326,12 @@ func (o *order) finish() (crypto.Signer, error) {
 	if err := o.leave(lego.StatusPending); err != nil {
 		return nil, err
 	}
-	made := <-o.key
+	var made keyResult
+	select {
+	case made = <-o.key:
+	case <-o.ctx.Done():
+		return nil, context.Cause(o.ctx)
+	}
 	if made.err != nil {
 		return nil, made.err
 	}
@@ -338,7 +379,8 @@ func (o *order) pause() error {
 		o.pauses = patientLook
 	}
 	if wait, ok := o.wire.wait(o.url); ok {
-		return sleep(o.ctx, min(wait, validationTime))
+		// No time, or one that is past by our clock, is no leave to ask without a pause.
+		return sleep(o.ctx, min(max(wait, o.pauses), validationTime))
 	}
 	return sleep(o.ctx, o.pauses)
 }
@@ -454,42 +496,39 @@ func (o *order) download(key crypto.Signer) (*certstore.Bundle, error) {
 			return nil, err
 		}
 	}
-	bundle, err := o.accept(key, chain)
-	if err != nil {
-		return nil, fmt.Errorf("the CA's certificate is refused: %w", err)
-	}
-	return bundle, nil
+	return o.accept(key, chain)
 }
 
 // maxSkew is how far the CA's clock may be ahead of ours.
 const maxSkew = 5 * time.Minute
 
-// accept checks that what came back is what was asked for.
+// accept checks that what came back is what was asked for. The error is ErrUnfit where that will not change: by then the
+// order is of no more use. A clock or a root may be set right.
 func (o *order) accept(key crypto.Signer, chain []byte) (*certstore.Bundle, error) {
 	certs, err := certstore.ParseCertificates(trimPEM(chain))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %s", ErrUnfit, clean(err.Error()))
 	}
 	bundle, err := certstore.NewBundle(key, certs)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %s", ErrUnfit, clean(err.Error()))
 	}
 	leaf, now := bundle.Leaf(), o.config.Now()
 	want := slices.Sorted(slices.Values(o.request.Names))
 	if got := certstore.CertificateNames(leaf); !slices.Equal(got, want) {
-		return nil, fmt.Errorf("its names are %s instead of %s", strings.Join(got, ", "), strings.Join(want, ", "))
+		return nil, fmt.Errorf("%w: its names are %s instead of %s", ErrUnfit, clean(strings.Join(got, ", ")), strings.Join(want, ", "))
 	}
 	if leaf.NotBefore.After(now.Add(maxSkew)) {
-		return nil, hint.Add(fmt.Errorf("it is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339)), "check this host's clock")
+		return nil, hint.Add(fmt.Errorf("the CA's certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339)), "check this host's clock")
 	}
 	if !leaf.NotAfter.After(now) {
-		return nil, hint.Add(fmt.Errorf("it expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339)), "check this host's clock")
+		return nil, hint.Add(fmt.Errorf("%w: it expired at %s", ErrUnfit, leaf.NotAfter.UTC().Format(time.RFC3339)), "check this host's clock")
 	}
 	if o.config.IssuerRoots == nil {
 		return bundle, nil
 	}
 	if err := VerifyChain(bundle.Leaf(), bundle.Chain(), o.config.IssuerRoots, now); err != nil {
-		return nil, hint.Add(err, "set acme.issuer_root to the root that this CA issues from")
+		return nil, hint.Add(fmt.Errorf("the CA's certificate is refused: %w", err), "set acme.issuer_root to the root that this CA issues from")
 	}
 	return bundle, nil
 }

@@ -3,6 +3,8 @@ package acme
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	lego "github.com/go-acme/lego/v4/acme"
 )
@@ -13,17 +15,31 @@ import (
 // of their own: an account whose key was made for this one is deactivated at the end.
 //
 // The error is ErrExternalAccount when the rehearsal would bind an account for good.
-func (c *Client) Rehearse(ctx context.Context, request Request) (requests int, err error) {
-	s, err := c.open(ctx)
+//
+// keep leaves the authorizations as they are: an order that is under way elsewhere may share them.
+func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (requests int, err error) {
+	bounded, cancel := context.WithTimeoutCause(ctx, orderTime, fmt.Errorf("the order took more than %v", orderTime))
+	defer cancel()
+	s, err := c.open(bounded)
 	if err != nil {
-		return 0, err
+		return s.sent(), err
 	}
 	request.Resume = nil
 	o := &order{session: s, request: request}
 	err = o.prove()
-	err = errors.Join(err, ignoreRefusal(o.cleanUp()))
+	if keep {
+		o.proven = nil
+	}
+	// What was begun is tidied up also when the rehearsal is interrupted, within the second that this leaves.
+	tidying, done := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	defer done()
+	o.ctx, o.wire.ctx = tidying, tidying
+	err = errors.Join(err, ignoreRefusal(o.cleanUp(ctx)))
 	return s.sent(), err
 }
+
+// tidyTime is how long tidying up may take.
+const tidyTime = 800 * time.Millisecond
 
 // prove brings an order to the point where it could be finalized.
 func (o *order) prove() error {
@@ -41,7 +57,7 @@ func (o *order) prove() error {
 	return o.leave(lego.StatusPending)
 }
 
-func (o *order) cleanUp() error {
+func (o *order) cleanUp(ctx context.Context) error {
 	group := o.sideBySide()
 	for _, url := range o.proven {
 		group.Go(func() error {
@@ -52,7 +68,8 @@ func (o *order) cleanUp() error {
 	err := group.Wait()
 	if o.newKey && o.account != "" {
 		_, gone := call(o.session, "deactivate", func() (struct{}, error) { return struct{}{}, o.core.Accounts.Deactivate(o.account) })
-		err = errors.Join(err, gone)
+		// The key is of no more use, so the next rehearsal makes another.
+		err = errors.Join(err, gone, o.config.Store.Delete(ctx, "account"))
 	}
 	return err
 }
@@ -60,7 +77,7 @@ func (o *order) cleanUp() error {
 // ignoreRefusal drops a CA's refusal to tidy up: step-ca, for one, cannot deactivate authorizations.
 func ignoreRefusal(err error) error {
 	var answered *Error
-	if errors.As(err, &answered) {
+	if errors.As(err, &answered) || errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
 	return err

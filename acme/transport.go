@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	lego "github.com/go-acme/lego/v4/acme"
 )
@@ -40,6 +41,9 @@ type transport struct {
 
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	url := req.URL.String()
+	if req.URL.Scheme != "https" {
+		return nil, fmt.Errorf("the CA names a URL that is no https (RFC 8555 section 6.1): %s", clean(url))
+	}
 	isDirectory := req.Method == http.MethodGet && url == t.client.config.Directory
 	if isDirectory {
 		if body := t.client.freshDirectory(); body != nil {
@@ -67,7 +71,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.retryAfter.Delete(url)
 	}
 	status, body := normalize(resp, body)
-	if isDirectory && status == http.StatusOK {
+	if isDirectory && status == http.StatusOK && isWholeDirectory(body) {
 		t.client.keepDirectory(body)
 	}
 	return answer(req, status, resp.Header, body), nil
@@ -89,6 +93,12 @@ func (c *Client) freshDirectory() []byte {
 		return nil
 	}
 	return c.directory.body
+}
+
+// isWholeDirectory tells whether a document can be worked with for the next hour.
+func isWholeDirectory(body []byte) bool {
+	var directory lego.Directory
+	return json.Unmarshal(body, &directory) == nil && directory.NewNonceURL != "" && directory.NewAccountURL != "" && directory.NewOrderURL != ""
 }
 
 func (c *Client) keepDirectory(body []byte) {
@@ -136,6 +146,24 @@ func kindWords(kind string) string {
 		return "no content type"
 	}
 	return kind
+}
+
+// longestText is how much of a CA's own words is passed on.
+const longestText = 500
+
+// clean makes one line of a text from outside, without control characters, and cuts it.
+func clean(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || !unicode.IsPrint(r) && r != ' ' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > longestText {
+		text = strings.ToValidUTF8(text[:longestText], "") + "…"
+	}
+	return text
 }
 
 func mustJSON(problem lego.ProblemDetails) []byte {

@@ -49,6 +49,14 @@ func NewBundle(key crypto.Signer, certs []*x509.Certificate) (*Bundle, error) {
 	if len(certs) == 0 {
 		return nil, errors.New("no certificate")
 	}
+	if len(certs) > maxChain {
+		return nil, fmt.Errorf("a chain of %d certificates is too long", len(certs))
+	}
+	for _, cert := range certs {
+		if public, ok := cert.PublicKey.(*rsa.PublicKey); ok && public.N.BitLen() > maxRSA {
+			return nil, fmt.Errorf("%s has an RSA key of %d bits, which is too long", cert.Subject, public.N.BitLen())
+		}
+	}
 	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(certs[0].PublicKey) {
 		return nil, errors.New("the private key does not belong to the certificate")
 	}
@@ -61,6 +69,29 @@ func NewBundle(key crypto.Signer, certs []*x509.Certificate) (*Bundle, error) {
 		certs = certs[:len(certs)-1]
 	}
 	return &Bundle{key: key, certs: slices.Clone(certs)}, nil
+}
+
+// Bounds of what is verified: beyond them a chain costs time and serves nobody.
+const (
+	maxChain = 10
+	maxRSA   = 8192
+)
+
+// ChainOf orders certificates as a server should send them: leaf, the one that signed it, and so on. What fits nowhere,
+// and what is there twice, is left out.
+func ChainOf(leaf *x509.Certificate, others []*x509.Certificate) []*x509.Certificate {
+	chain := []*x509.Certificate{leaf}
+	for len(chain) < maxChain {
+		last := chain[len(chain)-1]
+		next := slices.IndexFunc(others, func(c *x509.Certificate) bool {
+			return !slices.ContainsFunc(chain, c.Equal) && last.CheckSignatureFrom(c) == nil
+		})
+		if next < 0 {
+			break
+		}
+		chain = append(chain, others[next])
+	}
+	return chain
 }
 
 func isSelfSigned(cert *x509.Certificate) bool {

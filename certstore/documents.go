@@ -115,14 +115,14 @@ func Fingerprints(ctx context.Context, store Store, cert string) (map[string]int
 	return known, err
 }
 
-// Prune deletes the oldest versions of a certificate so that keep are left, and never the one in use.
-func Prune(ctx context.Context, store Store, cert string, current, keep int) error {
+// Prune deletes the oldest versions of a certificate so that keep are left, and none of those in use.
+func Prune(ctx context.Context, store Store, cert string, inUse []int, keep int) error {
 	numbers, err := versionNumbers(ctx, store, cert)
 	if err != nil {
 		return err
 	}
 	for _, number := range numbers[:max(0, len(numbers)-keep)] {
-		if number != current {
+		if !slices.Contains(inUse, number) {
 			err = errors.Join(err, store.Delete(ctx, versionName(cert, number)))
 		}
 	}
@@ -204,7 +204,8 @@ type Deployment struct {
 	Version    int               `json:"version"`        // the one being brought there
 	Calls      int               `json:"calls"`          // of config-tls, for this version and these laggards
 	Laggards   map[string]string `json:"laggards"`       // endpoint to what it answered instead
-	Tried      time.Time         `json:"tried,omitzero"` // the last time that it was told
+	Since      time.Time         `json:"since,omitzero"` // when it was first told in vain
+	Told       time.Time         `json:"told,omitzero"`  // when it was told last
 	RolledBack int               `json:"rolled_back"`    // how often the pair before it was put back
 
 	unknown
@@ -213,8 +214,11 @@ type Deployment struct {
 // maxAttempts is how many attempts a record keeps.
 const maxAttempts = 20
 
-// Remember appends an attempt and forgets the oldest ones.
+// Remember appends an attempt and forgets the oldest ones. The same failure twice in a row is one.
 func (r *Record) Remember(a Attempt) {
+	if n := len(r.Attempts); a.Error != "" && n > 0 && r.Attempts[n-1].Error == a.Error && r.Attempts[n-1].Stage == a.Stage {
+		r.Attempts = r.Attempts[:n-1]
+	}
 	r.Attempts = append(r.Attempts, a)
 	r.Attempts = slices.Clone(r.Attempts[max(0, len(r.Attempts)-maxAttempts):])
 }

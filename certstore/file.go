@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -39,8 +40,11 @@ const (
 )
 
 func (s *FileStore) Writable(context.Context) error {
+	if err := world.Private(s.fsys, s.dir, os.Geteuid()); err != nil {
+		return hint.Add(fmt.Errorf("store: %w", err), "as root: chmod 0700 %s", s.dir)
+	}
 	if err := s.fsys.Writable(s.dir); err != nil {
-		return hint.Add(fmt.Errorf("store: %w", err), "free or mount it, or set state_dir")
+		return hint.Add(fmt.Errorf("store: %w", err), "%s", roomOrRights(err))
 	}
 	return nil
 }
@@ -55,7 +59,7 @@ func (s *FileStore) Read(_ context.Context, name string) ([]byte, Revision, erro
 		return nil, "", fmt.Errorf("store: %s: %w", name, ErrNotFound)
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("store: %w", err)
+		return nil, "", hint.Add(fmt.Errorf("store: %w", err), "%s", roomOrRights(err))
 	}
 	return data, revision(data), nil
 }
@@ -131,7 +135,7 @@ func (s *FileStore) Lock(ctx context.Context, name string) (context.Context, fun
 	if err != nil {
 		return nil, nil, fmt.Errorf("store: %w", err)
 	}
-	if err := s.alone(ctx, func() error { return s.sweep(s.dir) }); err != nil {
+	if err := s.alone(ctx, s.sweep); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("store: %w", err), release())
 	}
 	locked, cancel := context.WithCancel(ctx)
@@ -174,20 +178,31 @@ func (s *FileStore) make(dir string) error {
 	return s.fsys.MkdirAll(dir, 0o700)
 }
 
-func (s *FileStore) sweep(dir string) error {
-	if dir == filepath.Join(s.dir, locks) {
-		return nil
-	}
-	if err := world.Sweep(s.fsys, dir); err != nil {
+// sweep removes the temporary files of killed writers from the folders that documents lie in.
+func (s *FileStore) sweep() error {
+	folders := []string{s.dir, filepath.Join(s.dir, "state")}
+	certs, err := s.fsys.ReadDir(filepath.Join(s.dir, "versions"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	entries, err := s.fsys.ReadDir(dir)
-	for _, entry := range entries {
-		if entry.IsDir() {
-			err = errors.Join(err, s.sweep(filepath.Join(dir, entry.Name())))
+	for _, cert := range certs {
+		if cert.IsDir() && part.MatchString(cert.Name()) {
+			folders = append(folders, filepath.Join(s.dir, "versions", cert.Name()))
 		}
 	}
+	err = nil
+	for _, folder := range folders {
+		err = errors.Join(err, world.Sweep(s.fsys, folder))
+	}
 	return err
+}
+
+// roomOrRights is what to do about a place that cannot be written.
+func roomOrRights(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "run maascert as root, or set state_dir"
+	}
+	return "free or mount it, or set state_dir"
 }
 
 func (s *FileStore) path(name string) (string, error) {

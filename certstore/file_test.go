@@ -1,6 +1,7 @@
 package certstore_test
 
 import (
+	"path/filepath"
 	"testing"
 
 	"maascert/certstore"
@@ -11,7 +12,7 @@ import (
 func TestFileStore(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(t *testing.T) (a, b certstore.Store) {
-		dir := t.TempDir()
+		dir := filepath.Join(t.TempDir(), "store")
 		return certstore.NewFileStore(world.OS{}, dir), certstore.NewFileStore(world.OS{}, dir)
 	})
 }

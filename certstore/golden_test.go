@@ -58,7 +58,8 @@ func TestGoldenFilesLoad(t *testing.T) {
 	d := record.Deployments["maas"]
 	require.Equal(t, []int{2, 3, 2, 1}, []int{d.Verified, d.Version, d.Calls, d.RolledBack})
 	require.Equal(t, "none", d.Laggards["10.0.0.12:5443"])
-	require.Equal(t, at, d.Tried)
+	require.Equal(t, at, d.Since)
+	require.Equal(t, at.Add(5*time.Minute), d.Told)
 
 	account, _, err := certstore.LoadAccount(ctx, store)
 	require.NoError(t, err)

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,10 +41,7 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 		if err := d.Spend(); err != nil {
 			return outcome, err
 		}
-		if stored, err := m.tell(ctx, d.Bundle, port); err != nil {
-			if stored != no {
-				outcome.Calls++
-			}
+		if err := m.tell(ctx, d.Bundle, port, m.rehearseHandshake); err != nil {
 			return outcome, err
 		}
 		outcome.Calls++
@@ -54,7 +52,8 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	if !everyoneRefused(outcome.Endpoints) || d.Previous == nil || !d.Previous.Leaf().NotAfter.After(m.config.Now()) {
 		return outcome, nil
 	}
-	if _, err := m.tell(ctx, d.Previous, port); err != nil {
+	// It was served before, whoever trusted it: there is nothing to rehearse.
+	if err := m.tell(ctx, d.Previous, port, func(string) error { return nil }); err != nil {
 		return outcome, fmt.Errorf("putting the previous certificate back: %w", err)
 	}
 	outcome.RolledBack = true
@@ -76,10 +75,10 @@ func (m *MAAS) mayServe(ctx context.Context, d Deployment) error {
 	if err := m.trusted(leaf, d.Bundle.Chain()); err != nil {
 		return hint.Add(fmt.Errorf("clients would not trust the certificate: %w", err), "set acme.issuer_root to the root that clients trust")
 	}
-	if err := keyLoads(d.Bundle.KeyType(), m.config.Installation.Version); err != nil {
+	if err := keyLoads(d.Bundle.KeyType(), m.here(ctx).Version); err != nil {
 		return err
 	}
-	return namesLost(m.Probe(ctx), certstore.CertificateNames(leaf), d.Earlier, d.Accept)
+	return m.namesLost(ctx, Want{Names: certstore.CertificateNames(leaf), Earlier: d.Earlier, Accept: d.Accept, Ours: d.Ours})
 }
 
 // isStaging knows Let's Encrypt's test CA by its name, should somebody trust its root.
@@ -87,45 +86,40 @@ func isStaging(leaf *x509.Certificate) bool {
 	return strings.Contains(leaf.Issuer.String(), "(STAGING)") || strings.HasPrefix(leaf.Issuer.CommonName, "Fake LE")
 }
 
-// whether MAAS stored what it was told.
-type stored int
-
-const (
-	no stored = iota
-	maybe
-)
-
-// tell stages a pair, rehearses a handshake with the very files, and runs config-tls. The stage is gone when it returns,
-// whatever happened.
-func (m *MAAS) tell(ctx context.Context, bundle *certstore.Bundle, port int) (_ stored, err error) {
-	dir, wipe, err := m.stage(bundle)
+// tell stages a pair, rehearses with the very files, and runs config-tls. The stage is gone when it returns, whatever
+// happened.
+func (m *MAAS) tell(ctx context.Context, bundle *certstore.Bundle, port int, rehearse func(dir string) error) (err error) {
+	here, err := m.installation(ctx)
 	if err != nil {
-		return no, hint.Add(fmt.Errorf("stage: %w", err), "maas.stage_dir must be a folder that root can write and the maas command can read")
+		return err
+	}
+	dir, wipe, err := m.stage(here.StageDir, bundle)
+	if err != nil {
+		return hint.Add(fmt.Errorf("stage: %w", err), "maas.stage_dir must be a folder that root can write and the maas command can read")
 	}
 	defer func() { err = errors.Join(err, wipe()) }()
-	if err := m.rehearseHandshake(dir); err != nil {
-		return no, fmt.Errorf("rehearsing the handshake: %w", err)
+	if err := rehearse(dir); err != nil {
+		return fmt.Errorf("rehearsing the handshake: %w", err)
 	}
-	command := m.command(dir, bundle, port)
-	result, err := m.config.Runner.Run(ctx, command)
+	result, err := m.config.Runner.Run(ctx, m.command(here, dir, bundle, port))
 	if err != nil {
-		return maybe, hint.Add(fmt.Errorf("config-tls: %w", err), "try it by hand: maas status; then: maascert renew")
+		return hint.Add(fmt.Errorf("config-tls: %w", err), "try it by hand: maas status; then: maascert renew")
 	}
 	if result.Exit != 0 {
-		return no, hint.Add(fmt.Errorf("config-tls: %s", lastWords(result)), "%s", adviceFor(lastWords(result)))
+		return hint.Add(fmt.Errorf("config-tls: %s", lastWords(result)), "%s", adviceFor(lastWords(result)))
 	}
-	return maybe, nil
+	return nil
 }
 
 // command is the one call that changes MAAS. The key comes first; a chain in the certificate's file would be lost
 // (MAAS fact 1.4); without --yes it would ask for ever.
-func (m *MAAS) command(dir string, bundle *certstore.Bundle, port int) world.Command {
+func (m *MAAS) command(here Installation, dir string, bundle *certstore.Bundle, port int) world.Command {
 	args := []string{"config-tls", "enable", filepath.Join(dir, keyFile), filepath.Join(dir, leafFile)}
 	if len(bundle.Chain()) > 0 {
 		args = append(args, "--cacert", filepath.Join(dir, chainFile))
 	}
 	args = append(args, "--port", strconv.Itoa(port), "--yes")
-	return world.Command{Path: m.config.Installation.Command, Args: args, Timeout: m.config.Timeout}
+	return world.Command{Path: here.Command, Args: args, Timeout: m.config.Timeout}
 }
 
 // lastWords is what MAAS says at the end of a long help text (MAAS fact 1.3): its last paragraph, in one line.
@@ -200,14 +194,17 @@ const (
 )
 
 // stage writes a pair where MAAS can read it, into a folder of its own that is locked while we live.
-func (m *MAAS) stage(bundle *certstore.Bundle) (dir string, wipe func() error, err error) {
-	fsys, root := m.config.FS, m.config.Installation.StageDir
+func (m *MAAS) stage(root string, bundle *certstore.Bundle) (dir string, wipe func() error, err error) {
+	fsys := m.config.FS
 	if err := errors.Join(fsys.MkdirAll(filepath.Dir(root), 0o711), fsys.MkdirAll(root, 0o700)); err != nil {
+		return "", nil, err
+	}
+	if err := world.Private(fsys, root, m.config.UID); err != nil {
 		return "", nil, err
 	}
 	dir = filepath.Join(root, rand.Text())
 	// Whoever wipes holds this lock, so a stage is never seen before it is locked itself.
-	unlock, err := m.lockRoot()
+	unlock, err := m.lockRoot(root)
 	if err != nil {
 		return "", nil, err
 	}
@@ -233,9 +230,9 @@ func (m *MAAS) stage(bundle *certstore.Bundle) (dir string, wipe func() error, e
 }
 
 // lockRoot takes the lock of the folder that holds the stages; others have it only for a moment.
-func (m *MAAS) lockRoot() (unlock func() error, err error) {
+func (m *MAAS) lockRoot(root string) (unlock func() error, err error) {
 	for range 1000 {
-		unlock, err = m.config.FS.TryLock(m.config.Installation.StageDir)
+		unlock, err = m.config.FS.TryLock(root)
 		if !errors.Is(err, world.ErrLocked) {
 			break
 		}
@@ -244,24 +241,31 @@ func (m *MAAS) lockRoot() (unlock func() error, err error) {
 	return unlock, err
 }
 
-// Tidy wipes the stages of runs that were killed: those whose lock nobody holds.
-func (m *MAAS) Tidy() error {
-	fsys, root := m.config.FS, m.config.Installation.StageDir
-	entries, err := fsys.ReadDir(root)
-	if errors.Is(err, fs.ErrNotExist) || len(entries) == 0 && err == nil {
+// stages are called as rand.Text calls them.
+var stages = regexp.MustCompile(`^[A-Z2-7]{26}$`)
+
+// Tidy wipes the stages of runs that were killed: those whose lock nobody holds. It touches nothing that does not look
+// like a stage of ours in every respect, should somebody have pointed stage_dir at a folder with other things in it.
+func (m *MAAS) Tidy(ctx context.Context) error {
+	fsys, root := m.config.FS, m.here(ctx).StageDir
+	if root == "" {
 		return nil
 	}
-	if err != nil {
+	entries, err := fsys.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	unlock, err := m.lockRoot()
+	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool {
+		return !e.IsDir() || !stages.MatchString(e.Name()) || world.Private(fsys, filepath.Join(root, e.Name()), m.config.UID) != nil
+	})
+	if len(entries) == 0 {
+		return nil
+	}
+	unlock, err := m.lockRoot(root)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
-		if !entry.IsDir() {
-			continue
-		}
 		dir := filepath.Join(root, entry.Name())
 		if release, lockErr := fsys.TryLock(dir); lockErr == nil {
 			err = errors.Join(err, fsys.RemoveAll(dir), release())

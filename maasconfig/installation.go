@@ -69,6 +69,8 @@ type Installation struct {
 const (
 	snapMeta     = "/snap/maas/current/meta/snap.yaml"
 	snapMode     = "/var/snap/maas/common/snap_mode"
+	snapCommand  = "/snap/bin/maas"
+	debCommand   = "/usr/bin/maas"
 	snapHTTP     = "/var/snap/maas/current/http"
 	snapStage    = "/var/snap/maas/common/maascert"
 	debHTTP      = "/var/lib/maas/http"
@@ -90,8 +92,15 @@ type InstallationConfig struct {
 // Detect finds out how MAAS is installed. The error says that there is no region controller here.
 func Detect(ctx context.Context, config InstallationConfig) (Installation, error) {
 	found := Installation{Command: config.Command, HTTPDir: config.HTTPDir, StageDir: config.StageDir}
+	command := "maas"
+	switch {
+	case exists(config.FS, snapMeta):
+		found.Kind, command = "snap", snapCommand
+	case exists(config.FS, debInfo):
+		found.Kind, command = "deb", debCommand
+	}
 	if config.Command == "" {
-		found.Command = "maas"
+		found.Command = command
 	}
 	path, err := config.Runner.LookPath(found.Command)
 	if err != nil {
@@ -99,12 +108,10 @@ func Detect(ctx context.Context, config InstallationConfig) (Installation, error
 			"run maascert on a region host, or set maas.command")
 	}
 	found.Command = path
-	switch {
-	case exists(config.FS, snapMeta):
-		found.Kind = "snap"
+	switch found.Kind {
+	case "snap":
 		err = found.detectSnap(config)
-	case exists(config.FS, debInfo):
-		found.Kind = "deb"
+	case "deb":
 		err = found.detectDeb(ctx, config)
 	}
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -21,16 +22,17 @@ import (
 
 // Config is all that a MAAS target depends on.
 type Config struct {
-	Name         string
-	Installation Installation
-	// InstallationErr is why there is no usable installation; nothing is deployed then, but endpoints can be asked.
-	InstallationErr error
-	Port            int      // for a first enabling of TLS; 0: DefaultPort
-	Endpoints       []string // host or host:port of every region; none: this host
-	ServerName      string   // sent as SNI; may be empty
-	Roots           *x509.CertPool
-	Timeout         time.Duration // for one config-tls call
-	VerifyTimeout   time.Duration // for every endpoint to serve a bundle after a call
+	Name string
+	// Detect finds the installation. It is asked again for each pass: MAAS may be installed, refreshed or mounted while
+	// maascert runs. Without an installation nothing is deployed, but endpoints can be asked.
+	Detect func(context.Context) (Installation, error)
+
+	Port          int      // for a first enabling of TLS; 0: DefaultPort
+	Endpoints     []string // host or host:port of every region; none: this host
+	ServerName    string   // sent as SNI; may be empty
+	Roots         *x509.CertPool
+	Timeout       time.Duration // for one config-tls call
+	VerifyTimeout time.Duration // for every endpoint to serve a bundle after a call
 
 	FS     world.FS
 	Runner world.Runner
@@ -40,7 +42,36 @@ type Config struct {
 }
 
 // MAAS is a MAAS deployment as a target: one certificate that all region controllers serve.
-type MAAS struct{ config Config }
+type MAAS struct {
+	config Config
+
+	mu       sync.Mutex
+	found    Installation
+	foundErr error
+	looked   time.Time
+}
+
+// detectionAge is for how long a found installation is relied on: about as long as a pass takes.
+const detectionAge = 10 * time.Second
+
+func (m *MAAS) installation(ctx context.Context) (Installation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := m.config.Now(); m.looked.IsZero() || now.Sub(m.looked) > detectionAge || m.foundErr != nil {
+		m.found, m.foundErr = m.config.Detect(ctx)
+		m.looked = now
+	}
+	return m.found, m.foundErr
+}
+
+// here is the installation as far as it is known.
+func (m *MAAS) here(ctx context.Context) Installation {
+	found, err := m.installation(ctx)
+	if err != nil {
+		return Installation{HTTPDir: found.HTTPDir}
+	}
+	return found
+}
 
 var _ Target = (*MAAS)(nil)
 
@@ -59,8 +90,8 @@ func (m *MAAS) Name() string { return m.config.Name }
 func (m *MAAS) Type() string { return "maas" }
 
 // Remedy restarts what reads the certificate at its start in any case (MAAS fact 2.5).
-func (m *MAAS) Remedy() string {
-	return "on that region: " + m.config.Installation.Restart() + " (it restarts MAAS's services there), then: maascert renew"
+func (m *MAAS) Remedy(ctx context.Context) string {
+	return "on that region: " + m.here(ctx).Restart() + " (it restarts MAAS's services there), then: maascert renew"
 }
 
 // Guard is one thing that must be right before anything is ordered.
@@ -73,37 +104,46 @@ type Guard struct {
 // Guards are all that Ready asks: first what can be known without the network, then what the regions say of TLS, then
 // what they serve.
 func (m *MAAS) Guards(want Want) []Guard {
-	here := m.config.Installation
 	return []Guard{
-		{"maas", func(context.Context) (string, error) {
-			return fmt.Sprintf("%s, MAAS %s", here.Command, here.Version), m.config.InstallationErr
+		{"maas", func(ctx context.Context) (string, error) {
+			here, err := m.installation(ctx)
+			return fmt.Sprintf("%s, MAAS %s", here.Command, here.Version), err
 		}},
-		{"root", func(context.Context) (string, error) { return fmt.Sprintf("user %d", m.config.UID), m.mayConfigure() }},
+		{"root", func(ctx context.Context) (string, error) {
+			return fmt.Sprintf("user %d", m.config.UID), m.mayConfigure(ctx)
+		}},
 		{Juju, func(context.Context) (string, error) {
 			unit := jujuUnit(m.config.FS)
 			if unit != "" && !want.Accept[Juju] {
-				return unit, refuse(Juju, "Juju manages this region (%s) and would put its own certificate back", unit)
+				return unit, refuse(want.Accept, Juju, "Juju manages this region (%s) and would put its own certificate back", unit)
 			}
 			return "no Juju unit", nil
 		}},
-		{"key-type", func(context.Context) (string, error) {
-			return string(want.KeyType), keyLoads(want.KeyType, here.Version)
+		{"key-type", func(ctx context.Context) (string, error) {
+			return string(want.KeyType), keyLoads(want.KeyType, m.here(ctx).Version)
 		}},
-		{"stage", func(context.Context) (string, error) {
-			err := m.config.FS.Writable(here.StageDir)
-			if err != nil {
-				err = fmt.Errorf("the stage cannot be written: %w", err)
-			}
-			return here.StageDir, hint.Add(err, "free or mount it, or set maas.stage_dir to a folder that the maas command can read")
+		{"stage", func(ctx context.Context) (string, error) {
+			return m.here(ctx).StageDir, m.canStage(m.here(ctx).StageDir)
 		}},
 		{"tls", func(ctx context.Context) (string, error) {
 			port, err := m.port(ctx, want.Accept)
 			return fmt.Sprintf("port %d of %s", port, strings.Join(m.hosts(), ", ")), err
 		}},
 		{NamesLost, func(ctx context.Context) (string, error) {
-			return strings.Join(want.Names, ", "), namesLost(m.Probe(ctx), want.Names, want.Earlier, want.Accept)
+			return strings.Join(want.Names, ", "), m.namesLost(ctx, want)
 		}},
 	}
+}
+
+// canStage tells without writing whether keys can be staged, and that nobody else could get at them.
+func (m *MAAS) canStage(dir string) error {
+	if err := world.Private(m.config.FS, dir, m.config.UID); err != nil {
+		return hint.Add(fmt.Errorf("the stage is not safe: %w", err), "maas.stage_dir must be a folder of its own: chown root %[1]s; chmod 0700 %[1]s", dir)
+	}
+	if err := m.config.FS.Writable(dir); err != nil {
+		return hint.Add(fmt.Errorf("the stage cannot be written: %w", err), "free or mount it, or set maas.stage_dir to a folder that the maas command can read")
+	}
+	return nil
 }
 
 // Ready asks the guards in their order, up to the first that says no.
@@ -116,10 +156,13 @@ func (m *MAAS) Ready(ctx context.Context, want Want) error {
 	return nil
 }
 
-// mayConfigure tells whether we are who MAAS takes orders from. It wants root; who that is, is asked of the installation:
-// whoever owns its command.
-func (m *MAAS) mayConfigure() error {
-	info, err := m.config.FS.Stat(m.config.Installation.Command)
+// mayConfigure tells whether we are who MAAS takes orders from. It wants root, or who stands for root in an installation
+// that an ordinary user made: whoever owns its command.
+func (m *MAAS) mayConfigure(ctx context.Context) error {
+	if m.config.UID == 0 {
+		return nil
+	}
+	info, err := m.config.FS.Stat(m.here(ctx).Command)
 	if err != nil {
 		return hint.Add(fmt.Errorf("the maas command: %w", err), "set maas.command")
 	}
@@ -143,14 +186,6 @@ func keyLoads(keyType certstore.KeyType, version Version) error {
 	}
 }
 
-func refuse(code, format string, args ...any) error {
-	flag := "--accept " + code
-	if code == FirstEnable {
-		flag = "--enable-tls"
-	}
-	return hint.Add(&Refusal{Code: code, Why: fmt.Sprintf(format, args...)}, "if that is what you want: maascert renew %s", flag)
-}
-
 // port is where MAAS serves TLS and has to be told to go on doing so, because config-tls resets a port that it is not
 // told (MAAS observation 11). Every region is asked; the local file counts when none answers.
 func (m *MAAS) port(ctx context.Context, accept Accept) (int, error) {
@@ -159,6 +194,9 @@ func (m *MAAS) port(ctx context.Context, accept Accept) (int, error) {
 		return 0, err
 	}
 	if state.port != 0 {
+		if !IsUsablePort(state.port) {
+			return 0, fmt.Errorf("the regions say that they serve TLS on port %d, which MAAS cannot", state.port)
+		}
 		return state.port, nil
 	}
 	port := m.config.Port
@@ -168,18 +206,23 @@ func (m *MAAS) port(ctx context.Context, accept Accept) (int, error) {
 	return port, m.mayEnable(ctx, port, accept)
 }
 
-// tls is what the regions agree on.
+// tls is what the regions agree on. Port 5240 is plain HTTP, and anybody may stand before a region: what regiond's own
+// file says on this host is one more voice, and the only one that cannot be forged from afar.
 func (m *MAAS) tls(ctx context.Context) (tlsState, error) {
+	here := m.here(ctx)
 	said := map[tlsState][]string{}
 	var silent []string
 	states := sideBySide(m.hosts(), func(host string) tlsState { return askTLS(ctx, m.config.Dial, host) })
+	voices := m.hosts()
+	if local := localTLS(m.config.FS, here.HTTPDir); local.known {
+		voices, states = append(voices, filepath.Join(here.HTTPDir, nginxInclude)), append(states, local)
+	}
 	for i, state := range states {
-		host := m.hosts()[i]
 		if !state.known {
-			silent = append(silent, fmt.Sprintf("%s: %v", host, state.err))
+			silent = append(silent, fmt.Sprintf("%s: %v", voices[i], state.err))
 			continue
 		}
-		said[state] = append(said[state], host)
+		said[state] = append(said[state], voices[i])
 	}
 	switch len(said) {
 	case 1:
@@ -187,9 +230,6 @@ func (m *MAAS) tls(ctx context.Context) (tlsState, error) {
 			return state, nil
 		}
 	case 0:
-		if local := localTLS(m.config.FS, m.config.Installation.HTTPDir); local.known {
-			return local, nil
-		}
 		return tlsState{}, hint.Add(fmt.Errorf("no region says whether it serves TLS (%s)", strings.Join(silent, "; ")),
 			"is MAAS running? The regions must answer on port %d", httpPort)
 	}
@@ -203,21 +243,27 @@ func (m *MAAS) tls(ctx context.Context) (tlsState, error) {
 	}
 	slices.Sort(words)
 	return tlsState{}, hint.Add(fmt.Errorf("the regions disagree on TLS (%s)", strings.Join(words, "; ")),
-		"restart the region that is behind: %s", m.config.Installation.Restart())
+		"endpoints must be the regions themselves, not a proxy; a region that is behind is restarted there: %s", here.Restart())
 }
 
 // mayEnable are the guards of a first enabling of TLS, after which nobody can go back to HTTP: browsers remember HSTS
 // for up to two years (MAAS fact 2.6).
 func (m *MAAS) mayEnable(ctx context.Context, port int, accept Accept) error {
-	version := m.config.Installation.Version
+	version := m.here(ctx).Version
 	if !accept[FirstEnable] {
-		return refuse(FirstEnable, "MAAS does not serve TLS yet; once it does, browsers refuse to go back to HTTP")
+		return refuse(accept, FirstEnable, "MAAS does not serve TLS yet; once it does, browsers refuse to go back to HTTP")
 	}
 	if version.Major == 3 && version.Minor == 7 && version.Patch <= 2 && !accept[DHCP37] {
-		return refuse(DHCP37, "MAAS %s cannot configure DHCP any more once TLS is on (LP#2148224, mended in 3.7.3)", version)
+		return refuse(accept, DHCP37, "MAAS %s cannot configure DHCP any more once TLS is on (LP#2148224, mended in 3.7.3)", version)
 	}
 	if !IsUsablePort(port) {
 		return hint.Add(fmt.Errorf("MAAS uses port %d itself", port), "set targets.%s.port", m.config.Name)
+	}
+	for _, endpoint := range m.config.Endpoints {
+		if _, own := splitEndpoint(endpoint); own != "" && own != strconv.Itoa(port) {
+			return hint.Add(fmt.Errorf("endpoint %s is not on port %d, where MAAS would serve TLS", endpoint, port),
+				"set targets.%s.port, or leave the endpoint's port out", m.config.Name)
+		}
 	}
 	taken := sideBySide(m.hosts(), func(host string) string {
 		ctx, cancel := context.WithTimeout(ctx, askTime)
@@ -247,21 +293,28 @@ func IsUsablePort(port int) bool {
 }
 
 // namesLost refuses the loss of a name that is served now, unless the loss is our own wish's doing.
-func namesLost(served []Served, names, earlier []string, accept Accept) error {
+func (m *MAAS) namesLost(ctx context.Context, want Want) error {
+	local := ""
+	if backup, err := m.Backup(ctx); err == nil {
+		local = backup.Fingerprint()
+	}
 	lost := map[string]bool{}
-	for _, s := range served {
-		if len(s.Certs) > 0 {
-			for _, name := range certstore.CertificateNames(s.Certs[0]) {
-				if !covers(names, name) && !slices.Contains(earlier, name) {
-					lost[name] = true
-				}
+	for _, s := range m.Probe(ctx) {
+		// Once MAAS served a certificate of ours, one that nobody trusts and that is not MAAS's own is somebody's prank:
+		// it must not stop renewals.
+		if len(s.Certs) == 0 || want.Ours && s.Fingerprint() != local && m.trusted(s.Certs[0], s.Certs[1:]) != nil {
+			continue
+		}
+		for _, name := range certstore.CertificateNames(s.Certs[0]) {
+			if !covers(want.Names, name) && !slices.Contains(want.Earlier, name) {
+				lost[name] = true
 			}
 		}
 	}
-	if len(lost) == 0 || accept[NamesLost] {
+	if len(lost) == 0 || want.Accept[NamesLost] {
 		return nil
 	}
-	return refuse(NamesLost, "names that MAAS serves now would be lost: %s", strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
+	return refuse(want.Accept, NamesLost, "names that MAAS serves now would be lost: %s", strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
 }
 
 // covers tells whether a certificate with names also answers for name.
@@ -300,7 +353,7 @@ func (m *MAAS) Probe(ctx context.Context) []Served {
 func (m *MAAS) portOf(ctx context.Context, host string) int {
 	for _, state := range []func() tlsState{
 		func() tlsState { return askTLS(ctx, m.config.Dial, host) },
-		func() tlsState { return localTLS(m.config.FS, m.config.Installation.HTTPDir) },
+		func() tlsState { return localTLS(m.config.FS, m.here(ctx).HTTPDir) },
 	} {
 		if state := state(); state.known && state.port != 0 {
 			return state.port
@@ -341,19 +394,28 @@ func (m *MAAS) clock(leaf *x509.Certificate) time.Time {
 	return now
 }
 
-// Backup reads the pair that this region's proxy serves (MAAS fact 2.2).
-func (m *MAAS) Backup(context.Context) (*certstore.Bundle, error) {
-	if m.config.Installation.HTTPDir == "" {
+// Backup reads the pair that this region's proxy serves (MAAS fact 2.2). What hooks put into the chain beside it, in the
+// wrong order or twice, is put right.
+func (m *MAAS) Backup(ctx context.Context) (*certstore.Bundle, error) {
+	dir := m.here(ctx).HTTPDir
+	if dir == "" {
 		return nil, errors.New("maas.http_dir is unknown")
 	}
-	certs := filepath.Join(m.config.Installation.HTTPDir, "certs")
-	chain, err := m.config.FS.ReadFile(filepath.Join(certs, "regiond-proxy.pem"))
+	text, err := m.config.FS.ReadFile(filepath.Join(dir, "certs", "regiond-proxy.pem"))
 	if err != nil {
 		return nil, err
 	}
-	key, err := m.config.FS.ReadFile(filepath.Join(certs, "regiond-proxy-key.pem"))
+	certs, err := certstore.ParseCertificates(text)
 	if err != nil {
 		return nil, err
 	}
-	return certstore.Parse(key, chain)
+	text, err = m.config.FS.ReadFile(filepath.Join(dir, "certs", "regiond-proxy-key.pem"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := certstore.ParseKey(text)
+	if err != nil {
+		return nil, err
+	}
+	return certstore.NewBundle(key, certstore.ChainOf(certs[0], certs[1:]))
 }

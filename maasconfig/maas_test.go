@@ -2,9 +2,12 @@ package maasconfig_test
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +18,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/loopback"
 	"maascert/internal/world"
 	"maascert/maasconfig"
 	"maascert/maasconfig/maastest"
@@ -153,8 +157,10 @@ func TestVersions(t *testing.T) {
 // site is a deployment with a target for it.
 type site struct {
 	*maastest.Deployment
-	authority *maastest.Authority
-	config    maasconfig.Config
+	authority    *maastest.Authority
+	installation maasconfig.Installation
+	missing      error // why there is no installation
+	config       maasconfig.Config
 }
 
 func newSite(t *testing.T, options maastest.Options) *site {
@@ -163,12 +169,13 @@ func newSite(t *testing.T, options maastest.Options) *site {
 	require.NoError(t, err)
 	d := maastest.New(t, options)
 	s := &site{Deployment: d, authority: authority}
+	s.installation = maasconfig.Installation{
+		Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 7, Patch: 3}, Command: d.Command,
+		HTTPDir: d.Regions[0].HTTPDir, StageDir: filepath.Join(t.TempDir(), "stage"),
+	}
 	s.config = maasconfig.Config{
 		Name: "maas", Endpoints: d.Endpoints(), ServerName: "maas.example", Roots: authority.Pool(),
-		Installation: maasconfig.Installation{
-			Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 7, Patch: 3}, Command: d.Command,
-			HTTPDir: d.Regions[0].HTTPDir, StageDir: filepath.Join(t.TempDir(), "stage"),
-		},
+		Detect:  func(context.Context) (maasconfig.Installation, error) { return s.installation, s.missing },
 		Timeout: 20 * time.Second, VerifyTimeout: 5 * time.Second,
 		FS: world.OS{}, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
 	}
@@ -210,7 +217,7 @@ func TestReadyRefuses(t *testing.T) {
 			prepare: func(*testing.T, *site) {}, err: "MAAS does not serve TLS yet", code: maasconfig.FirstEnable,
 		},
 		"a first enabling where DHCP would break": {
-			prepare: func(_ *testing.T, s *site) { s.config.Installation.Version.Patch = 2 },
+			prepare: func(_ *testing.T, s *site) { s.installation.Version.Patch = 2 },
 			want:    func(w *maasconfig.Want) { w.Accept = maasconfig.Accept{maasconfig.FirstEnable: true} }, err: "DHCP", code: maasconfig.DHCP37,
 		},
 		"a first enabling on a port that somebody has": {
@@ -247,11 +254,11 @@ func TestReadyRefuses(t *testing.T) {
 			err: "Juju manages this region (unit-maas-region-0)", code: maasconfig.Juju,
 		},
 		"an EC key for 3.8": {
-			prepare: func(_ *testing.T, s *site) { s.config.Installation.Version.Minor = 8 },
+			prepare: func(_ *testing.T, s *site) { s.installation.Version.Minor = 8 },
 			want:    func(w *maasconfig.Want) { w.KeyType = certstore.EC256 }, err: "cannot load a key of type ec256",
 		},
 		"an EC key for an unknown version": {
-			prepare: func(_ *testing.T, s *site) { s.config.Installation.Version = maasconfig.Version{} },
+			prepare: func(_ *testing.T, s *site) { s.installation.Version = maasconfig.Version{} },
 			want:    func(w *maasconfig.Want) { w.KeyType = certstore.EC384 }, err: "version is unknown",
 		},
 		"the loss of a name": {
@@ -262,12 +269,12 @@ func TestReadyRefuses(t *testing.T) {
 		},
 		"regions of which none answers": {
 			prepare: func(t *testing.T, s *site) {
-				s.config.Endpoints, s.config.Installation.HTTPDir = []string{"127.255.255.254"}, ""
+				s.config.Endpoints, s.installation.HTTPDir = []string{"127.255.255.254"}, ""
 			},
 			err: "no region says whether it serves TLS",
 		},
 		"an installation that was not found": {
-			prepare: func(_ *testing.T, s *site) { s.config.InstallationErr = errors.New("not here") }, err: "not here",
+			prepare: func(_ *testing.T, s *site) { s.missing = errors.New("not here") }, err: "not here",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -336,7 +343,7 @@ func TestDeployKeepsChainAndPort(t *testing.T) {
 	for _, e := range outcome.Endpoints {
 		require.Equal(t, maasconfig.Complete, e.Chain)
 	}
-	entries, err := os.ReadDir(s.config.Installation.StageDir)
+	entries, err := os.ReadDir(s.installation.StageDir)
 	require.NoError(t, err)
 	require.Empty(t, entries)
 }
@@ -401,21 +408,136 @@ func TestTidyWipesOnlyWhatNobodyHolds(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, maastest.Options{Regions: 1})
 	target := maasconfig.New(s.config)
-	require.NoError(t, target.Tidy())
-	require.NoDirExists(t, s.config.Installation.StageDir, "nothing is made where there is nothing to do")
-	dead, alive := filepath.Join(s.config.Installation.StageDir, "DEAD"), filepath.Join(s.config.Installation.StageDir, "ALIVE")
-	for _, dir := range []string{dead, alive} {
+	require.NoError(t, target.Tidy(t.Context()))
+	require.NoDirExists(t, s.installation.StageDir, "nothing is made where there is nothing to do")
+	in := func(name string) string { return filepath.Join(s.installation.StageDir, name) }
+	dead, alive := in("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), in("ZYXWVUTSRQPONMLKJIHGFEDCBA")
+	others := []string{in("boot-resources"), in("store")}
+	for _, dir := range append([]string{dead, alive}, others...) {
 		require.NoError(t, os.MkdirAll(dir, 0o700))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "key.pem"), []byte("key"), 0o600))
 	}
 	unlock, err := world.OS{}.TryLock(alive)
 	require.NoError(t, err)
-	require.NoError(t, target.Tidy())
+	require.NoError(t, target.Tidy(t.Context()))
 	require.NoDirExists(t, dead)
 	require.DirExists(t, alive)
 	require.NoError(t, unlock())
-	require.NoError(t, target.Tidy())
+	require.NoError(t, target.Tidy(t.Context()))
 	require.NoDirExists(t, alive)
+	for _, dir := range others {
+		require.DirExists(t, dir, "what is no stage of ours is left alone, whoever pointed stage_dir there")
+	}
+}
+
+func TestAStageThatOthersCanEnterIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	before := s.enable(t, 5443)
+	require.NoError(t, os.MkdirAll(s.installation.StageDir, 0o755))
+	require.ErrorContains(t, maasconfig.New(s.config).Ready(t.Context(), want), "can be entered by others")
+	_, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.ErrorContains(t, err, "can be entered by others")
+	require.True(t, s.Regions[0].Serves(5443).Equal(before.Leaf()))
+}
+
+// A proxy before a region may answer port 5240 with a redirect of its own; regiond's file knows better, and MAAS must not
+// be moved to the proxy's port.
+func TestAProxysRedirectDoesNotMoveMAASsPort(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	s.enable(t, 5443)
+	hosts, err := loopback.Hosts(1, 5240)
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", net.JoinHostPort(hosts[0].String(), "5240"))
+	require.NoError(t, err)
+	proxy := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "https://"+hosts[0].String()+r.URL.Path, http.StatusMovedPermanently)
+	})}
+	go proxy.Serve(listener)
+	t.Cleanup(func() { proxy.Close() })
+	s.config.Endpoints = []string{hosts[0].String()}
+	require.ErrorContains(t, maasconfig.New(s.config).Ready(t.Context(), want), "the regions disagree on TLS")
+}
+
+// Once ours was served, a certificate that nobody trusts cannot stop renewals by the names it claims.
+func TestAnUntrustedCertificateDoesNotClaimNames(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.enable(t, 5443)
+	stranger, err := maastest.NewAuthority()
+	require.NoError(t, err)
+	prank, err := stranger.Issue(certstore.EC256, 0, time.Hour, "maas.example", "attacker.example")
+	require.NoError(t, err)
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{prank.Leaf().Raw}, PrivateKey: prank.Key()}}})
+	require.NoError(t, err)
+	server := &http.Server{}
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+	s.config.Endpoints = append(s.config.Endpoints, listener.Addr().String())
+	target, w := maasconfig.New(s.config), want
+	require.ErrorContains(t, target.Ready(t.Context(), w), "would be lost: attacker.example", "the first time every name counts")
+	w.Ours = true
+	require.NoError(t, target.Ready(t.Context(), w))
+}
+
+// A backup of what hooks left behind: the leaf twice, the root before the intermediate.
+func TestABackupPutsTheChainRight(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	bundle := s.enable(t, 5443)
+	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.authority.Root.Raw})
+	s.Set(&maastest.Secret{
+		Key: string(bundle.KeyPEM()), Cert: string(bundle.LeafPEM()), Port: 5443,
+		CACert: string(bundle.LeafPEM()) + string(root) + string(bundle.ChainPEM()),
+	})
+	path := filepath.Join(s.installation.HTTPDir, "certs", "regiond-proxy.pem")
+	require.Eventually(t, func() bool {
+		text, err := os.ReadFile(path)
+		return err == nil && strings.Count(string(text), "BEGIN") == 4
+	}, 10*time.Second, time.Millisecond)
+	backup, err := maasconfig.New(s.config).Backup(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, string(bundle.FullChainPEM()), string(backup.FullChainPEM()))
+}
+
+// The pair that was served before need not be trusted by our roots to be put back: it was served.
+func TestAPairOfAnotherCAIsPutBack(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	stranger, err := maastest.NewAuthority()
+	require.NoError(t, err)
+	before, err := stranger.Issue(certstore.RSA2048, 0, time.Hour, "maas.example")
+	require.NoError(t, err)
+	require.NoError(t, s.Enable(t.Context(), before, 5443))
+	for _, region := range s.Regions {
+		region.Break(maastest.Fault{Deaf: true})
+	}
+	s.config.VerifyTimeout = 200 * time.Millisecond
+	d := deployment(s.issue(t, 0, time.Hour))
+	d.Previous = before
+	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), d)
+	require.NoError(t, err)
+	require.True(t, outcome.RolledBack)
+	require.Equal(t, string(before.LeafPEM()), s.Stored().Cert)
+}
+
+// MAAS may come, go and change while the daemon runs.
+func TestTheInstallationIsLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	s.enable(t, 5443)
+	now := time.Now()
+	s.config.Now = func() time.Time { return now }
+	target, w := maasconfig.New(s.config), want
+	w.KeyType = certstore.EC256
+	s.missing = errors.New("the snap is not mounted yet")
+	require.ErrorContains(t, target.Ready(t.Context(), w), "not mounted yet")
+	s.missing = nil
+	require.NoError(t, target.Ready(t.Context(), w))
+	s.installation.Version.Minor = 8
+	now = now.Add(time.Minute)
+	require.ErrorContains(t, target.Ready(t.Context(), w), "MAAS 3.8.3 cannot load")
 }
 
 func TestBackupIsThePairThatIsServed(t *testing.T) {

@@ -35,7 +35,7 @@ func (r *Rehearsal) Commands() [][]string {
 }
 
 // Tidy leaves the stages of killed runs to a real run.
-func (r *Rehearsal) Tidy() error { return nil }
+func (r *Rehearsal) Tidy(context.Context) error { return nil }
 
 // Probe sees what is really served until Deploy was called.
 func (r *Rehearsal) Probe(ctx context.Context) []Served {
@@ -53,9 +53,11 @@ func (r *Rehearsal) Probe(ctx context.Context) []Served {
 // Deploy rehearses.
 func (r *Rehearsal) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	certs := append([]*x509.Certificate{d.Bundle.Leaf()}, d.Bundle.Chain()...)
-	trusting := *r.MAAS
-	trusting.config.Roots = x509.NewCertPool()
-	trusting.config.Roots.AddCert(certs[len(certs)-1])
+	config := r.config
+	config.Roots = x509.NewCertPool()
+	config.Roots.AddCert(certs[len(certs)-1])
+	trusting := New(config)
+	d.Ours = false // with other roots nothing that is served is trusted, and its names count all the same
 	if err := trusting.mayServe(ctx, d); err != nil {
 		return Outcome{}, err
 	}
@@ -70,7 +72,11 @@ func (r *Rehearsal) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	if err := trusting.handshakes(pair); err != nil {
 		return Outcome{}, fmt.Errorf("rehearsing the handshake: %w", err)
 	}
-	command := r.command(filepath.Join(r.config.Installation.StageDir, "RANDOM"), d.Bundle, port)
+	here, err := r.installation(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
+	command := r.command(here, filepath.Join(here.StageDir, "RANDOM"), d.Bundle, port)
 	r.mu.Lock()
 	r.commands = append(r.commands, append([]string{command.Path}, command.Args...))
 	r.bundle = d.Bundle

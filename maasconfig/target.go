@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"maascert/certstore"
+	"maascert/internal/hint"
 )
 
 // Target is a place that serves a certificate.
@@ -34,9 +35,9 @@ type Target interface {
 	// or the endpoints of the outcome tell where not.
 	Deploy(ctx context.Context, deployment Deployment) (Outcome, error)
 	// Remedy says what to do about an endpoint that keeps the old certificate.
-	Remedy() string
+	Remedy(ctx context.Context) string
 	// Tidy removes what a killed run left behind; most often there is nothing, and then nothing is written.
-	Tidy() error
+	Tidy(ctx context.Context) error
 }
 
 // Want is what a certificate will be, before there is one.
@@ -45,6 +46,7 @@ type Want struct {
 	Earlier []string // names that our certificates had before; losing one of those is our own doing
 	KeyType certstore.KeyType
 	Accept  Accept
+	Ours    bool // a certificate of ours was verified here before
 }
 
 // Deployment is one try to make a target serve a bundle.
@@ -52,6 +54,7 @@ type Deployment struct {
 	Bundle   *certstore.Bundle
 	Previous *certstore.Bundle // to put back; nil when there is none
 	Earlier  []string          // as in Want
+	Ours     bool              // as in Want
 	Accept   Accept
 	Calls    int          // how often MAAS may be told at the most; each call makes every region's proxy reload
 	Spend    func() error // called before each of them; an error stops
@@ -82,6 +85,21 @@ type Accept map[string]bool
 type Refusal struct {
 	Code string // one of Codes
 	Why  string
+}
+
+// refuse is a Refusal whose hint repeats what was accepted already.
+func refuse(accepted Accept, code, format string, args ...any) error {
+	flags := []string{"maascert renew"}
+	for _, known := range Codes {
+		switch {
+		case !accepted[known] && known != code:
+		case known == FirstEnable:
+			flags = append(flags, "--enable-tls")
+		default:
+			flags = append(flags, "--accept "+known)
+		}
+	}
+	return hint.Add(&Refusal{Code: code, Why: fmt.Sprintf(format, args...)}, "if that is what you want: %s", strings.Join(flags, " "))
 }
 
 func (r *Refusal) Error() string { return r.Why }

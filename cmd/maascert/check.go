@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"maascert/acme"
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
 	"maascert/maasconfig"
 )
 
@@ -51,7 +53,7 @@ func (a *app) check(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := a.assemble(c.Context, config)
+	p := a.assemble(config)
 	defer p.close()
 	ctx, cancel := context.WithTimeout(c.Context, time.Minute)
 	defer cancel()
@@ -84,13 +86,46 @@ func checks(ctx context.Context, p *parts) []checkItem {
 	items = append(items, checkCA(ctx, p)...)
 	items = append(items, item("challenge", "http-01 challenges can be answered", p.config.ACME.Challenge.Listen, p.client.CanListen(ctx)))
 	for _, cert := range p.engine.Certificates {
-		want := maasconfig.Want{Names: cert.Wish.Names, Earlier: cert.Wish.Names, KeyType: cert.Wish.KeyType}
+		view, err := p.engine.Look(ctx, cert)
+		items = append(items, item("certificate", certificateWords(view), cert.Name, err))
+		if err != nil {
+			continue
+		}
 		for _, name := range p.config.certificate(cert.Name).Targets {
-			for _, guard := range p.targets[name].Guards(want) {
-				evidence, err := guard.Ask(ctx)
-				items = append(items, item(guard.Code, guardWords[guard.Code], evidence, err))
+			items = slices.Concat(items, checkGuards(ctx, p, cert, view, name), []checkItem{checkEndpoints(ctx, p, name)})
+		}
+	}
+	return items
+}
+
+func certificateWords(v lifecycle.View) string {
+	switch {
+	case v.State.Current != nil:
+		return fmt.Sprintf("version %d can be read", v.Version())
+	case v.State.Record.Current != 0:
+		return fmt.Sprintf("version %d cannot be read; the next renewal orders another", v.State.Record.Current)
+	default:
+		return "there is none yet"
+	}
+}
+
+// checkGuards asks what a renewal would ask. A first enabling that nobody asked for yet is a warning, and what else it
+// would meet is asked as well. Without an installation there is nothing more to ask.
+func checkGuards(ctx context.Context, p *parts, cert lifecycle.Certificate, view lifecycle.View, target string) []checkItem {
+	var items []checkItem
+	accept := maasconfig.Accept{}
+	for _, guard := range p.targets[target].Guards(p.engine.Want(ctx, cert, view, target, accept)) {
+		evidence, err := guard.Ask(ctx)
+		one := item(guard.Code, guardWords[guard.Code], evidence, err)
+		items = append(items, one)
+		if one.State == checkWarn {
+			accept[maasconfig.FirstEnable] = true
+			if evidence, err := guard.Ask(ctx); err != nil {
+				items = append(items, item(guard.Code, "", evidence, err))
 			}
-			items = append(items, checkEndpoints(ctx, p, name))
+		}
+		if guard.Code == "maas" && err != nil {
+			break
 		}
 	}
 	return items

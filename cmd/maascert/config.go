@@ -148,6 +148,8 @@ func (v *validator) run() {
 	var err error
 	if c.schedule, err = cron.ParseStandard(c.Schedule); err != nil {
 		v.fault("schedule", "%q is no schedule: write @every 12h, or five fields as cron takes them", c.Schedule)
+	} else if c.schedule.Next(time.Now()).IsZero() {
+		v.fault("schedule", "%q never comes", c.Schedule)
 	}
 }
 
@@ -161,6 +163,9 @@ func (v *validator) acme() {
 	}
 	a.Directory = v.directory("acme.directory", a.Directory)
 	a.DryRun.Directory = v.directory("acme.dry_run.directory", a.DryRun.Directory)
+	if a.DryRun.Directory != "" && a.DryRun.Directory == a.Directory {
+		v.fault("acme.dry_run.directory", "a rehearsal would issue at the CA itself; leave it out, and names are proven without issuing")
+	}
 	a.roots = v.roots("acme.root", &a.Root)
 	a.issuerRoots = a.roots
 	if a.IssuerRoot != "" {
@@ -259,8 +264,14 @@ func (v *validator) targets() {
 			v.fault(key+".port", "%d cannot be MAAS's TLS port: it is out of range or used by MAAS itself", t.Port)
 		}
 		for i, endpoint := range t.Endpoints {
-			if !isEndpoint(endpoint) {
-				v.fault(fmt.Sprintf("%s.endpoints[%d]", key, i), "%q is no host or host:port", endpoint)
+			at := fmt.Sprintf("%s.endpoints[%d]", key, i)
+			_, port, err := net.SplitHostPort(endpoint)
+			number, _ := strconv.Atoi(port)
+			switch {
+			case !isEndpoint(endpoint):
+				v.fault(at, "%q is no host or host:port", endpoint)
+			case err == nil && !maasconfig.IsUsablePort(number):
+				v.fault(at, "%s: MAAS does not serve TLS there: it uses this port otherwise", endpoint)
 			}
 		}
 		t.VerifyTimeout = v.duration(key+".verify_timeout", t.VerifyTimeout, 2*time.Minute)
@@ -312,6 +323,16 @@ func (v *validator) certificates() {
 				v.fault(at, "target %q already serves certificate %q", target, other)
 			}
 			taken[target] = cert.Name
+		}
+	}
+	v.unused(taken)
+}
+
+// unused finds targets that were configured for nobody.
+func (v *validator) unused(taken map[string]string) {
+	for name := range v.config.Targets {
+		if _, ok := taken[name]; !ok && v.has("targets."+name) {
+			v.fault("targets."+name, "no certificate names target %q; a certificate without targets has [%s]", name, impliedTarget)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
+	"maascert/maasconfig"
 )
 
 func (a *app) runCommand() *cli.Command {
@@ -20,7 +22,10 @@ func (a *app) runCommand() *cli.Command {
 		Name:        "run",
 		Usage:       "the daemon: passes at the start, on the schedule, and when a certificate gets due",
 		Description: "SIGHUP reads the configuration again; a bad file is told and the old configuration stays in force.",
-		Action:      a.runDaemon,
+		Flags: []cli.Flag{
+			&cli.StringSliceFlag{Name: "accept", Usage: "override the guard called `CODE` in every pass: names-lost, juju (may be repeated)"},
+		},
+		Action: a.runDaemon,
 	})
 }
 
@@ -29,8 +34,14 @@ func (a *app) runDaemon(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	d := &service{app: a, path: c.String("config")}
-	d.use(a.assemble(c.Context, config))
+	d := &service{app: a, path: c.String("config"), accept: maasconfig.Accept{}}
+	for _, code := range c.StringSlice("accept") {
+		if code != maasconfig.NamesLost && code != maasconfig.Juju {
+			return hint.Add(fmt.Errorf("--accept: a daemon cannot override %q", code), "by hand, once: maascert renew --accept %s", code)
+		}
+		d.accept[code] = true
+	}
+	d.use(a.assemble(config))
 	defer d.close()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -60,7 +71,8 @@ func (a *app) tell(state string) {
 // service is the daemon's configuration, which may be replaced while it runs.
 type service struct {
 	*app
-	path string
+	path   string
+	accept maasconfig.Accept
 
 	mu    sync.Mutex
 	parts *parts
@@ -83,12 +95,12 @@ func (s *service) close() { s.current().close() }
 // Next is the schedule of the configuration in force.
 func (s *service) Next(t time.Time) time.Time { return s.current().config.schedule.Next(t) }
 
-func (s *service) pass(ctx context.Context) time.Time {
-	results := s.current().engine.Pass(ctx, lifecycle.Options{})
+func (s *service) pass(ctx context.Context) []lifecycle.Result {
+	results := s.current().engine.Pass(ctx, lifecycle.Options{Accept: s.accept})
 	for _, r := range results {
 		s.report(r)
 	}
-	return lifecycle.Next(results)
+	return results
 }
 
 func (s *service) report(r lifecycle.Result) {
@@ -117,7 +129,7 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<-
 			s.log.Error("the configuration is bad; the old one stays in force", "error", oneLine(err))
 		} else {
 			// The old parts' idle connections end by themselves; a pass may still be using them.
-			s.use(s.assemble(ctx, config))
+			s.use(s.assemble(config))
 			s.log.Info("read the configuration again")
 		}
 		s.tell(daemon.SdNotifyReady)

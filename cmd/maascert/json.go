@@ -77,7 +77,6 @@ type renewJSON struct {
 	Schema       int           `json:"schema"`
 	DryRun       bool          `json:"dry_run"`
 	Changed      bool          `json:"changed"`
-	WouldChange  *bool         `json:"would_change,omitempty"`
 	Certificates []renewedJSON `json:"certificates"`
 }
 
@@ -94,10 +93,33 @@ type renewedJSON struct {
 	Requests    int             `json:"acme_requests"`
 	Duration    int64           `json:"duration_ms"`
 	Endpoints   []endpointJSON  `json:"endpoints"`
+}
 
-	WouldChange *bool      `json:"would_change,omitempty"`
-	Commands    [][]string `json:"commands,omitempty"`
-	Level       string     `json:"level,omitempty"`
+// rehearsalJSON is a renewJSON of a rehearsal, in which nothing was obtained or deployed.
+type rehearsalJSON struct {
+	Schema       int             `json:"schema"`
+	DryRun       bool            `json:"dry_run"`
+	Changed      bool            `json:"changed"`
+	WouldChange  bool            `json:"would_change"`
+	Certificates []rehearsedJSON `json:"certificates"`
+}
+
+type rehearsedJSON struct {
+	renewedJSON
+	WouldChange bool       `json:"would_change"`
+	Commands    [][]string `json:"commands"`
+	Level       string     `json:"level"`
+}
+
+// newRehearsedJSON is what a rehearsal came to, beside what it would have begun with.
+func newRehearsedJSON(r lifecycle.Result, would lifecycle.View) rehearsedJSON {
+	unchanged := lifecycle.Result{
+		Name: r.Name, Before: would, After: would, Deployed: map[string]bool{}, Requests: r.Requests, Duration: r.Duration, Stage: r.Stage, Err: r.Err,
+	}
+	for target := range r.Deployed {
+		unchanged.Deployed[target] = false
+	}
+	return rehearsedJSON{renewedJSON: newRenewedJSON(unchanged), Commands: [][]string{}}
 }
 
 func newCertificateJSON(cert lifecycle.Certificate, v lifecycle.View) certificateJSON {

@@ -25,7 +25,7 @@ func (a *app) status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := a.assemble(c.Context, config)
+	p := a.assemble(config)
 	defer p.close()
 	doc := statusJSON{
 		Schema: schema, Node: config.Node, At: rfc3339(time.Now()), Healthy: true,
@@ -103,7 +103,7 @@ func (a *app) verify(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := a.assemble(c.Context, config)
+	p := a.assemble(config)
 	defer p.close()
 	deadline := time.Now().Add(c.Duration("timeout"))
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {

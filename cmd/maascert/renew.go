@@ -50,7 +50,7 @@ func (a *app) renew(c *cli.Context) error {
 			return hint.Add(fmt.Errorf("--cert: there is no certificate %q", name), "the configuration has: %s", certificateList(config))
 		}
 	}
-	p := a.assemble(c.Context, config)
+	p := a.assemble(config)
 	defer p.close()
 	if c.Bool("dry-run") {
 		return a.rehearse(c.Context, p, options, c.Bool("json"))
@@ -126,8 +126,10 @@ func (a *app) printResult(r lifecycle.Result) {
 		leaf := v.State.Current.Bundle.Leaf()
 		fmt.Fprintf(a.stdout, "%s: obtained version %d (%s), valid until %s, %d requests to the CA\n",
 			r.Name, v.Version(), r.Before.Plan.Why, day(leaf.NotAfter), r.Requests)
-	case r.Changed:
+	case r.Changed && r.Err == nil:
 		fmt.Fprintf(a.stdout, "%s: deployed version %d\n", r.Name, v.Version())
+	case r.Changed:
+		fmt.Fprintf(a.stdout, "%s: told MAAS of version %d\n", r.Name, v.Version())
 	case r.Err == nil:
 		fmt.Fprintf(a.stdout, "%s: nothing to do (%s), version %d, renewal %s\n", r.Name, v.Plan.Why, v.Version(), day(v.Plan.RenewAt))
 	}
@@ -173,9 +175,7 @@ func exitOf(results []lifecycle.Result) error {
 
 // rehearse looks at what a real pass would do, and then has the engine do it with harmless parts, whether due or not.
 func (a *app) rehearse(ctx context.Context, p *parts, options lifecycle.Options, asJSON bool) error {
-	r := p.rehearsal()
-	defer r.close()
-	would := map[string]lifecycle.View{}
+	would, busy := map[string]lifecycle.View{}, map[string]bool{}
 	for _, cert := range p.engine.Certificates {
 		view, err := p.engine.Look(ctx, cert)
 		if err != nil {
@@ -183,16 +183,18 @@ func (a *app) rehearse(ctx context.Context, p *parts, options lifecycle.Options,
 			return outcome(exitAttention)
 		}
 		would[cert.Name] = view
+		busy[cert.Name] = view.State.Record.Order != nil || view.State.Record.Attempt != nil
 	}
+	r := p.rehearsal(busy)
+	defer r.close()
 	options.Force = true
 	results := r.engine.Pass(ctx, options)
-	doc, no := renewJSON{Schema: schema, DryRun: true, Certificates: []renewedJSON{}}, false
-	doc.WouldChange = &no
+	doc := rehearsalJSON{Schema: schema, DryRun: true, Certificates: []rehearsedJSON{}}
 	for _, result := range results {
 		change := would[result.Name].Plan.IsWork()
-		*doc.WouldChange = *doc.WouldChange || change
-		one := newRenewedJSON(result)
-		one.WouldChange, one.Level, one.Why = &change, string(r.issuers[result.Name].Level), string(would[result.Name].Plan.Why)
+		doc.WouldChange = doc.WouldChange || change
+		one := newRehearsedJSON(result, would[result.Name])
+		one.WouldChange, one.Level = change, string(r.issuers[result.Name].Level)
 		for _, target := range r.targets[result.Name] {
 			one.Commands = append(one.Commands, target.Commands()...)
 		}
@@ -210,10 +212,9 @@ func (a *app) rehearse(ctx context.Context, p *parts, options lifecycle.Options,
 	return exitOf(results)
 }
 
-func (a *app) printRehearsal(one renewedJSON, would lifecycle.View) {
+func (a *app) printRehearsal(one rehearsedJSON, would lifecycle.View) {
 	level := map[string]string{
-		"":                          "stopped before the CA was asked",
-		string(lifecycle.Planned):   "got as far as can be rehearsed: this CA binds an account for good, so it was asked for nothing",
+		string(lifecycle.Planned):   "the CA was asked for nothing",
 		string(lifecycle.Validated): "the CA proved every name and issued nothing",
 		string(lifecycle.Issued):    "the directory for dry runs issued a certificate, which was not kept",
 	}[one.Level]

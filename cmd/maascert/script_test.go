@@ -145,7 +145,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "edit": edit, "region": region, "maas": maas, "ca": ca, "counts": counts, "snapshot": snapshot, "hold": hold,
+			"exits": exits, "edit": edit, "region": region, "maas": maas, "ca": ca, "counts": counts, "snapshot": snapshot, "hold": hold, "rehearsal-ca": rehearsalCA,
 		},
 	})
 }
@@ -307,6 +307,17 @@ func snapshot(ts *testscript.TestScript, neg bool, args []string) {
 	if (string(before) == now) == neg {
 		ts.Fatalf("before:\n%s\nnow:\n%s", before, now)
 	}
+}
+
+// rehearsal-ca starts a second CA that the configuration names for dry runs.
+func rehearsalCA(ts *testscript.TestScript, neg bool, args []string) {
+	s := siteOf(ts)
+	second, err := acmetest.Start(acmetest.Options{HTTPPort: s.ca.HTTPPort})
+	ts.Check(err)
+	ts.Defer(second.Stop)
+	ts.Check(os.WriteFile(filepath.Join(s.dir, "second_root.pem"), second.DirectoryRoot(), 0o644))
+	text := strings.Replace(s.config(), "  accept_terms: true", "  accept_terms: true\n  dry_run: {directory: \""+second.Directory+"\", root: second_root.pem}", 1)
+	ts.Check(os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o644))
 }
 
 // hold takes the lock of the certificate as another run would; ! hold gives it back.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"os"
@@ -24,14 +25,16 @@ type parts struct {
 	engine  *lifecycle.Engine
 }
 
-// assemble puts the real parts together. It reads this host's MAAS installation and changes nothing.
-func (a *app) assemble(ctx context.Context, config *Config) *parts {
+// assemble puts the real parts together. It touches nothing yet.
+func (a *app) assemble(config *Config) *parts {
 	p := &parts{config: config, fsys: a.fsys, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
 	p.client = acme.New(p.acme(config.ACME.Directory, p.store))
-	installation, err := maasconfig.Detect(ctx, maasconfig.InstallationConfig{
-		Command: config.MAAS.Command, StageDir: config.MAAS.StageDir, HTTPDir: config.MAAS.HTTPDir, Version: config.MAAS.Version,
-		StateDir: config.StateDir, FS: a.fsys, Runner: world.Exec{},
-	})
+	detect := func(ctx context.Context) (maasconfig.Installation, error) {
+		return maasconfig.Detect(ctx, maasconfig.InstallationConfig{
+			Command: config.MAAS.Command, StageDir: config.MAAS.StageDir, HTTPDir: config.MAAS.HTTPDir, Version: config.MAAS.Version,
+			StateDir: config.StateDir, FS: a.fsys, Runner: world.Exec{},
+		})
+	}
 	p.engine = &lifecycle.Engine{
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log,
 	}
@@ -43,7 +46,7 @@ func (a *app) assemble(ctx context.Context, config *Config) *parts {
 		for _, name := range cert.Targets {
 			t := config.Targets[name]
 			p.targets[name] = maasconfig.New(maasconfig.Config{
-				Name: name, Installation: installation, InstallationErr: err, Port: t.Port, Endpoints: t.Endpoints,
+				Name: name, Detect: detect, Port: t.Port, Endpoints: t.Endpoints,
 				ServerName: firstHost(cert.Names), Roots: config.ACME.issuerRoots, Timeout: config.MAAS.Timeout, VerifyTimeout: t.VerifyTimeout,
 				FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
 			})
@@ -72,7 +75,8 @@ type rehearsal struct {
 	clients []*acme.Client
 }
 
-func (p *parts) rehearsal() *rehearsal {
+// rehearsal makes the harmless twin. busy names the certificates that have an order under way.
+func (p *parts) rehearsal(busy map[string]bool) *rehearsal {
 	store := certstore.NewOverlay(p.store)
 	client := acme.New(p.acme(p.config.ACME.Directory, store))
 	r := &rehearsal{issuers: map[string]*lifecycle.Rehearser{}, targets: map[string][]*maasconfig.Rehearsal{}, clients: []*acme.Client{client}}
@@ -86,7 +90,7 @@ func (p *parts) rehearsal() *rehearsal {
 	engine := *p.engine
 	engine.Store, engine.Public, engine.Certificates = store, nil, nil
 	for _, cert := range p.engine.Certificates {
-		issuer := &lifecycle.Rehearser{Client: client, DryRun: dryRun, Now: time.Now}
+		issuer := &lifecycle.Rehearser{Client: client, DryRun: dryRun, Now: time.Now, Keep: busy[cert.Name]}
 		twin := cert
 		twin.Issuer, twin.Targets = issuer, nil
 		for _, target := range p.config.certificate(cert.Name).Targets {
@@ -130,6 +134,11 @@ func firstHost(names []string) string {
 type public struct {
 	fsys world.FS
 	dir  string
+}
+
+func (p public) IsPublished(cert string, chain []byte) bool {
+	have, err := p.fsys.ReadFile(filepath.Join(p.dir, cert+".pem"))
+	return err == nil && bytes.Equal(have, chain)
 }
 
 func (p public) Publish(cert string, chain []byte) error {

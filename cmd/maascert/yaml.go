@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"reflect"
@@ -58,6 +59,7 @@ func (e *configErrors) Lines(excerpt bool) []string {
 
 // decodeYAML decodes a text into a struct whose fields have yaml tags.
 func decodeYAML(name string, text []byte, into any) *document {
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	d := &document{name: name, lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}}
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	var syntax *yaml.SyntaxError
@@ -70,6 +72,7 @@ func decodeYAML(name string, text []byte, into any) *document {
 		d.add(&token.Position{Line: 1, Column: 1}, "%v", err)
 		return d
 	case len(file.Docs) > 1:
+		d.broken = true
 		d.add(&token.Position{Line: 1, Column: 1}, "more than one YAML document")
 		return d
 	}

@@ -32,18 +32,21 @@ func (p *pass) obtain(ctx context.Context, plan Plan) bool {
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
 		},
 	})
+	if issued != nil {
+		p.result.Requests = issued.Requests
+	}
 	if err != nil {
 		p.failed(ctx, err)
 		return false
 	}
-	p.result.Requests = issued.Requests
 	if err := p.keep(ctx, issued); err != nil {
 		p.fail(StageSave, err)
 		return false
 	}
 	p.result.Obtained, p.result.Changed = true, true
-	if p.Public != nil {
-		p.fail(StageSave, p.Public.Publish(p.cert.Name, issued.Bundle.FullChainPEM()))
+	if err := p.publish(issued.Bundle); err != nil {
+		// The next pass sees that it is missing and puts it there.
+		p.Log.Warn("publishing the certificate", "cert", p.cert.Name, "error", err)
 	}
 	return true
 }
@@ -55,7 +58,7 @@ func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, e
 		if r.Attempt != nil {
 			r.CutOff++
 		}
-		if tooOften = r.CutOff >= maxCutOffs; tooOften {
+		if tooOften = r.Attempt != nil && r.CutOff >= maxCutOffs; tooOften {
 			p.countFailure(r, time.Time{})
 			r.CutOff = 0
 			cut := *r.Attempt
@@ -90,6 +93,9 @@ func (p *pass) countFailure(r *certstore.Record, retryAfter time.Time) {
 	}
 	r.Failures++
 	r.NextAttempt = p.Now().Add(backOff(r.Failures, life)).UTC()
+	if latest := p.Now().Add(longestRetryAfter); retryAfter.After(latest) {
+		retryAfter = latest
+	}
 	r.RetryAfter = retryAfter.UTC()
 }
 
@@ -113,6 +119,9 @@ func (p *pass) failed(ctx context.Context, failure error) {
 		p.Log.Warn("writing down a failure", "cert", p.cert.Name, "error", saving)
 	}
 	p.result.NotNow = acme.IsRateLimited(failure)
+	if !after.IsZero() {
+		failure = hint.Add(failure, "the CA wants to be asked again at %s; nothing is tried before", after.UTC().Format(time.RFC3339))
+	}
 	p.fail(StageObtain, failure)
 }
 
@@ -139,11 +148,7 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) {
 	name := target.Name()
 	p.result.Deployed[name] = false
-	earlier, err := p.earlierNames(ctx, p.result.After.State)
-	if err != nil {
-		p.fail(StageLook, err)
-		return
-	}
+	want := p.Want(ctx, p.cert, p.result.After, name, p.options.Accept)
 	previous := p.previous(ctx, target, version, seen)
 	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
 	if err != nil {
@@ -154,16 +159,16 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	if before.Version != version.Number {
 		before = certstore.Deployment{Verified: before.Verified, Version: version.Number}
 	}
-	left := callsLeft(before, seen, version.Number)
+	left := callsLeft(before, seen, version.Number, p.Now())
 	before.Calls = maxCalls - left
 	spent := 0
 	outcome, err := target.Deploy(ctx, maasconfig.Deployment{
-		Bundle: version.Bundle, Previous: previous, Earlier: earlier, Accept: p.options.Accept, Calls: left,
+		Bundle: version.Bundle, Previous: previous, Earlier: want.Earlier, Ours: want.Ours, Accept: p.options.Accept, Calls: left,
 		Spend: func() error {
 			spent++
 			return p.update(ctx, func(r *certstore.Record) {
 				d := before
-				d.Calls, d.Tried = before.Calls+spent, p.Now().UTC()
+				d.Calls, d.Told = before.Calls+spent, p.Now().UTC()
 				p.setDeployment(r, name, d)
 			})
 		},
@@ -183,7 +188,10 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 			return
 		}
 		d := before
-		d.Calls, d.Tried = before.Calls+outcome.Calls, p.Now().UTC()
+		d.Calls, d.Told = before.Calls+outcome.Calls, p.Now().UTC()
+		if d.Since.IsZero() {
+			d.Since = d.Told
+		}
 		if len(outcome.Endpoints) > 0 {
 			d.Laggards = laggards(outcome.Endpoints)
 		}
@@ -209,13 +217,16 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 	}
 	if outcome.RolledBack {
 		p.fail(StageVerify, hint.Add(fmt.Errorf("%s: no endpoint took the certificate (%s); the one before it was put back",
-			name, maasconfig.Troubles(outcome.Endpoints)), "look into MAAS's and nginx's log; %s", target.Remedy()))
+			name, maasconfig.Troubles(outcome.Endpoints)), "look into MAAS's and nginx's log; %s", target.Remedy(ctx)))
 	}
 }
 
 // previous is what to put back should no endpoint take a version: the version of ours that is served, or else a backup
-// of the pair that MAAS serves, which is kept as a version of its own.
+// of the pair that MAAS serves, which is kept as a version of its own. A revoked one is not put back.
 func (p *pass) previous(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) *certstore.Bundle {
+	if p.result.Before.Plan.Why == Revoked {
+		return nil
+	}
 	known, err := certstore.Fingerprints(ctx, p.Store, p.cert.Name)
 	if err != nil {
 		return nil
@@ -231,7 +242,11 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 			}
 		}
 		backup, err := target.Backup(ctx)
-		if err != nil || backup.Fingerprint() != fingerprint {
+		if err != nil {
+			p.Log.Warn("the pair that MAAS serves cannot be backed up", "cert", p.cert.Name, "error", err)
+			return nil
+		}
+		if backup.Fingerprint() != fingerprint {
 			continue
 		}
 		_, err = certstore.AddVersion(ctx, p.Store, p.cert.Name, certstore.Version{Origin: certstore.FromMAAS, Created: p.Now(), Bundle: backup})

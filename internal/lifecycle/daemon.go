@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -12,8 +13,7 @@ import (
 type Daemon struct {
 	Schedule cron.Schedule
 	Now      func() time.Time
-	// Pass makes one pass and returns when the next is wanted, if earlier than the schedule; zero for no such time.
-	Pass func(ctx context.Context) time.Time
+	Pass     func(ctx context.Context) []Result
 	// Wake makes a pass at once, after the configuration was read again for example.
 	Wake <-chan struct{}
 }
@@ -24,16 +24,45 @@ const nap = time.Minute
 
 // Run makes passes until the context ends.
 func (d *Daemon) Run(ctx context.Context) {
+	failing := 0
 	for {
-		wanted := d.Pass(ctx)
-		next := d.Schedule.Next(d.Now())
-		if !wanted.IsZero() && wanted.Before(next) {
-			next = wanted
+		results := d.Pass(ctx)
+		now := d.Now()
+		next := earlier(d.Schedule.Next(now), wanted(results))
+		if isFailing(results) {
+			next = earlier(next, again(failing, now))
+			failing++
+		} else {
+			failing = 0
+		}
+		if soonest := now.Add(time.Second); next.Before(soonest) {
+			next = soonest
 		}
 		if !d.sleepUntil(ctx, next) {
 			return
 		}
 	}
+}
+
+// again is when to look again after so many passes in a row that failed for a reason that no plan names a time for: a
+// guard, a lock, a disk. After the last of the looks the schedule decides.
+func again(failing int, now time.Time) time.Time {
+	if failing >= len(looks) {
+		return time.Time{}
+	}
+	return now.Add(looks[failing])
+}
+
+func isFailing(results []Result) bool {
+	return slices.ContainsFunc(results, func(r Result) bool { return r.Err != nil && r.After.Plan.Wait.IsZero() })
+}
+
+// earlier is the earlier of two moments, of which a zero one is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // sleepUntil returns false when the context ended.
@@ -56,13 +85,11 @@ func (d *Daemon) sleepUntil(ctx context.Context, at time.Time) bool {
 	}
 }
 
-// Next is the earliest moment at which any of some certificates wants another look; zero for none.
-func Next(results []Result) time.Time {
+// wanted is the earliest moment at which any of some certificates wants another look; zero for none.
+func wanted(results []Result) time.Time {
 	var first time.Time
 	for _, r := range results {
-		if at := r.After.Plan.Next; !at.IsZero() && (first.IsZero() || at.Before(first)) {
-			first = at
-		}
+		first = earlier(first, r.After.Plan.Next)
 	}
 	return first
 }

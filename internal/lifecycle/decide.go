@@ -48,6 +48,7 @@ type State struct {
 	Window  *acme.Window       // nil when the CA has none or could not be asked
 	Targets []TargetState
 	Force   bool
+	Hidden  bool // the public copy of the current version is not there
 }
 
 // TargetState is what a target's endpoints serve, compared with the version in use.
@@ -84,11 +85,15 @@ var rules = []struct {
 	{NamesChanged, func(s State, w certstore.Wish) bool { return !sameNames(s.leaf(), w.Names) }, true},
 	{KeyTypeChanged, func(s State, w certstore.Wish) bool { return s.Current.Bundle.KeyType() != w.KeyType }, true},
 	{IssuerChanged, func(s State, w certstore.Wish) bool { return s.Current.Directory != w.Directory }, true},
-	{Revoked, func(s State, _ certstore.Wish) bool { return s.Window != nil && !s.Window.End.After(s.Now) }, true},
 	{Expired, func(s State, _ certstore.Wish) bool { return !s.leaf().NotAfter.After(s.Now) }, true},
-	{Emergency, func(s State, _ certstore.Wish) bool { return !emergency(s.leaf()).After(s.Now) }, true},
+	{Revoked, func(s State, _ certstore.Wish) bool {
+		return s.isGrown() && s.Window != nil && !s.Window.End.After(s.Now)
+	}, true},
+	{Emergency, func(s State, _ certstore.Wish) bool { return s.isGrown() && !emergency(s.leaf()).After(s.Now) }, true},
 	{Held, func(s State, _ certstore.Wish) bool { return s.Record.HeldUntil.After(s.Now) }, false},
-	{ARI, func(s State, _ certstore.Wish) bool { return s.Window != nil && !s.Window.Moment().After(s.Now) }, true},
+	{ARI, func(s State, _ certstore.Wish) bool {
+		return s.isGrown() && s.Window != nil && !s.Window.Moment().After(s.Now)
+	}, true},
 	{Lifetime, func(s State, _ certstore.Wish) bool { return s.Window == nil && !byLifetime(s.leaf()).After(s.Now) }, true},
 	{Foreign, func(s State, w certstore.Wish) bool {
 		return slices.ContainsFunc(s.Targets, func(t TargetState) bool { return s.isForeign(t, w) })
@@ -105,6 +110,9 @@ func Decide(s State) Plan {
 			p.Why, p.Obtain = rule.reason, rule.orders
 			break
 		}
+	}
+	if why, cut := s.cutOff(p.Wish); cut && !p.Obtain {
+		p.Why, p.Obtain = why, true
 	}
 	if wait := s.backOff(); p.Obtain && wait.After(s.Now) {
 		p.Obtain, p.Wait = false, wait
@@ -126,8 +134,31 @@ func Decide(s State) Plan {
 	if !p.Obtain && p.Wait.IsZero() && (s.Record.Attempt != nil || s.Record.Order != nil) {
 		p.Settle = true
 	}
+	p.Settle = p.Settle || s.Hidden && s.Current != nil && !p.Obtain
 	p.Next = s.next(p)
 	return p
+}
+
+// cutOff tells whether a run was killed while it ordered what is still wished: it is taken up again at once, because the
+// certificate may have been issued already.
+func (s State) cutOff(wish certstore.Wish) (Reason, bool) {
+	attempt, order := s.Record.Attempt, s.Record.Order
+	if attempt == nil || order == nil || order.Directory != wish.Directory || order.KeyType != wish.KeyType || !equalNames(order.Names, wish.Names) {
+		return "", false
+	}
+	return Reason(attempt.Why), true
+}
+
+func equalNames(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}
+
+// isGrown tells whether the current version is old enough for a word about its time to lead to another one: a CA that
+// gives the same bad word for each new certificate must not get an order a minute.
+func (s State) isGrown() bool { return !s.Now.Before(s.grownAt()) }
+
+func (s State) grownAt() time.Time {
+	return s.Current.Created.Add(min(lifetime(s.leaf())/20, 6*time.Hour))
 }
 
 // wish is what the deployment follows. A host follows its own configuration when that is new; where another host's was
@@ -143,18 +174,25 @@ func (s State) wish() (_ certstore.Wish, differs bool) {
 // backOff is until when no order is made. Our own ladder does not count for a forced order or a new wish; the CA's word
 // always does.
 func (s State) backOff() time.Time {
-	wait := s.Record.RetryAfter
+	var wait time.Time
+	if r := s.Record; r.Wish != nil && r.Wish.Directory == s.Wish.Directory && r.RetryAfter.Before(s.Now.Add(longestRetryAfter+time.Hour)) {
+		wait = r.RetryAfter // the word of this CA, unless it was written down by a clock that was wrong
+	}
 	isNew := s.Record.WishHash != "" && s.Wish.Hash() != s.Record.WishHash && s.Record.Published[s.Node] != s.Wish.Hash()
-	if !s.Force && !isNew && s.Record.NextAttempt.After(wait) {
+	sane := s.Record.NextAttempt.Before(s.Now.Add(ladder[len(ladder)-1] + time.Hour))
+	if !s.Force && !isNew && sane && s.Record.NextAttempt.After(wait) {
 		wait = s.Record.NextAttempt
 	}
 	return wait
 }
 
+// longestRetryAfter is how long a CA's Retry-After is obeyed at the most.
+const longestRetryAfter = 7 * 24 * time.Hour
+
 func (s State) leaf() *x509.Certificate { return s.Current.Bundle.Leaf() }
 
 func sameNames(leaf *x509.Certificate, names []string) bool {
-	return slices.Equal(certstore.CertificateNames(leaf), slices.Sorted(slices.Values(names)))
+	return equalNames(certstore.CertificateNames(leaf), names)
 }
 
 func lifetime(leaf *x509.Certificate) time.Duration { return leaf.NotAfter.Sub(leaf.NotBefore) }
@@ -187,6 +225,9 @@ func (s State) renewAt() time.Time {
 	if last := emergency(s.leaf()); at.After(last) {
 		at = last
 	}
+	if grown := s.grownAt(); at.Before(grown) {
+		at = grown
+	}
 	return at
 }
 
@@ -198,7 +239,7 @@ func (s State) next(p Plan) time.Time {
 	}
 	for _, t := range s.Targets {
 		if !maasconfig.Serving(t.Endpoints) {
-			moments = append(moments, lookAgain(s.Record.Deployments[t.Name].Tried, s.Now))
+			moments = append(moments, lookAgain(s.Record.Deployments[t.Name].Since, s.Now))
 		}
 	}
 	var first time.Time
@@ -211,17 +252,20 @@ func (s State) next(p Plan) time.Time {
 }
 
 // lookAgain is the next of the moments at which a deployment that failed is looked at, after which the schedule does.
-func lookAgain(tried, now time.Time) time.Time {
-	if tried.IsZero() {
+func lookAgain(since, now time.Time) time.Time {
+	if since.IsZero() {
 		return time.Time{}
 	}
-	for _, after := range []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour} {
-		if at := tried.Add(after); at.After(now) {
+	for _, after := range looks {
+		if at := since.Add(after); at.After(now) {
 			return at
 		}
 	}
 	return time.Time{}
 }
+
+// looks are the moments, after a failure, at which what failed is looked at again.
+var looks = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}
 
 // What to do about a target.
 type action int
@@ -255,7 +299,7 @@ func (s State) decideTarget(t TargetState, wish certstore.Wish) action {
 		return giveUp
 	case d.Verified == current && onlyUnknown(t.Endpoints):
 		return leave // being unreachable proves nothing, and it did serve the version
-	case callsLeft(d, t.Endpoints, current) > 0:
+	case callsLeft(d, t.Endpoints, current, s.Now) > 0:
 		return tell
 	default:
 		return giveUp
@@ -263,12 +307,17 @@ func (s State) decideTarget(t TargetState, wish certstore.Wish) action {
 }
 
 // callsLeft is how often a target may still be told of a version. A trouble that was not there when it was told last
-// starts the count anew.
-func callsLeft(d certstore.Deployment, endpoints []maasconfig.Endpoint, version int) int {
-	if d.Version != version || isNewTrouble(d, endpoints) {
+// starts the count anew, but not within the hour: whoever stands between us and an endpoint could change its answer all
+// the time. Calls after which nobody looked, because the run was killed, do not use up the last one.
+func callsLeft(d certstore.Deployment, endpoints []maasconfig.Endpoint, version int, now time.Time) int {
+	switch {
+	case d.Version != version, isNewTrouble(d, endpoints) && !now.Before(d.Told.Add(time.Hour)):
 		return maxCalls
+	case d.Laggards == nil:
+		return max(1, maxCalls-d.Calls)
+	default:
+		return max(0, maxCalls-d.Calls)
 	}
-	return max(0, maxCalls-d.Calls)
 }
 
 func isNewTrouble(d certstore.Deployment, endpoints []maasconfig.Endpoint) bool {
@@ -366,7 +415,7 @@ func Summary(s State, p Plan) CertState {
 		return StateMissing
 	case last.Error != "" && last.Stage == string(StageGuard) && p.IsWork(), rolledBack && !serving:
 		return StateFailed
-	case !p.Wait.IsZero(), last.Error != "" && last.Stage == string(StageDeploy) && !serving:
+	case !p.Wait.IsZero(), s.Record.Failures > 0 && p.Obtain, last.Error != "" && last.Stage == string(StageDeploy) && !serving:
 		return StateWaiting
 	case !serving:
 		return StateDegraded

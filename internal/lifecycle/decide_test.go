@@ -212,6 +212,18 @@ func TestDecide(t *testing.T) {
 				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
 		},
+		"a laggard whose answer changes within the hour is not told again: that could go on for ever": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": "none"}, Told: w.now.Add(-59 * time.Minute)})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
+		},
+		"calls after which nobody looked do not use up the last one": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 5})
+				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
 		"a laggard that healed is written down": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": "x"}})
@@ -256,6 +268,39 @@ func TestDecide(t *testing.T) {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				endpoints(s, w.serves("a:5443", w.bundle(85*day, 90*day), current(s)))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"a window in the past for a certificate that was just made is not believed": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Window, s.Current.Created = window(-2*time.Hour, -time.Hour), w.now.Add(-time.Hour)
+			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"an order that failed and may be made again is not healthy": {
+			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Failures = 3 }, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateWaiting,
+		},
+		"a Retry-After of another CA holds nothing": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.RetryAfter, s.Wish.Directory = w.now.Add(time.Hour), "https://other.example/dir"
+			}, why: lifecycle.IssuerChanged, obtain: true, summary: lifecycle.StateDue,
+		},
+		"times that a wrong clock wrote down hold nothing": {
+			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.RetryAfter, s.Record.NextAttempt = w.now.Add(3650*day), w.now.Add(3650*day)
+			}, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue,
+		},
+		"a forced order that was killed is taken up again, also without force": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Attempt = &certstore.Attempt{Why: "forced"}
+				s.Record.Order = &certstore.Order{Directory: wish.Directory, Names: wish.Names, KeyType: wish.KeyType, Key: "k"}
+			}, why: lifecycle.Forced, obtain: true, summary: lifecycle.StateDue,
+		},
+		"a killed order for something else is dropped": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Attempt = &certstore.Attempt{Why: "forced"}
+				s.Record.Order = &certstore.Order{Directory: wish.Directory, Names: []string{"other"}, KeyType: wish.KeyType, Key: "k"}
+			}, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
+		},
+		"a public copy that is missing is put there": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Hidden = true }, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
 		},
 		"what a killed run left is written down": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Attempt = &certstore.Attempt{} }, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
@@ -311,10 +356,10 @@ func TestThePlanNamesTheMomentAtWhichItChanges(t *testing.T) {
 	failed.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{refused("a:5443")}}}
 	var steps []time.Duration
 	for _, since := range []time.Duration{0, time.Minute, 5 * time.Minute, 15 * time.Minute} {
-		failed.Record.Deployments = map[string]certstore.Deployment{"maas": {Verified: 2, Version: 3, Calls: 2, Tried: w.now.Add(-since)}}
+		failed.Record.Deployments = map[string]certstore.Deployment{"maas": {Verified: 2, Version: 3, Calls: 2, Since: w.now.Add(-since)}}
 		steps = append(steps, since+lifecycle.Decide(failed).Next.Sub(w.now))
 	}
 	require.Equal(t, []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}, steps)
-	failed.Record.Deployments["maas"] = certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Tried: w.now.Add(-2 * time.Hour)}
+	failed.Record.Deployments["maas"] = certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Since: w.now.Add(-2 * time.Hour)}
 	require.Greater(t, lifecycle.Decide(failed).Next.Sub(w.now), day, "from then on the schedule decides")
 }

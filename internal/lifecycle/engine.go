@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"time"
@@ -25,6 +26,7 @@ type Issuer interface {
 // Publisher puts a certificate, without its key, where anybody on this host may read it.
 type Publisher interface {
 	Publish(cert string, chain []byte) error
+	IsPublished(cert string, chain []byte) bool
 }
 
 // Certificate is one certificate to keep alive.
@@ -140,10 +142,16 @@ func (e *Engine) look(ctx context.Context, cert Certificate, force bool) (View, 
 	}
 	if number := state.Record.Current; number != 0 {
 		version, err := certstore.LoadVersion(ctx, e.Store, cert.Name, number)
-		if err != nil {
+		switch {
+		case err == nil:
+			state.Current = &version
+			state.Hidden = e.Public != nil && !e.Public.IsPublished(cert.Name, version.Bundle.FullChainPEM())
+		case errors.Is(err, context.Canceled), errors.Is(err, fs.ErrPermission):
 			return View{}, err
+		default:
+			// A version that cannot be read is as good as none: another one is ordered.
+			e.Log.Warn("the current version is lost", "cert", cert.Name, "error", err)
 		}
-		state.Current = &version
 	}
 	e.ask(ctx, cert, &state)
 	plan := Decide(state)
@@ -196,7 +204,7 @@ func (p *pass) fail(stage Stage, err error) {
 
 func (p *pass) run(ctx context.Context) {
 	for _, target := range p.cert.Targets {
-		if err := target.Tidy(); err != nil {
+		if err := target.Tidy(ctx); err != nil {
 			p.Log.Warn("wiping what a killed run left", "target", target.Name(), "error", err)
 		}
 	}
@@ -207,7 +215,7 @@ func (p *pass) run(ctx context.Context) {
 		return
 	}
 	if !view.Plan.IsWork() {
-		p.conclude()
+		p.conclude(ctx)
 		return
 	}
 	if err := p.ready(ctx, view); err != nil {
@@ -232,7 +240,7 @@ func (p *pass) run(ctx context.Context) {
 	if view.Plan.IsWork() {
 		p.act(ctx, view)
 	}
-	p.conclude()
+	p.conclude(ctx)
 }
 
 func (p *pass) unchanged(ctx context.Context, view View) bool {
@@ -245,15 +253,11 @@ func (p *pass) ready(ctx context.Context, view View) error {
 	if err := p.Store.Writable(ctx); err != nil {
 		return err
 	}
-	earlier, err := p.earlierNames(ctx, view.State)
-	if err != nil {
-		return err
-	}
-	want := maasconfig.Want{Names: view.Plan.Wish.Names, Earlier: earlier, KeyType: view.Plan.Wish.KeyType, Accept: p.options.Accept}
 	for _, target := range p.cert.Targets {
 		if !view.Plan.Obtain && !slices.Contains(view.Plan.Deploy, target.Name()) {
 			continue
 		}
+		want := p.Want(ctx, p.cert, view, target.Name(), p.options.Accept)
 		if err := target.Ready(ctx, want); err != nil {
 			return fmt.Errorf("%s: %w", target.Name(), err)
 		}
@@ -261,26 +265,33 @@ func (p *pass) ready(ctx context.Context, view View) error {
 	return nil
 }
 
-// earlierNames are all names that certificates of ours had: losing one of those is what somebody wished.
-func (p *pass) earlierNames(ctx context.Context, state State) ([]string, error) {
+// Want is what a target is asked to get ready for.
+func (e *Engine) Want(ctx context.Context, cert Certificate, view View, target string, accept maasconfig.Accept) maasconfig.Want {
+	return maasconfig.Want{
+		Names: view.Plan.Wish.Names, Earlier: e.earlierNames(ctx, cert, view.State), KeyType: view.Plan.Wish.KeyType,
+		Accept: accept, Ours: view.State.Record.Deployments[target].Verified != 0,
+	}
+}
+
+// earlierNames are all names that certificates of ours had, as far as their versions can be read: losing one of those is
+// what somebody wished.
+func (e *Engine) earlierNames(ctx context.Context, cert Certificate, state State) []string {
 	var names []string
 	if state.Record.Wish != nil {
 		names = append(names, state.Record.Wish.Names...)
 	}
 	for _, number := range state.Known {
-		version, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, number)
-		if err != nil {
-			return nil, err
-		}
-		if version.Origin == certstore.FromACME {
+		version, err := certstore.LoadVersion(ctx, e.Store, cert.Name, number)
+		if err == nil && version.Origin == certstore.FromACME {
 			names = append(names, certstore.CertificateNames(version.Bundle.Leaf())...)
 		}
 	}
-	return names, nil
+	return names
 }
 
 // act carries a plan out, under the lock.
 func (p *pass) act(ctx context.Context, view View) {
+	defer p.lookBack(ctx)
 	if view.Plan.Obtain {
 		if !p.obtain(ctx, view.Plan) {
 			return
@@ -303,14 +314,27 @@ func (p *pass) act(ctx context.Context, view View) {
 			p.deploy(ctx, target, *current, view.State.Targets[i].Endpoints)
 		}
 	}
-	if err := certstore.Prune(ctx, p.Store, p.cert.Name, current.Number, p.cert.Keep); err != nil {
-		p.fail(StageSave, err)
-	}
-	p.lookBack(ctx)
+	p.fail(StageSave, p.prune(ctx, current.Number))
 }
 
-// lookBack sees what the pass came to. A pass that was cut off keeps what it saw last.
+// prune forgets old versions, but none that may be served.
+func (p *pass) prune(ctx context.Context, current int) error {
+	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
+	if err != nil {
+		return err
+	}
+	inUse := []int{current}
+	for _, d := range record.Deployments {
+		inUse = append(inUse, d.Verified)
+	}
+	return certstore.Prune(ctx, p.Store, p.cert.Name, inUse, p.cert.Keep)
+}
+
+// lookBack sees what the pass came to, and with it when to look again. A pass that is interrupted keeps what it saw last.
 func (p *pass) lookBack(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
 	view, err := p.look(ctx, p.cert, false)
 	if err != nil {
 		p.fail(StageLook, err)
@@ -348,11 +372,7 @@ func (p *pass) update(ctx context.Context, change func(*certstore.Record)) error
 // note writes an attempt that failed into the record; the same failure twice in a row is one.
 func (p *pass) note(ctx context.Context, stage Stage, failure error) {
 	err := p.update(ctx, func(r *certstore.Record) {
-		attempt := p.attempt(stage, failure)
-		if n := len(r.Attempts); n > 0 && r.Attempts[n-1].Error == attempt.Error && r.Attempts[n-1].Stage == attempt.Stage {
-			r.Attempts = r.Attempts[:n-1]
-		}
-		r.Remember(attempt)
+		r.Remember(p.attempt(stage, failure))
 	})
 	if err != nil {
 		p.Log.Warn("writing down a failure", "cert", p.cert.Name, "error", err)
@@ -372,6 +392,11 @@ func (p *pass) settle(ctx context.Context, view View) error {
 	if !view.Plan.Settle {
 		return nil
 	}
+	if view.State.Hidden {
+		if err := p.publish(view.State.Current.Bundle); err != nil {
+			return err
+		}
+	}
 	return p.update(ctx, func(r *certstore.Record) {
 		r.Attempt, r.CutOff = nil, 0
 		if view.Plan.Wait.IsZero() {
@@ -385,10 +410,18 @@ func (p *pass) settle(ctx context.Context, view View) error {
 	})
 }
 
+// publish puts the certificate where anybody on this host may read it.
+func (p *pass) publish(bundle *certstore.Bundle) error {
+	if p.Public == nil {
+		return nil
+	}
+	return p.Public.Publish(p.cert.Name, bundle.FullChainPEM())
+}
+
 // verified remembers that every endpoint of a target serves a version.
 func (p *pass) verified(r *certstore.Record, target string, version int) {
 	d := r.Deployments[target]
-	d.Verified, d.Version, d.Calls, d.Laggards, d.RolledBack = version, version, 0, nil, 0
+	d.Verified, d.Version, d.Calls, d.Laggards, d.RolledBack, d.Since = version, version, 0, nil, 0, time.Time{}
 	p.setDeployment(r, target, d)
 }
 
@@ -400,7 +433,7 @@ func (p *pass) setDeployment(r *certstore.Record, target string, d certstore.Dep
 }
 
 // conclude turns a state that is not as it should be into an error, where nothing else failed.
-func (p *pass) conclude() {
+func (p *pass) conclude(ctx context.Context) {
 	view := p.result.After
 	if p.result.Err != nil || view.Summary.IsHealthy() {
 		return
@@ -423,7 +456,7 @@ func (p *pass) conclude() {
 		case view.State.Record.Deployments[t.Name].RolledBack >= maxRollbacks:
 			err = hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err), "look into MAAS's and nginx's log, then: maascert renew --force")
 		}
-		p.fail(StageVerify, hint.Add(err, "%s", target.Remedy()))
+		p.fail(StageVerify, hint.Add(err, "%s", target.Remedy(ctx)))
 	}
 }
 

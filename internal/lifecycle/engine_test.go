@@ -182,8 +182,8 @@ func newPlace(e *effects, endpoints ...string) *place {
 
 func (p *place) Name() string                                 { return "maas" }
 func (p *place) Type() string                                 { return "maas" }
-func (p *place) Remedy() string                               { return "restart the region" }
-func (p *place) Tidy() error                                  { return nil }
+func (p *place) Remedy(context.Context) string                { return "restart the region" }
+func (p *place) Tidy(context.Context) error                   { return nil }
 func (p *place) Ready(context.Context, maasconfig.Want) error { return p.ready }
 
 func (p *place) Probe(context.Context) []maasconfig.Served {
@@ -333,7 +333,7 @@ func TestAYearOfTheDaemon(t *testing.T) {
 				schedule, err := cron.ParseStandard("@every 12h")
 				require.NoError(t, err)
 				passes := 0
-				(&lifecycle.Daemon{Schedule: schedule, Now: time.Now, Pass: func(ctx context.Context) time.Time {
+				(&lifecycle.Daemon{Schedule: schedule, Now: time.Now, Pass: func(ctx context.Context) []lifecycle.Result {
 					passes++
 					results := eng.Pass(ctx, lifecycle.Options{})
 					if ctx.Err() == nil {
@@ -341,7 +341,7 @@ func TestAYearOfTheDaemon(t *testing.T) {
 						leaf := results[0].After.State.Current.Bundle.Leaf()
 						require.True(t, time.Now().Before(leaf.NotAfter.Add(-row.lifetime/10)), "never into the last tenth")
 					}
-					return lifecycle.Next(results)
+					return results
 				}}).Run(ctx)
 				require.GreaterOrEqual(t, len(issuer.issued), row.min)
 				require.LessOrEqual(t, len(issuer.issued), row.max)

@@ -31,6 +31,7 @@ type Rehearser struct {
 	Client *acme.Client
 	DryRun *acme.Client // nil: none
 	Now    func() time.Time
+	Keep   bool // leave authorizations as they are, because an order is under way
 
 	Level Level // after Obtain
 }
@@ -52,9 +53,9 @@ func (r *Rehearser) Obtain(ctx context.Context, request acme.Request) (*acme.Iss
 		}
 		return issued, err
 	}
-	requests, err := r.Client.Rehearse(ctx, request)
+	requests, err := r.Client.Rehearse(ctx, request, r.Keep)
 	if err != nil && !errors.Is(err, acme.ErrExternalAccount) {
-		return nil, err
+		return &acme.Issued{Requests: requests}, err
 	}
 	if err == nil {
 		r.Level = Validated

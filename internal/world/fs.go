@@ -7,10 +7,11 @@ package world
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 	"syscall"
 
 	"github.com/gofrs/flock"
@@ -27,6 +28,8 @@ const minFree = 256 << 10
 // FS is the part of a file system that maascert needs. Every method returns the operating system's error, so that
 // errors.Is with fs.ErrNotExist, fs.ErrExist and syscall numbers works.
 type FS interface {
+	// ReadFile reads a regular file of at most maxFile bytes. It does not wait for a pipe's other end: some of the files
+	// belong to users with fewer rights than ours.
 	ReadFile(name string) ([]byte, error)
 	ReadDir(name string) ([]fs.DirEntry, error)
 	Stat(name string) (fs.FileInfo, error)
@@ -56,7 +59,6 @@ type OS struct{}
 
 var _ FS = OS{}
 
-func (OS) ReadFile(name string) ([]byte, error)       { return os.ReadFile(name) }
 func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 func (OS) Stat(name string) (fs.FileInfo, error)      { return os.Stat(name) }
 func (OS) Remove(name string) error                   { return os.Remove(name) }
@@ -89,6 +91,31 @@ func (OS) Writable(dir string) error {
 		return &fs.PathError{Op: "write", Path: at, Err: syscall.ENOSPC}
 	}
 	return nil
+}
+
+// maxFile is the size in bytes of the largest file that is read.
+const maxFile = 4 << 20
+
+func (OS) ReadFile(name string) ([]byte, error) {
+	file, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
+	case !info.Mode().IsRegular():
+		return nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("not a regular file")}
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = &fs.PathError{Op: "read", Path: name, Err: syscall.EFBIG}
+	}
+	return data, err
 }
 
 func (o OS) MkdirAll(dir string, perm fs.FileMode) error {
@@ -155,8 +182,8 @@ func (OS) TryLock(name string) (func() error, error) {
 	return lock.Unlock, nil
 }
 
-// leftover marks the temporary files of Replace and Create: a name that begins with a dot and belongs to no document.
-const leftover = "."
+// leftover are the names of the temporary files of Replace and Create: a dot, the file's own name, and a random number.
+var leftover = regexp.MustCompile(`^\..+\d{5,}$`)
 
 // Sweep removes what a killed Replace or Create left in dir. The caller holds whatever lock keeps others from writing
 // there. A folder that does not exist is clean.
@@ -166,11 +193,34 @@ func Sweep(fsys FS, dir string) error {
 		return nil
 	}
 	for _, entry := range entries {
-		if !entry.IsDir() && strings.HasPrefix(entry.Name(), leftover) {
+		if !entry.IsDir() && leftover.MatchString(entry.Name()) {
 			err = errors.Join(err, fsys.Remove(filepath.Join(dir, entry.Name())))
 		}
 	}
 	return err
+}
+
+// Private tells whether a folder is safe to keep keys in: it is a folder, it is ours, and nobody else may enter it. One
+// that does not exist yet will be.
+func Private(fsys FS, dir string, uid int) error {
+	info, err := fsys.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir():
+		return &fs.PathError{Op: "use", Path: dir, Err: syscall.ENOTDIR}
+	case ok && int(stat.Uid) != uid:
+		return fmt.Errorf("%s belongs to user %d, not to us", dir, stat.Uid)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s can be entered by others (mode %#o)", dir, info.Mode().Perm())
+	default:
+		return nil
+	}
 }
 
 // pending writes data to a temporary file beside name. The temporary file is on the same file system by construction,

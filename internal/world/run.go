@@ -55,8 +55,8 @@ type Runner interface {
 	// LookPath finds a program as a shell would.
 	LookPath(name string) (string, error)
 	// Run waits for the program to end. An exit code other than 0 is no error; not having started, having run out of
-	// time (ErrTimeout), having printed without end, or the context's end is. Whatever the outcome, the program and all
-	// of its process group have ended when Run returns.
+	// time (ErrTimeout), having printed without end, or the context's end is. Whatever the outcome, the program and what
+	// is left of its process group have ended when Run returns.
 	Run(ctx context.Context, command Command) (Result, error)
 }
 
@@ -96,13 +96,16 @@ func (Exec) Run(ctx context.Context, command Command) (Result, error) {
 		// Grandchildren that the program left in its group; most often there are none, and that is no error.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
-	result := Result{Exit: cmd.ProcessState.ExitCode(), Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
+	result := Result{Exit: cmd.ProcessState.ExitCode(), Stdout: stdout.kept.Bytes(), Stderr: stderr.kept.Bytes()}
 	var exit *exec.ExitError
 	switch {
-	case ctx.Err() != nil && err != nil:
-		return result, fmt.Errorf("%s: %w", command.Path, context.Cause(ctx))
 	case err == nil, errors.As(err, &exit) && exit.Exited():
 		return result, nil
+	case errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Exited():
+		// It ended by itself; only somebody whom it left behind still holds its output.
+		return result, nil
+	case ctx.Err() != nil:
+		return result, fmt.Errorf("%s: %w", command.Path, context.Cause(ctx))
 	default:
 		return result, fmt.Errorf("%s: %w", command.Path, unwrapExec(err))
 	}
@@ -136,17 +139,18 @@ func environment(ours []string) []string {
 	return env
 }
 
-// capped keeps the first maxOutput bytes and says once when far too many came.
+// capped keeps the first maxOutput bytes and says when far too many came. It must not have the buffer's own ReadFrom,
+// which would take everything.
 type capped struct {
-	bytes.Buffer
+	kept    bytes.Buffer
 	seen    int
 	flooded func()
 }
 
 func (c *capped) Write(p []byte) (int, error) {
 	c.seen += len(p)
-	if room := maxOutput - c.Len(); room > 0 {
-		c.Buffer.Write(p[:min(room, len(p))])
+	if room := maxOutput - c.kept.Len(); room > 0 {
+		c.kept.Write(p[:min(room, len(p))])
 	}
 	if c.seen > flood {
 		c.flooded()
