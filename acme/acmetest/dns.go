@@ -3,6 +3,7 @@ package acmetest
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ type DNS struct {
 	servers []*dns.Server
 	mu      sync.Mutex
 	faults  map[string]int
+	host    netip.Addr
 }
 
 // StartDNS starts a name server; port 0 stands for a free one.
@@ -25,7 +27,7 @@ func StartDNS(port int) (*DNS, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &DNS{Address: listener.Addr().String(), faults: map[string]int{}}
+	d := &DNS{Address: listener.Addr().String(), faults: map[string]int{}, host: netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	packets, err := net.ListenPacket("udp", d.Address)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
@@ -57,16 +59,24 @@ func (d *DNS) Fail(name string, rcode int) {
 	d.faults[strings.ToLower(dns.Fqdn(name))] = rcode
 }
 
+// Point makes every name lead to another address.
+func (d *DNS) Point(host netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.host = host
+}
+
 func (d *DNS) answer(w dns.ResponseWriter, request *dns.Msg) {
 	reply := new(dns.Msg).SetReply(request)
 	question := request.Question[0]
 	d.mu.Lock()
 	reply.Rcode = d.faults[strings.ToLower(question.Name)]
+	host := d.host
 	d.mu.Unlock()
 	if reply.Rcode == dns.RcodeSuccess && question.Qtype == dns.TypeA {
 		reply.Answer = append(reply.Answer, &dns.A{
 			Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1},
-			A:   net.IPv4(127, 0, 0, 1),
+			A:   host.AsSlice(),
 		})
 	}
 	// A client that hung up does not read the answer.

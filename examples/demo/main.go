@@ -79,20 +79,24 @@ func (s *stage) configure(dir string, ca *acmetest.CA) error {
 			return err
 		}
 	}
+	// The CA connects to each name at its address. All names lead to the first region, so that nothing has to listen on
+	// more than that address.
+	region1 := s.deployment.Regions[0].Address
+	ca.DNS.Point(region1)
 	text := fmt.Sprintf(`node: region1
 state_dir: state
 acme:
-  directory: %s
+  directory: %[1]s
   root: directory_root.pem
   issuer_root: issuer_root.pem
   accept_terms: true
-  challenge: {type: http-01, listen: ":%d"}
+  challenge: {type: http-01, listen: "%[2]s:%[3]d"}
 certificates:
-  - {name: maas, names: [maas.demo.internal, region1.demo.internal, %[3]s], key_type: rsa3072}
+  - {name: maas, names: [maas.demo.internal, region1.demo.internal, %[2]s], key_type: rsa3072}
 targets:
-  maas: {type: maas, endpoints: [%[3]s], verify_timeout: 20s}
-maas: {command: %[4]s, http_dir: %[5]s, stage_dir: stage, version: 3.7.3}
-`, ca.Directory, ca.HTTPPort, strings.Join(s.deployment.Endpoints(), ", "), s.deployment.Command, s.deployment.Regions[0].HTTPDir)
+  maas: {type: maas, endpoints: [%[4]s], verify_timeout: 20s}
+maas: {command: %[5]s, http_dir: %[6]s, stage_dir: stage, version: 3.7.3}
+`, ca.Directory, region1, ca.HTTPPort, strings.Join(s.deployment.Endpoints(), ", "), s.deployment.Command, s.deployment.Regions[0].HTTPDir)
 	return os.WriteFile(s.config, []byte(text), 0o640)
 }
 
