@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,13 +148,9 @@ func TestAnOrderCutOffAnywhereIsTakenUp(t *testing.T) {
 				ca := acmetest.New(t, acmetest.Options{AuthzReuse: 0})
 				c := client(t, ca)
 				ctx, kill := context.WithCancelCause(t.Context())
-				var mu sync.Mutex
-				count := 0
+				var count atomic.Int32
 				ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-					mu.Lock()
-					count++
-					now := count == n
-					mu.Unlock()
+					now := count.Add(1) == int32(n)
 					if now && !lost {
 						next.ServeHTTP(w, r)
 					}
@@ -167,7 +164,7 @@ func TestAnOrderCutOffAnywhereIsTakenUp(t *testing.T) {
 				asked := request(names(2)...)
 				asked.Save = saved.save
 				_, err := c.Obtain(ctx, asked)
-				if count >= n {
+				if count.Load() >= int32(n) {
 					require.ErrorContains(t, err, "killed")
 				}
 				if len(saved.orders) > 0 {

@@ -524,3 +524,90 @@ func TestTwoRunsAtOnceMakeOneOrder(t *testing.T) {
 	group.Wait()
 	require.Len(t, issuer.made, 1)
 }
+
+// A daemon whose pass fails for a reason that is not the CA's looks again soon, then as the schedule says.
+func TestTheDaemonLooksAgainAfterAFailure(t *testing.T) {
+	t.Parallel()
+	for name, breaks := range map[string]func(*ca, *place){
+		"a guard":    func(_ *ca, p *place) { p.ready = errors.New("MAAS is not here") },
+		"config-tls": func(_ *ca, p *place) { p.tell = errors.New("config-tls: the database is down") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e := new(effects)
+				store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+				eng := engine(e, store, issuer, target)
+				breaks(issuer, target)
+				schedule, err := cron.ParseStandard("@every 12h")
+				require.NoError(t, err)
+				begun := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Hour)
+				defer cancel()
+				var at []time.Duration
+				(&lifecycle.Daemon{Schedule: schedule, Now: time.Now, Pass: func(ctx context.Context) []lifecycle.Result {
+					at = append(at, time.Since(begun).Round(time.Second))
+					return eng.Pass(ctx, lifecycle.Options{})
+				}}).Run(ctx)
+				require.Less(t, len(at), 14, "%v", at)
+				require.Equal(t, []time.Duration{0, time.Minute}, at[:2])
+				require.LessOrEqual(t, at[3], 21*time.Minute+time.Second)
+				require.Greater(t, at[len(at)-1], 20*time.Hour)
+				require.LessOrEqual(t, len(issuer.made), 1)
+			})
+		})
+	}
+}
+
+// The daemon obeys its own back-off: after a failed order the next comes when the ladder says, not with the schedule.
+func TestTheDaemonOrdersAgainAsTheLadderSays(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+		eng := engine(e, store, issuer, target)
+		issuer.fail = &acme.Error{Op: "newOrder", Detail: "no", Status: 403}
+		schedule, err := cron.ParseStandard("@every 12h")
+		require.NoError(t, err)
+		begun := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Hour)
+		defer cancel()
+		var tries []time.Duration
+		(&lifecycle.Daemon{Schedule: schedule, Now: time.Now, Pass: func(ctx context.Context) []lifecycle.Result {
+			results := eng.Pass(ctx, lifecycle.Options{})
+			if !results[0].NotNow {
+				tries = append(tries, time.Since(begun).Round(time.Minute))
+			}
+			return results
+		}}).Run(ctx)
+		require.Equal(t, []time.Duration{0, time.Minute, 11 * time.Minute, 111 * time.Minute, day + 111*time.Minute}, tries[:5])
+	})
+}
+
+// A CA that gives every new certificate a window in the past gets no order a minute.
+func TestABadWordOfTheCADoesNotOrderWithoutEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		store, target := newMemory(e), newPlace(e, "a")
+		issuer := &gloomy{newCA(t, e, 90*day)}
+		eng := engine(e, store, issuer, target)
+		schedule, err := cron.ParseStandard("@every 12h")
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), day)
+		defer cancel()
+		(&lifecycle.Daemon{Schedule: schedule, Now: time.Now, Pass: func(ctx context.Context) []lifecycle.Result {
+			return eng.Pass(ctx, lifecycle.Options{})
+		}}).Run(ctx)
+		require.LessOrEqual(t, len(issuer.made), 5)
+		require.GreaterOrEqual(t, len(issuer.made), 2, "but it is believed in the end")
+	})
+}
+
+// gloomy always says that a certificate should have been renewed an hour ago, and wants to be asked every minute.
+type gloomy struct{ *ca }
+
+func (gloomy) Window(context.Context, *x509.Certificate) (acme.Window, error) {
+	now := time.Now()
+	return acme.Window{Start: now.Add(-2 * time.Hour), End: now.Add(-time.Hour), AskAgain: now.Add(time.Minute)}, nil
+}
