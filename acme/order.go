@@ -496,7 +496,8 @@ func (o *order) download(key crypto.Signer) (*certstore.Bundle, error) {
 			return nil, err
 		}
 	}
-	return o.accept(key, chain)
+	bundle, err := o.accept(key, chain)
+	return bundle, hint.Add(err, "the CA does not issue what it is asked for: look at its policy or template; the old certificate stays in use")
 }
 
 // maxSkew is how far the CA's clock may be ahead of ours.

@@ -258,6 +258,13 @@ func ca(ts *testscript.TestScript, neg bool, args []string) {
 		answer(http.StatusOK, "text/html", "<html>welcome</html>")
 	case "limits":
 		answer(http.StatusTooManyRequests, "application/problem+json", `{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many"}`, "Retry-After", "7200")
+	case "cheats": // it answers with a certificate for other names and another key
+		authority, err := maastest.NewAuthority()
+		ts.Check(err)
+		bundle, err := authority.Issue(certstore.EC256, 0, 24*time.Hour, "somebody.else.example")
+		ts.Check(err)
+		args = []string{"cheats", acmetest.Certificate}
+		answer(http.StatusOK, "application/pem-certificate-chain", string(bundle.FullChainPEM()))
 	case "well":
 		s.ca.Intercept(nil)
 	default:
