@@ -71,7 +71,7 @@ acme:
 certificates:
   - {name: maas, names: [maas.example.internal, region1.example.internal], key_type: ec256}
 targets:
-  maas: {endpoints: [%s], verify_timeout: 2s}
+  maas: {endpoints: [%s], verify_timeout: 20s}
 maas: {command: %q, http_dir: %q, stage_dir: stage, version: 3.7.3}
 `, s.ca.Directory, s.ca.HTTPPort, strings.Join(s.maas.Endpoints(), ", "), s.maas.Command, s.maas.Regions[0].HTTPDir)
 }
