@@ -136,25 +136,27 @@ func lastWords(result world.Result) string {
 	return fmt.Sprintf("%.*s (exit %d)", longest, words, result.Exit)
 }
 
-// adviceFor is what to do about MAAS's words.
+// advice is what to do about MAAS's words, the first that fits.
+var advice = []struct{ part, what string }{
+	{"as root", "run maascert as root"},
+	{"connection to server", "MAAS's database cannot be reached from this host; is PostgreSQL up?"},
+	{"Vault", "check Vault: maas config-vault status"},
+	{"Permission denied", "the maas command cannot read the stage; with the snap it must lie below /var/snap/maas/common"},
+	{"No such file or directory", "the maas command cannot see the stage; with the snap it must lie below /var/snap/maas/common"},
+	{"takes 2 positional", "this MAAS loads only RSA keys: set key_type: rsa3072"},
+	{"invalid choice", "this host has no region controller: run maascert on a region host"},
+	{"Private key can't have", "the key must not have a passphrase"},
+	{"keytype", "set key_type: rsa3072"},
+	{"Private and public keys", "the key and the certificate do not belong together"},
+	{"Invalid PEM material", "the staged files were damaged; is the stage's disk full?"},
+	{"the following arguments", "this MAAS does not know config-tls as 3.2 and later do"},
+	{"unrecognized arguments", "this MAAS does not know config-tls as 3.2 and later do"},
+}
+
 func adviceFor(words string) string {
-	for part, advice := range map[string]string{
-		"as root":                   "run maascert as root",
-		"connection to server":      "MAAS's database cannot be reached from this host; is PostgreSQL up?",
-		"Vault":                     "check Vault: maas config-vault status",
-		"Permission denied":         "the maas command cannot read the stage; with the snap it must lie below /var/snap/maas/common",
-		"No such file or directory": "the maas command cannot see the stage; with the snap it must lie below /var/snap/maas/common",
-		"takes 2 positional":        "this MAAS loads only RSA keys: set key_type: rsa3072",
-		"invalid choice":            "this host has no region controller: run maascert on a region host",
-		"Private key can't have":    "the key must not have a passphrase",
-		"keytype":                   "set key_type: rsa3072",
-		"Private and public keys":   "the key and the certificate do not belong together",
-		"Invalid PEM material":      "the staged files were damaged; is the stage's disk full?",
-		"the following arguments":   "this MAAS does not know config-tls as 3.2 and later do",
-		"unrecognized arguments":    "this MAAS does not know config-tls as 3.2 and later do",
-	} {
-		if strings.Contains(words, part) {
-			return advice
+	for _, known := range advice {
+		if strings.Contains(words, known.part) {
+			return known.what
 		}
 	}
 	return "try it by hand: maas status; then: maascert renew"

@@ -233,6 +233,9 @@ func (m *MAAS) tls(ctx context.Context) (tlsState, error) {
 		return tlsState{}, hint.Add(fmt.Errorf("no region says whether it serves TLS (%s)", strings.Join(silent, "; ")),
 			"is MAAS running? The regions must answer on port %d", httpPort)
 	}
+	if state, ok := mostServe(said); ok {
+		return state, nil
+	}
 	var words []string
 	for state, hosts := range said {
 		what := "TLS off"
@@ -244,6 +247,21 @@ func (m *MAAS) tls(ctx context.Context) (tlsState, error) {
 	slices.Sort(words)
 	return tlsState{}, hint.Add(fmt.Errorf("the regions disagree on TLS (%s)", strings.Join(words, "; ")),
 		"endpoints must be the regions themselves, not a proxy; a region that is behind is restarted there: %s", here.Restart())
+}
+
+// mostServe tells whether more voices say that TLS is on, all on one port, than say that it is off: those that say so
+// missed its enabling, and must not stop the renewals of the others. The other way round TLS was switched off.
+func mostServe(said map[tlsState][]string) (tlsState, bool) {
+	off := len(said[tlsState{known: true}])
+	if len(said) != 2 || off == 0 {
+		return tlsState{}, false
+	}
+	for state, hosts := range said {
+		if state.port != 0 && len(hosts) > off {
+			return state, true
+		}
+	}
+	return tlsState{}, false
 }
 
 // mayEnable are the guards of a first enabling of TLS, after which nobody can go back to HTTP: browsers remember HSTS

@@ -319,6 +319,25 @@ func (unit) Name() string      { return "unit-maas-region-0" }
 func (unit) IsDir() bool       { return true }
 func (unit) Mode() fs.FileMode { return fs.ModeDir }
 
+// A region that missed the enabling of TLS must not stop the renewals of the others; but where most say that TLS is off,
+// somebody switched it off.
+func TestARegionThatMissedTheEnablingDoesNotStopTheOthers(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.Regions[2].Break(maastest.Fault{Deaf: true})
+	bundle := s.issue(t, 0, time.Hour)
+	s.Set(&maastest.Secret{Key: string(bundle.KeyPEM()), Cert: string(bundle.LeafPEM()), CACert: string(bundle.ChainPEM()), Port: 5443})
+	require.Eventually(t, func() bool { return s.Regions[0].Serves(5443) != nil && s.Regions[1].Serves(5443) != nil }, 10*time.Second, time.Millisecond)
+	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want))
+
+	off := newSite(t, maastest.Options{})
+	off.enable(t, 5443)
+	off.Regions[2].Break(maastest.Fault{Deaf: true})
+	off.Set(nil)
+	require.Eventually(t, func() bool { return off.Regions[0].Serves(5443) == nil && off.Regions[1].Serves(5443) == nil }, 10*time.Second, time.Millisecond)
+	require.ErrorContains(t, maasconfig.New(off.config).Ready(t.Context(), want), "the regions disagree on TLS")
+}
+
 func TestReadyDoesNotNeedEveryRegion(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, maastest.Options{})

@@ -192,7 +192,7 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 		if d.Since.IsZero() {
 			d.Since = d.Told
 		}
-		if len(outcome.Endpoints) > 0 {
+		if len(outcome.Endpoints) > 0 && !interrupted {
 			d.Laggards = laggards(outcome.Endpoints)
 		}
 		if outcome.RolledBack {
