@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,9 +40,15 @@ type Config struct {
 	IssuerRoots *x509.CertPool // what is issued must verify with these; nil: not checked
 	Email       string         // contact of a new account; may be empty
 	AcceptTerms bool           // agree to the CA's terms of service
-	UserAgent   string
-	Store       certstore.Store // where the account is kept
-	Responder   *Responder      // answers http-01
+	// External binds a new account to one that the CA knows otherwise; nil: none.
+	External *ExternalAccount
+	Profile  string // of the certificates, one that the directory names; empty: the CA's choice
+	// PreferredChain is the common name or the fingerprint of the root, or of another certificate, that the chain should
+	// lead to where the CA offers several; empty: the CA's choice.
+	PreferredChain string
+	UserAgent      string
+	Store          certstore.Store // where the account is kept
+	Responder      *Responder      // answers http-01
 
 	Dial   world.Dial                                     // nil: the network
 	Now    func() time.Time                               // nil: the system's clock
@@ -56,6 +64,17 @@ type Client struct {
 	directory *cachedDirectory
 	windows   map[string]Window
 }
+
+// ExternalAccount is an external account binding (RFC 8555 section 7.3.4). Its text never holds the key.
+type ExternalAccount struct {
+	KeyID string
+	HMAC  string // base64url
+}
+
+func (e *ExternalAccount) String() string { return "external account " + e.KeyID }
+
+// GoString never holds the key.
+func (e *ExternalAccount) GoString() string { return e.String() }
 
 // directoryAge is how long a directory is used before it is fetched again.
 const directoryAge = time.Hour
@@ -95,12 +114,13 @@ func (c *Client) Directory() string { return c.config.Directory }
 // session is one operation: its context, its requests, and lego's core on top of them.
 type session struct {
 	*Client
-	ctx     context.Context
-	wire    *transport
-	core    *api.Core
-	key     crypto.Signer
-	account string // URL of the account
-	newKey  bool   // the key was made in this session
+	ctx      context.Context
+	wire     *transport
+	core     *api.Core
+	key      crypto.Signer
+	account  string // URL of the account
+	newKey   bool   // the key was made in this session
+	harmless bool   // nothing may be bound for good
 }
 
 // open loads the directory and prepares a session that signs with the account's key, which is made when there is none.
@@ -173,14 +193,20 @@ func (s *session) register() error {
 		return hint.Add(fmt.Errorf("the CA asks to agree to its terms of service: %s", meta.TermsOfService),
 			"read them, then set acme.accept_terms: true")
 	}
-	if meta.ExternalAccountRequired {
-		return ErrExternalAccount
+	external := s.config.External
+	if meta.ExternalAccountRequired && external == nil || external != nil && s.harmless {
+		return hint.Add(ErrExternalAccount, "set acme.eab to what the CA's operator gave you")
 	}
 	request := lego.Account{TermsOfServiceAgreed: meta.TermsOfService != ""}
 	if s.config.Email != "" {
 		request.Contact = []string{"mailto:" + s.config.Email}
 	}
-	account, err := call(s, "newAccount", func() (lego.ExtendedAccount, error) { return s.core.Accounts.New(request) })
+	account, err := call(s, "newAccount", func() (lego.ExtendedAccount, error) {
+		if external != nil {
+			return s.core.Accounts.NewEAB(request, external.KeyID, external.HMAC)
+		}
+		return s.core.Accounts.New(request)
+	})
 	if err != nil {
 		return err
 	}
@@ -221,7 +247,8 @@ func (s *session) reregister() error {
 type Requirements struct {
 	Terms           string // URL of the terms of service; empty: none
 	ExternalAccount bool
-	ARI             bool // the CA suggests when to renew
+	ARI             bool              // the CA suggests when to renew
+	Profiles        map[string]string // names and what they are for
 }
 
 // Requirements asks the CA's directory. It makes no account.
@@ -236,12 +263,29 @@ func (c *Client) Requirements(ctx context.Context) (Requirements, error) {
 	}
 	return Requirements{
 		Terms: directory.Meta.TermsOfService, ExternalAccount: directory.Meta.ExternalAccountRequired, ARI: directory.RenewalInfo != "",
+		Profiles: directory.Meta.Profiles,
 	}, nil
 }
 
 func (c *Client) unreachable(err error) error {
 	return hint.Add(fmt.Errorf("%s: %w", c.config.Directory, err),
 		"check acme.directory and acme.root, and that the CA runs: curl --cacert ROOT %s", c.config.Directory)
+}
+
+// CheckProfile tells whether a CA that offers some profiles has the one that is asked for.
+func CheckProfile(profile string, offered map[string]string) error {
+	if _, ok := offered[profile]; ok || profile == "" {
+		return nil
+	}
+	if len(offered) == 0 {
+		return hint.Add(fmt.Errorf("the CA has no profiles, so none called %q", profile), "leave acme.profile out")
+	}
+	names := make([]string, 0, len(offered))
+	for name := range offered {
+		names = append(names, clean(name))
+	}
+	slices.Sort(names)
+	return hint.Add(fmt.Errorf("the CA has no profile %q", profile), "it has: %s", strings.Join(names, ", "))
 }
 
 // CanListen tells whether challenges could be answered now, by answering for a moment.

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -28,6 +29,9 @@ type Request struct {
 	Names   []string // canonical (certstore.CanonicalName), at least one
 	KeyType certstore.KeyType
 
+	// Predecessor is the certificate that this one takes the place of, or nil. The CA that issued it to the same account
+	// is told (RFC 9773 section 5), and counts the order less.
+	Predecessor *certstore.Version
 	// Resume is an order that an earlier run left behind, or nil. It is taken up when it is for the same request and
 	// the CA still knows it, so that a crash costs no second order.
 	Resume *certstore.Order
@@ -41,7 +45,9 @@ type Issued struct {
 	Bundle    *certstore.Bundle
 	Directory string
 	Account   string
-	Requests  int // sent to the CA
+	Profile   string
+	Requests  int      // sent to the CA
+	Warnings  []string // what was not as wished and is no failure
 }
 
 const (
@@ -70,7 +76,8 @@ func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 	o := &order{session: s, request: request}
 	bundle, err := o.obtain()
 	return &Issued{
-		Bundle: bundle, Directory: c.config.Directory, Account: s.account, Requests: s.sent(),
+		Bundle: bundle, Directory: c.config.Directory, Account: s.account, Profile: c.config.Profile,
+		Requests: s.sent(), Warnings: o.warnings,
 	}, err
 }
 
@@ -84,6 +91,7 @@ type order struct {
 	resumed  bool
 	proven   []string // authorizations that were still open
 	key      <-chan keyResult
+	warnings []string
 	deadline time.Time
 	pauses   time.Duration // the last one
 
@@ -137,9 +145,18 @@ func (o *order) begin() error {
 }
 
 func (o *order) newOrder() error {
-	made, err := call(o.session, "newOrder", func() (lego.ExtendedOrder, error) {
-		return o.core.Orders.NewWithOptions(o.request.Names, &api.OrderOptions{})
-	})
+	if err := CheckProfile(o.config.Profile, o.core.GetDirectory().Meta.Profiles); err != nil {
+		return err
+	}
+	options := &api.OrderOptions{Profile: o.config.Profile, ReplacesCertID: o.replaces()}
+	ask := func() (lego.ExtendedOrder, error) { return o.core.Orders.NewWithOptions(o.request.Names, options) }
+	made, err := call(o.session, once, ask)
+	var answered *Error
+	if options.ReplacesCertID != "" && errors.As(err, &answered) && !IsRateLimited(err) {
+		// Whatever the CA has against the predecessor, the certificate is needed all the same.
+		options.ReplacesCertID = ""
+		made, err = call(o.session, once, ask)
+	}
 	if err != nil {
 		return err
 	}
@@ -150,11 +167,21 @@ func (o *order) newOrder() error {
 	return nil
 }
 
+// replaces identifies the predecessor to the CA that issued it to this account; empty for any other.
+func (o *order) replaces() string {
+	p := o.request.Predecessor
+	if p == nil || p.Directory != o.config.Directory || p.Account != o.account {
+		return ""
+	}
+	id, _ := certID(p.Bundle.Leaf())
+	return id
+}
+
 // resume takes up an order that an earlier run left. Only what shows that the order is lost may lead to a new one: a CA
 // that cannot say now gets the same question later.
 func (o *order) resume() (bool, error) {
 	left := o.request.Resume
-	if left == nil || left.Directory != o.config.Directory || left.Account != o.account || left.KeyType != o.request.KeyType ||
+	if left == nil || left.Directory != o.config.Directory || left.Account != o.account || left.KeyType != o.request.KeyType || left.Profile != o.config.Profile ||
 		!slices.Equal(slices.Sorted(slices.Values(left.Names)), slices.Sorted(slices.Values(o.request.Names))) {
 		return false, nil
 	}
@@ -208,7 +235,7 @@ func (o *order) keyAndSave() (crypto.Signer, error) {
 	}
 	saved := certstore.Order{
 		Directory: o.config.Directory, Account: o.account, URL: o.url, Created: o.config.Now().UTC(),
-		Names: o.request.Names, KeyType: o.request.KeyType,
+		Names: o.request.Names, KeyType: o.request.KeyType, Profile: o.config.Profile,
 	}
 	if err := o.save(saved); err != nil {
 		return nil, err
@@ -496,8 +523,50 @@ func (o *order) download(key crypto.Signer) (*certstore.Bundle, error) {
 			return nil, err
 		}
 	}
-	bundle, err := o.accept(key, chain)
+	bundle, err := o.accept(key, o.prefer(chain))
 	return bundle, hint.Add(err, "the CA does not issue what it is asked for: look at its policy or template; the old certificate stays in use")
+}
+
+// prefer chooses among the chains that the CA offers (RFC 8555 section 7.4.2). The default one is kept when none leads
+// where it should, which is worth a warning.
+func (o *order) prefer(chain []byte) []byte {
+	want := o.config.PreferredChain
+	if want == "" || o.leadsTo(chain, want) {
+		return chain
+	}
+	all, err := call(o.session, "certificate", func() (map[string]*lego.RawCertificate, error) {
+		return o.core.Certificates.GetAll(o.at.Certificate, true)
+	})
+	if err != nil {
+		o.warnings = append(o.warnings, fmt.Sprintf("the other chains cannot be had (%v); the CA's default is used", err))
+		return chain
+	}
+	for _, url := range slices.Sorted(maps.Keys(all)) {
+		if o.leadsTo(all[url].Cert, want) {
+			return all[url].Cert
+		}
+	}
+	o.warnings = append(o.warnings, fmt.Sprintf("the CA offers no chain to %q; its default is used", want))
+	return chain
+}
+
+// leadsTo tells whether a chain holds a certificate, or ends below one, that has a common name or fingerprint.
+func (o *order) leadsTo(chain []byte, want string) bool {
+	certs, err := certstore.ParseCertificates(trimPEM(chain))
+	if err != nil {
+		return false
+	}
+	if certs[len(certs)-1].Issuer.CommonName == want {
+		return true
+	}
+	if o.config.IssuerRoots != nil {
+		if chains, err := verify(certs[0], certs[1:], o.config.IssuerRoots, o.config.Now()); err == nil {
+			certs = append(certs, chains[0][len(chains[0])-1])
+		}
+	}
+	return slices.ContainsFunc(certs[1:], func(c *x509.Certificate) bool {
+		return c.Subject.CommonName == want || certstore.Fingerprint(c) == want
+	})
 }
 
 // maxSkew is how far the CA's clock may be ahead of ours.
@@ -537,6 +606,11 @@ func (o *order) accept(key crypto.Signer, chain []byte) (*certstore.Bundle, erro
 // VerifyChain tells whether a server that sends leaf and chain is trusted by a client that has roots. Names do not
 // count.
 func VerifyChain(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+	_, err := verify(leaf, chain, roots, now)
+	return err
+}
+
+func verify(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
 	intermediates := x509.NewCertPool()
 	for _, cert := range chain {
 		intermediates.AddCert(cert)
@@ -545,10 +619,9 @@ func VerifyChain(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.
 	if now.Before(leaf.NotBefore) {
 		now = leaf.NotBefore
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{
+	return leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
-	return err
 }
 
 // trimPEM leaves only the certificate blocks, so that a CA that adds others does no harm.

@@ -25,6 +25,7 @@ func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (requ
 		return s.sent(), err
 	}
 	request.Resume = nil
+	s.harmless = true
 	o := &order{session: s, request: request}
 	err = o.prove()
 	if keep {

@@ -25,7 +25,7 @@ const (
 	// maxBody is how many bytes of an answer are read; the longest that a CA sends is a certificate chain.
 	maxBody = 1 << 20
 	// sideBySide is how many requests of one order are under way at the same time.
-	sideBySide = 64
+	sideBySide = 50
 )
 
 // transport is what lego's acme/api sends its requests through. It brings what that lacks: the context, a bound on time

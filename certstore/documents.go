@@ -36,6 +36,7 @@ type Version struct {
 	Created   time.Time
 	Directory string // of the CA that issued it, for FromACME
 	Account   string // URL of the ACME account that ordered it, for FromACME
+	Profile   string // that was asked for, for FromACME; most often empty
 	Bundle    *Bundle
 }
 
@@ -48,6 +49,7 @@ type version struct {
 	Fingerprint string    `json:"fingerprint"`
 	Directory   string    `json:"directory,omitempty"`
 	Account     string    `json:"account,omitempty"`
+	Profile     string    `json:"profile,omitempty"`
 	Key         string    `json:"key"`
 	Chain       string    `json:"chain"` // leaf first
 }
@@ -71,7 +73,7 @@ func AddVersion(ctx context.Context, store Store, cert string, v Version) (Versi
 	}
 	data, err := json.MarshalIndent(version{
 		V: format, Number: v.Number, Origin: v.Origin, Created: v.Created.UTC(), Fingerprint: v.Bundle.Fingerprint(),
-		Directory: v.Directory, Account: v.Account, Key: string(v.Bundle.KeyPEM()), Chain: string(v.Bundle.FullChainPEM()),
+		Directory: v.Directory, Account: v.Account, Profile: v.Profile, Key: string(v.Bundle.KeyPEM()), Chain: string(v.Bundle.FullChainPEM()),
 	}, "", " ")
 	if err != nil {
 		return Version{}, err
@@ -96,7 +98,7 @@ func LoadVersion(ctx context.Context, store Store, cert string, number int) (Ver
 		return Version{}, fmt.Errorf("store: %s: %w", name, err)
 	}
 	return Version{
-		Number: doc.Number, Origin: doc.Origin, Created: doc.Created, Directory: doc.Directory, Account: doc.Account, Bundle: bundle,
+		Number: doc.Number, Origin: doc.Origin, Created: doc.Created, Directory: doc.Directory, Account: doc.Account, Profile: doc.Profile, Bundle: bundle,
 	}, nil
 }
 
@@ -180,6 +182,7 @@ type Order struct {
 	Created   time.Time `json:"created"`
 	Names     []string  `json:"names"`
 	KeyType   KeyType   `json:"key_type"`
+	Profile   string    `json:"profile,omitempty"`
 	Key       string    `json:"key,omitempty"` // PKCS#8 PEM; none while it is being made
 
 	unknown

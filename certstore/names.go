@@ -53,6 +53,7 @@ type Wish struct {
 	Names     []string `json:"names"` // canonical
 	KeyType   KeyType  `json:"key_type"`
 	Directory string   `json:"directory"` // of the CA
+	Profile   string   `json:"profile,omitempty"`
 }
 
 // Hash identifies a wish; the order of the names does not count.

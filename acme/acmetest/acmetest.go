@@ -59,6 +59,7 @@ type CA struct {
 
 	mu       sync.Mutex
 	issued   []string
+	orders   int
 	requests []Request
 	handler  func(w http.ResponseWriter, r *http.Request, next http.Handler)
 }
@@ -207,12 +208,41 @@ func (c *CA) middleware(next http.Handler) http.Handler {
 		c.requests = append(c.requests, Request{r.Method, r.URL.Path})
 		handler := c.handler
 		c.mu.Unlock()
+		if r.URL.Path == NewOrder {
+			watch := &statusWatcher{ResponseWriter: w}
+			defer func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				if watch.status == http.StatusCreated {
+					c.orders++
+				}
+			}()
+			w = watch
+		}
 		if handler != nil {
 			handler(w, r, next)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// statusWatcher remembers what was answered.
+type statusWatcher struct {
+	http.ResponseWriter
+	status int
+}
+
+func (s *statusWatcher) WriteHeader(status int) {
+	s.status = status
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// Orders is how many orders the CA made; a request for one that it refused made none.
+func (c *CA) Orders() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.orders
 }
 
 // Intercept puts a handler before the CA's own, which is next; nil takes it away.

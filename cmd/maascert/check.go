@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -83,8 +84,11 @@ func checks(ctx context.Context, p *parts) []checkItem {
 		item("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
 			p.fsys.Writable(filepath.Join(p.config.StateDir, "public"))),
 	}
-	items = append(items, checkCA(ctx, p)...)
-	items = append(items, item("challenge", "http-01 challenges can be answered", p.config.ACME.Challenge.Listen, p.client.CanListen(ctx)))
+	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
+		issuer := p.config.Issuers[name]
+		items = append(items, checkCA(ctx, p, name, issuer)...)
+		items = append(items, item("challenge", "http-01 challenges can be answered", issuer.Challenge.Listen, p.clients[name].CanListen(ctx)))
+	}
 	for _, cert := range p.engine.Certificates {
 		view, err := p.engine.Look(ctx, cert)
 		items = append(items, item("certificate", certificateWords(view), cert.Name, err))
@@ -153,22 +157,26 @@ func item(code, summary, evidence string, err error) checkItem {
 	return i
 }
 
-func checkCA(ctx context.Context, p *parts) []checkItem {
-	directory := p.config.ACME.Directory
-	meta, err := p.client.Requirements(ctx)
+func checkCA(ctx context.Context, p *parts, name string, issuer ACMEConfig) []checkItem {
+	directory := issuer.Directory
+	meta, err := p.clients[name].Requirements(ctx)
 	items := []checkItem{item("directory", "the CA answers", directory, err)}
 	if err != nil {
 		return items
+	}
+	if issuer.Profile != "" {
+		items = append(items, item("profile", "the CA has the profile", issuer.Profile, acme.CheckProfile(issuer.Profile, meta.Profiles)))
 	}
 	account, _, err := certstore.LoadAccount(ctx, p.store)
 	items = append(items, item("account", accountWords(account, directory), account.Registrations[directory].URL, err))
 	if _, registered := account.Registrations[directory]; registered {
 		return items
 	}
-	if meta.ExternalAccount {
-		items = append(items, item("external-account", "", directory, acme.ErrExternalAccount))
+	if meta.ExternalAccount && issuer.external == nil {
+		items = append(items, item("external-account", "", directory,
+			hint.Add(acme.ErrExternalAccount, "set acme.eab to what the CA's operator gave you")))
 	}
-	if meta.Terms != "" && !p.config.ACME.AcceptTerms {
+	if meta.Terms != "" && !issuer.AcceptTerms {
 		items = append(items, item("terms", "", meta.Terms, hint.Add(errors.New("the CA's terms of service are not accepted: "+meta.Terms),
 			"read them, then set acme.accept_terms: true")))
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,6 +21,7 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore"
+	"maascert/internal/secret"
 	"maascert/maasconfig"
 )
 
@@ -28,6 +30,7 @@ type Config struct {
 	Node         string                  `yaml:"node"`
 	StateDir     string                  `yaml:"state_dir"`
 	ACME         ACMEConfig              `yaml:"acme"`
+	Issuers      map[string]ACMEConfig   `yaml:"issuers"`
 	Certificates []CertificateConfig     `yaml:"certificates"`
 	Targets      map[string]TargetConfig `yaml:"targets"`
 	MAAS         MAASConfig              `yaml:"maas"`
@@ -39,15 +42,25 @@ type Config struct {
 
 // ACMEConfig is the CA.
 type ACMEConfig struct {
-	Directory   string          `yaml:"directory"`
-	Root        string          `yaml:"root"`
-	IssuerRoot  string          `yaml:"issuer_root"`
-	AcceptTerms bool            `yaml:"accept_terms"`
-	DryRun      DryRunConfig    `yaml:"dry_run"`
-	Email       string          `yaml:"email"`
-	Challenge   ChallengeConfig `yaml:"challenge"`
+	Directory      string          `yaml:"directory"`
+	Root           string          `yaml:"root"`
+	IssuerRoot     string          `yaml:"issuer_root"`
+	AcceptTerms    bool            `yaml:"accept_terms"`
+	DryRun         DryRunConfig    `yaml:"dry_run"`
+	Email          string          `yaml:"email"`
+	EAB            EABConfig       `yaml:"eab"`
+	Profile        string          `yaml:"profile"`
+	PreferredChain string          `yaml:"preferred_chain"`
+	Challenge      ChallengeConfig `yaml:"challenge"`
 
 	roots, issuerRoots *x509.CertPool
+	external           *acme.ExternalAccount
+}
+
+// EABConfig binds the ACME account to one that the CA knows otherwise.
+type EABConfig struct {
+	KeyID string           `yaml:"key_id"`
+	HMAC  secret.Reference `yaml:"hmac"`
 }
 
 // DryRunConfig is the CA for rehearsals.
@@ -67,6 +80,7 @@ type ChallengeConfig struct {
 // CertificateConfig is one certificate.
 type CertificateConfig struct {
 	Name    string            `yaml:"name"`
+	Issuer  string            `yaml:"issuer"`
 	Names   []string          `yaml:"names"`
 	KeyType certstore.KeyType `yaml:"key_type"`
 	Keep    int               `yaml:"keep"`
@@ -135,7 +149,7 @@ func (v *validator) run() {
 		c.Node = name
 	}
 	c.StateDir = v.path(c.StateDir, "/var/lib/maascert")
-	v.acme()
+	v.issuers()
 	v.targets()
 	v.certificates()
 	v.maas()
@@ -153,38 +167,84 @@ func (v *validator) run() {
 	}
 }
 
-func (v *validator) acme() {
-	a := &v.config.ACME
+// defaultIssuer is the section acme: as certificates name it.
+const defaultIssuer = "acme"
+
+// issuers fills in all CAs and finds them under their names. The section acme: may be left out when no certificate wants
+// it.
+func (v *validator) issuers() {
+	c := v.config
+	if c.Issuers == nil {
+		c.Issuers = map[string]ACMEConfig{}
+	}
+	if _, taken := c.Issuers[defaultIssuer]; taken {
+		v.fault("issuers."+defaultIssuer, "the issuer called %q is the section acme:", defaultIssuer)
+	}
+	wanted := slices.ContainsFunc(c.Certificates, func(cert CertificateConfig) bool { return fallback(cert.Issuer, defaultIssuer) == defaultIssuer })
+	if wanted || len(c.Certificates) == 0 || v.has("acme") {
+		v.acme("acme", &c.ACME)
+		c.Issuers[defaultIssuer] = c.ACME
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Issuers)) {
+		if name != defaultIssuer {
+			issuer := c.Issuers[name]
+			v.acme("issuers."+name, &issuer)
+			c.Issuers[name] = issuer
+		}
+	}
+}
+
+func (v *validator) external(key string, eab EABConfig) *acme.ExternalAccount {
+	if eab == (EABConfig{}) {
+		return nil
+	}
+	if eab.KeyID == "" {
+		v.fault(key, "key_id is missing")
+	}
+	text, err := eab.HMAC.Read(v.folder)
+	if err != nil {
+		v.fault(key+".hmac", "%v", err)
+		return nil
+	}
+	if _, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(text, "=")); err != nil {
+		v.fault(key+".hmac", "%s does not hold a base64url key", eab.HMAC)
+	}
+	return &acme.ExternalAccount{KeyID: eab.KeyID, HMAC: strings.TrimRight(text, "=")}
+}
+
+// acme checks one CA.
+func (v *validator) acme(key string, a *ACMEConfig) {
 	if a.Directory == "" {
-		v.fault("acme", "acme.directory is missing: the URL of the CA's ACME directory, or letsencrypt")
+		v.fault(key, "%s.directory is missing: the URL of the CA's ACME directory, or letsencrypt", key)
 	}
 	if a.Directory == "letsencrypt" && a.DryRun.Directory == "" {
 		a.DryRun.Directory = "letsencrypt-staging"
 	}
-	a.Directory = v.directory("acme.directory", a.Directory)
-	a.DryRun.Directory = v.directory("acme.dry_run.directory", a.DryRun.Directory)
+	a.Directory = v.directory(key+".directory", a.Directory)
+	a.DryRun.Directory = v.directory(key+".dry_run.directory", a.DryRun.Directory)
 	if a.DryRun.Directory != "" && a.DryRun.Directory == a.Directory {
-		v.fault("acme.dry_run.directory", "a rehearsal would issue at the CA itself; leave it out, and names are proven without issuing")
+		v.fault(key+".dry_run.directory", "a rehearsal would issue at the CA itself; leave it out, and names are proven without issuing")
 	}
-	a.roots = v.roots("acme.root", &a.Root)
+	a.roots = v.roots(key+".root", &a.Root)
 	a.issuerRoots = a.roots
 	if a.IssuerRoot != "" {
-		a.issuerRoots = v.roots("acme.issuer_root", &a.IssuerRoot)
+		a.issuerRoots = v.roots(key+".issuer_root", &a.IssuerRoot)
 	}
 	if a.issuerRoots == nil {
 		a.issuerRoots = systemRoots()
 	}
-	a.DryRun.roots = v.roots("acme.dry_run.root", &a.DryRun.Root)
+	a.DryRun.roots = v.roots(key+".dry_run.root", &a.DryRun.Root)
 	if a.Email != "" && !regexp.MustCompile(`^[^@\s]+@[^@\s]+$`).MatchString(a.Email) {
-		v.fault("acme.email", "%q is no mail address", a.Email)
+		v.fault(key+".email", "%q is no mail address", a.Email)
 	}
+	a.external = v.external(key+".eab", a.EAB)
 	a.Challenge.Type = fallback(a.Challenge.Type, "http-01")
 	if a.Challenge.Type != "http-01" {
-		v.fault("acme.challenge.type", "%q is unknown; there is: http-01", a.Challenge.Type)
+		v.fault(key+".challenge.type", "%q is unknown; there is: http-01", a.Challenge.Type)
 	}
 	a.Challenge.Listen = fallback(a.Challenge.Listen, ":80")
 	if !isHostPort(a.Challenge.Listen) {
-		v.fault("acme.challenge.listen", "%q is no address to listen on; write :80 or 10.0.0.10:80", a.Challenge.Listen)
+		v.fault(key+".challenge.listen", "%q is no address to listen on; write :80 or 10.0.0.10:80", a.Challenge.Listen)
 	}
 }
 
@@ -301,6 +361,10 @@ func (v *validator) certificates() {
 		}
 		seen[cert.Name] = true
 		v.names(key, cert)
+		cert.Issuer = fallback(cert.Issuer, defaultIssuer)
+		if _, ok := c.Issuers[cert.Issuer]; !ok {
+			v.fault(key+".issuer", "there is no issuer %q", cert.Issuer)
+		}
 		cert.KeyType = certstore.KeyType(fallback(string(cert.KeyType), string(certstore.RSA3072)))
 		if !slices.Contains(certstore.KeyTypes, cert.KeyType) {
 			v.fault(key+".key_type", "%q is unknown; there are: %s", cert.KeyType, join(certstore.KeyTypes))

@@ -57,7 +57,7 @@ func checkConverged(t *testing.T, s *site, orders int) {
 		require.NotNil(t, served)
 		require.Equal(t, version.Bundle.Fingerprint(), certstore.Fingerprint(served))
 	}
-	require.LessOrEqual(t, s.ca.Count(acmetest.NewOrder), orders)
+	require.LessOrEqual(t, s.ca.Orders(), orders)
 	entries, err := os.ReadDir(filepath.Join(s.dir, "stage"))
 	require.NoError(t, err)
 	require.Empty(t, entries, "no stage is left")
@@ -313,7 +313,7 @@ func TestADiskThatIsFullIsSeenBeforehand(t *testing.T) {
 		require.Contains(t, stderr, "guard: ")
 		require.Contains(t, stderr, "no space left on device")
 		require.Contains(t, stderr, "\nhint: ")
-		require.Zero(t, s.ca.Count(acmetest.NewOrder))
+		require.Zero(t, s.ca.Orders())
 	}
 }
 

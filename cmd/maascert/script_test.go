@@ -282,7 +282,7 @@ func counts(ts *testscript.TestScript, neg bool, args []string) {
 	case "calls":
 		got = len(s.maas.Calls())
 	case "orders":
-		got = s.ca.Count(acmetest.NewOrder)
+		got = s.ca.Orders()
 	case "stages":
 		entries, err := os.ReadDir(filepath.Join(s.dir, "stage"))
 		if !os.IsNotExist(err) {

@@ -20,7 +20,8 @@ type parts struct {
 	config  *Config
 	fsys    world.FS
 	store   *certstore.FileStore
-	client  *acme.Client
+	clients map[string]*acme.Client    // by issuer
+	ports   map[string]*acme.Responder // by the address that challenges are answered on
 	targets map[string]*maasconfig.MAAS
 	engine  *lifecycle.Engine
 }
@@ -28,7 +29,10 @@ type parts struct {
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *Config) *parts {
 	p := &parts{config: config, fsys: a.fsys, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
-	p.client = acme.New(p.acme(config.ACME.Directory, p.store))
+	p.clients, p.ports = map[string]*acme.Client{}, map[string]*acme.Responder{}
+	for name, issuer := range config.Issuers {
+		p.clients[name] = acme.New(p.acme(issuer, p.store, p.ports))
+	}
 	detect := func(ctx context.Context) (maasconfig.Installation, error) {
 		return maasconfig.Detect(ctx, maasconfig.InstallationConfig{
 			Command: config.MAAS.Command, StageDir: config.MAAS.StageDir, HTTPDir: config.MAAS.HTTPDir, Version: config.MAAS.Version,
@@ -39,15 +43,16 @@ func (a *app) assemble(config *Config) *parts {
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log,
 	}
 	for _, cert := range config.Certificates {
+		issuer := config.Issuers[cert.Issuer]
 		built := lifecycle.Certificate{
-			Name: cert.Name, Keep: cert.Keep, Issuer: p.client,
-			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: config.ACME.Directory},
+			Name: cert.Name, Keep: cert.Keep, Issuer: p.clients[cert.Issuer],
+			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile},
 		}
 		for _, name := range cert.Targets {
 			t := config.Targets[name]
 			p.targets[name] = maasconfig.New(maasconfig.Config{
 				Name: name, Detect: detect, Port: t.Port, Endpoints: t.Endpoints,
-				ServerName: firstHost(cert.Names), Roots: config.ACME.issuerRoots, Timeout: config.MAAS.Timeout, VerifyTimeout: t.VerifyTimeout,
+				ServerName: firstHost(cert.Names), Roots: issuer.issuerRoots, Timeout: config.MAAS.Timeout, VerifyTimeout: t.VerifyTimeout,
 				FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
 			})
 			built.Targets = append(built.Targets, p.targets[name])
@@ -57,15 +62,24 @@ func (a *app) assemble(config *Config) *parts {
 	return p
 }
 
-func (p *parts) acme(directory string, store certstore.Store) acme.Config {
+// acme is a client's configuration for a CA. Clients that answer challenges on the same address share it.
+func (p *parts) acme(issuer ACMEConfig, store certstore.Store, ports map[string]*acme.Responder) acme.Config {
+	listen := issuer.Challenge.Listen
+	if ports[listen] == nil {
+		ports[listen] = &acme.Responder{Address: listen}
+	}
 	return acme.Config{
-		Directory: directory, Roots: p.config.ACME.roots, IssuerRoots: p.config.ACME.issuerRoots, Email: p.config.ACME.Email,
-		AcceptTerms: p.config.ACME.AcceptTerms, UserAgent: "maascert/" + version(), Store: store,
-		Responder: &acme.Responder{Address: p.config.ACME.Challenge.Listen},
+		Directory: issuer.Directory, Roots: issuer.roots, IssuerRoots: issuer.issuerRoots, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
+		External: issuer.external, Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
+		UserAgent: "maascert/" + version(), Store: store, Responder: ports[listen],
 	}
 }
 
-func (p *parts) close() { p.client.Close() }
+func (p *parts) close() {
+	for _, client := range p.clients {
+		client.Close()
+	}
+}
 
 // rehearsal is the same engine made of harmless parts.
 type rehearsal struct {
@@ -78,19 +92,27 @@ type rehearsal struct {
 // rehearsal makes the harmless twin. busy names the certificates that have an order under way.
 func (p *parts) rehearsal(busy map[string]bool) *rehearsal {
 	store := certstore.NewOverlay(p.store)
-	client := acme.New(p.acme(p.config.ACME.Directory, store))
-	r := &rehearsal{issuers: map[string]*lifecycle.Rehearser{}, targets: map[string][]*maasconfig.Rehearsal{}, clients: []*acme.Client{client}}
-	var dryRun *acme.Client
-	if d := p.config.ACME.DryRun; d.Directory != "" {
-		config := p.acme(d.Directory, store)
-		config.Roots, config.IssuerRoots = d.roots, nil
-		dryRun = acme.New(config)
-		r.clients = append(r.clients, dryRun)
+	r := &rehearsal{issuers: map[string]*lifecycle.Rehearser{}, targets: map[string][]*maasconfig.Rehearsal{}}
+	ports := map[string]*acme.Responder{}
+	open := func(config acme.Config) *acme.Client {
+		client := acme.New(config)
+		r.clients = append(r.clients, client)
+		return client
+	}
+	clients, dryRuns := map[string]*acme.Client{}, map[string]*acme.Client{}
+	for name, issuer := range p.config.Issuers {
+		clients[name] = open(p.acme(issuer, store, ports))
+		if d := issuer.DryRun; d.Directory != "" {
+			config := p.acme(issuer, store, ports)
+			config.Directory, config.Roots, config.IssuerRoots, config.External = d.Directory, d.roots, nil, nil
+			dryRuns[name] = open(config)
+		}
 	}
 	engine := *p.engine
 	engine.Store, engine.Public, engine.Certificates = store, nil, nil
 	for _, cert := range p.engine.Certificates {
-		issuer := &lifecycle.Rehearser{Client: client, DryRun: dryRun, Now: time.Now, Keep: busy[cert.Name]}
+		name := p.config.certificate(cert.Name).Issuer
+		issuer := &lifecycle.Rehearser{Client: clients[name], DryRun: dryRuns[name], Now: time.Now, Keep: busy[cert.Name]}
 		twin := cert
 		twin.Issuer, twin.Targets = issuer, nil
 		for _, target := range p.config.certificate(cert.Name).Targets {

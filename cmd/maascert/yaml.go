@@ -13,6 +13,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"maascert/internal/secret"
 )
 
 // document is a YAML text that was decoded strictly: unknown and doubled keys and wrong types are faults, and all faults
@@ -23,7 +25,8 @@ type document struct {
 	at     map[string]*token.Position // where a key's value stands, by path
 	anchor map[string]ast.Node
 	errors []configError
-	broken bool // it is no YAML at all, so there is nothing more to find
+	secret map[int]bool // lines that hold a reference to a secret, or by mistake the secret itself
+	broken bool         // it is no YAML at all, so there is nothing more to find
 }
 
 // configError is one thing that is wrong in a configuration file.
@@ -36,6 +39,7 @@ type configError struct {
 type configErrors struct {
 	name   string
 	lines  []string
+	secret map[int]bool
 	errors []configError
 }
 
@@ -43,12 +47,13 @@ func (e *configErrors) Error() string {
 	return strings.Join(e.Lines(false), "\n")
 }
 
-// Lines are the faults, each as FILE:LINE:COLUMN: TEXT, with an excerpt below it when asked for.
+// Lines are the faults, each as FILE:LINE:COLUMN: TEXT, with an excerpt below it when asked for; a line that may hold a
+// secret is not shown.
 func (e *configErrors) Lines(excerpt bool) []string {
 	var lines []string
 	for _, one := range e.errors {
 		line := fmt.Sprintf("%s:%d:%d: %s", e.name, one.line, one.column, one.text)
-		if excerpt && one.line >= 1 && one.line <= len(e.lines) {
+		if excerpt && !e.secret[one.line] && one.line >= 1 && one.line <= len(e.lines) {
 			text := strings.TrimRight(e.lines[one.line-1], " \r")
 			line += "\n    " + text + "\n    " + strings.Repeat(" ", max(0, min(one.column-1, len(text)))) + "^"
 		}
@@ -60,7 +65,7 @@ func (e *configErrors) Lines(excerpt bool) []string {
 // decodeYAML decodes a text into a struct whose fields have yaml tags.
 func decodeYAML(name string, text []byte, into any) *document {
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	d := &document{name: name, lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}}
+	d := &document{name: name, lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}, secret: map[int]bool{}}
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	var syntax *yaml.SyntaxError
 	d.broken = err != nil
@@ -84,7 +89,7 @@ func decodeYAML(name string, text []byte, into any) *document {
 
 func (d *document) failure() error {
 	slices.SortStableFunc(d.errors, func(a, b configError) int { return (a.line-b.line)*1000 + a.column - b.column })
-	return &configErrors{name: d.name, lines: d.lines, errors: d.errors}
+	return &configErrors{name: d.name, lines: d.lines, secret: d.secret, errors: d.errors}
 }
 
 func (d *document) add(at *token.Position, format string, args ...any) {
@@ -127,6 +132,9 @@ func (d *document) value(path string, node ast.Node, into reflect.Value) {
 		return // as if the key were left out
 	}
 	d.at[path] = start(node)
+	if into.Type() == reflect.TypeFor[secret.Reference]() {
+		d.secret[start(node).Line] = true
+	}
 	if into.Type() == reflect.TypeFor[time.Duration]() {
 		d.duration(node, into)
 		return

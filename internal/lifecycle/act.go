@@ -27,13 +27,16 @@ func (p *pass) obtain(ctx context.Context, plan Plan) bool {
 		return false
 	}
 	issued, err := p.cert.Issuer.Obtain(ctx, acme.Request{
-		Names: plan.Wish.Names, KeyType: plan.Wish.KeyType, Resume: resume,
+		Names: plan.Wish.Names, KeyType: plan.Wish.KeyType, Resume: resume, Predecessor: p.result.After.State.Current,
 		Save: func(order certstore.Order) error {
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
 		},
 	})
 	if issued != nil {
 		p.result.Requests = issued.Requests
+		for _, warning := range issued.Warnings {
+			p.Log.Warn("order", "cert", p.cert.Name, "warning", warning)
+		}
 	}
 	if err != nil {
 		p.failed(ctx, err)
@@ -131,7 +134,7 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
 	defer cancel()
 	version, err := certstore.AddVersion(ctx, p.Store, p.cert.Name, certstore.Version{
-		Origin: certstore.FromACME, Created: p.Now(), Directory: issued.Directory, Account: issued.Account, Bundle: issued.Bundle,
+		Origin: certstore.FromACME, Created: p.Now(), Directory: issued.Directory, Account: issued.Account, Profile: issued.Profile, Bundle: issued.Bundle,
 	})
 	if err != nil {
 		return hint.Add(err, "make room; the order is kept, and the next run fetches the same certificate")

@@ -27,6 +27,7 @@ const (
 	NamesChanged   Reason = "names_changed"
 	KeyTypeChanged Reason = "key_type_changed"
 	IssuerChanged  Reason = "issuer_changed"
+	ProfileChanged Reason = "profile_changed"
 	Revoked        Reason = "revoked"
 	Expired        Reason = "expired"
 	Emergency      Reason = "emergency"
@@ -85,6 +86,7 @@ var rules = []struct {
 	{NamesChanged, func(s State, w certstore.Wish) bool { return !sameNames(s.leaf(), w.Names) }, true},
 	{KeyTypeChanged, func(s State, w certstore.Wish) bool { return s.Current.Bundle.KeyType() != w.KeyType }, true},
 	{IssuerChanged, func(s State, w certstore.Wish) bool { return s.Current.Directory != w.Directory }, true},
+	{ProfileChanged, func(s State, w certstore.Wish) bool { return s.Current.Profile != w.Profile }, true},
 	{Expired, func(s State, _ certstore.Wish) bool { return !s.leaf().NotAfter.After(s.Now) }, true},
 	{Revoked, func(s State, _ certstore.Wish) bool {
 		return s.isGrown() && s.Window != nil && !s.Window.End.After(s.Now)
@@ -143,7 +145,7 @@ func Decide(s State) Plan {
 // certificate may have been issued already.
 func (s State) cutOff(wish certstore.Wish) (Reason, bool) {
 	attempt, order := s.Record.Attempt, s.Record.Order
-	if attempt == nil || order == nil || order.Directory != wish.Directory || order.KeyType != wish.KeyType || !equalNames(order.Names, wish.Names) {
+	if attempt == nil || order == nil || order.Directory != wish.Directory || order.KeyType != wish.KeyType || order.Profile != wish.Profile || !equalNames(order.Names, wish.Names) {
 		return "", false
 	}
 	return Reason(attempt.Why), true
