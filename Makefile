@@ -29,7 +29,7 @@ lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck
 race: ## the tests once more, in random order and with the race detector, which needs a C compiler
 	go test -race -shuffle=on ./...
 
-e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy ## real CAs and a real nginx; needs root, nginx and ip
+e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy ## real CAs and proxies; needs root, nginx, haproxy, apache2 and ip
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -v ./internal/e2e
 
 bench: ## what an issuance takes, beside lego's own way

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -133,6 +134,72 @@ func (r *Responder) release() {
 
 // tokens are base64url (RFC 8555 section 8.3); the longest seen have 43 characters.
 var tokens = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+
+// Thumbprint identifies an account key (RFC 7638), as the answer to a challenge has it.
+type Thumbprint string
+
+// thumbprints are the base64url of a SHA-256.
+var thumbprints = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
+
+// IsValid tells whether the text can be a thumbprint.
+func (t Thumbprint) IsValid() bool { return thumbprints.MatchString(string(t)) }
+
+// Respond answers http-01 challenges for an account on an address until the context ends. It needs no key: the answer to
+// a token is the token and the thumbprint.
+func Respond(ctx context.Context, listen world.Listen, address string, thumbprint Thumbprint) error {
+	r := &Responder{Address: address, Listen: listen}
+	if err := r.start(string(thumbprint)); err != nil {
+		return hint.Add(fmt.Errorf("http-01: %w", err), "free the address, run as a user that may listen there, or name another with --listen")
+	}
+	select {
+	case <-ctx.Done():
+	case <-r.done:
+		return errors.New("http-01: the listener broke")
+	}
+	r.users = 1
+	r.release()
+	return nil
+}
+
+// Thumbprint is that of the account's key, which is made when there is none. The CA is not asked.
+func (c *Client) Thumbprint(ctx context.Context) (Thumbprint, error) {
+	s := &session{Client: c, ctx: ctx}
+	if _, err := s.loadKey(); err != nil {
+		return "", err
+	}
+	text, err := thumbprint(s.key.Public())
+	return Thumbprint(text), err
+}
+
+// Snippet is a proxy's configuration that answers http-01 for an account statelessly, so that any host that runs the
+// proxy can answer for any order. The kinds are haproxy (2.2 or later), nginx and apache (2.4).
+func Snippet(kind string, thumbprint Thumbprint) (string, bool) {
+	text, ok := snippets[kind]
+	return strings.ReplaceAll(text, "THUMBPRINT", string(thumbprint)), ok
+}
+
+// SnippetKinds are the proxies that there are snippets for.
+var SnippetKinds = []string{"haproxy", "nginx", "apache"}
+
+var snippets = map[string]string{
+	"haproxy": `# In the frontend that listens on port 80.
+acl acme_challenge path_reg ^/\.well-known/acme-challenge/[A-Za-z0-9_-]+$
+http-request return status 200 content-type application/octet-stream lf-string "%[path,field(4,/)].THUMBPRINT" if acme_challenge
+`,
+	"nginx": `# In the server that listens on port 80.
+location ~ "^/\.well-known/acme-challenge/([A-Za-z0-9_-]+)$" {
+    default_type application/octet-stream;
+    return 200 "$1.THUMBPRINT";
+}
+`,
+	"apache": `# In the virtual host that listens on port 80; needs mod_rewrite.
+<LocationMatch "^/\.well-known/acme-challenge/(?<token>[A-Za-z0-9_-]+)$">
+    ErrorDocument 200 "%{env:MATCH_TOKEN}.THUMBPRINT"
+    RewriteEngine On
+    RewriteRule "" "-" [R=200,L]
+</LocationMatch>
+`,
+}
 
 func answerWith(thumbprint string) http.Handler {
 	mux := http.NewServeMux()

@@ -45,7 +45,7 @@ const (
 func (a *app) checkCommand() *cli.Command {
 	return a.command(cli.Command{
 		Name: "check", Usage: "preflight: what a renewal needs, each with its evidence and what to do; changes nothing",
-		Flags: []cli.Flag{jsonFlag}, Action: a.check,
+		Flags: []cli.Flag{jsonFlag()}, Action: a.check,
 	})
 }
 

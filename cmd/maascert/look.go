@@ -12,11 +12,11 @@ import (
 	"maascert/maasconfig"
 )
 
-var jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print a JSON document"}
+func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print a JSON document"} }
 
 func (a *app) statusCommand() *cli.Command {
 	return a.command(cli.Command{
-		Name: "status", Usage: "what is stored, when it is renewed, what every endpoint serves", Flags: []cli.Flag{jsonFlag}, Action: a.status,
+		Name: "status", Usage: "what is stored, when it is renewed, what every endpoint serves", Flags: []cli.Flag{jsonFlag()}, Action: a.status,
 	})
 }
 
@@ -93,7 +93,7 @@ func (a *app) verifyCommand() *cli.Command {
 	return a.command(cli.Command{
 		Name: "verify", Usage: "handshakes with every endpoint now", Action: a.verify,
 		Flags: []cli.Flag{
-			&cli.DurationFlag{Name: "timeout", Usage: "go on as long as `D` until every endpoint serves the certificate (default: look once)"}, jsonFlag,
+			&cli.DurationFlag{Name: "timeout", Usage: "go on as long as `D` until every endpoint serves the certificate (default: look once)"}, jsonFlag(),
 		},
 	})
 }

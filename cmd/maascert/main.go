@@ -110,7 +110,8 @@ func (a *app) cli() *cli.App {
 			&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error (default: error; run: info)"},
 		},
 		Commands: []*cli.Command{
-			a.checkCommand(), a.renewCommand(), a.runCommand(), a.statusCommand(), a.verifyCommand(), a.completionCommand(), a.versionCommand(),
+			a.checkCommand(), a.renewCommand(), a.runCommand(), a.respondCommand(), a.statusCommand(), a.verifyCommand(),
+			a.accountCommand(), a.completionCommand(), a.versionCommand(),
 		},
 		Before: a.setUp,
 		Action: func(c *cli.Context) error {

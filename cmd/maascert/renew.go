@@ -30,7 +30,7 @@ func (a *app) renewCommand() *cli.Command {
 			&cli.BoolFlag{Name: "enable-tls", Usage: "allow the first enabling of TLS, which browsers do not forget (the same as --accept first-enable)"},
 			&cli.StringSliceFlag{Name: "accept", Usage: "override the guard called `CODE`: " + strings.Join(maasconfig.Codes, ", ") + " (may be repeated)"},
 			&cli.DurationFlag{Name: "wait", Usage: "wait as long as `D` for another run's lock"},
-			&cli.BoolFlag{Name: "json", Usage: "print a JSON document"},
+			jsonFlag(),
 		},
 		Action: a.renew,
 	})

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -339,6 +340,10 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 	s.held = unlock
 }
 
+// oneApp keeps two programs from running in this process at the same time: the command line library has a help flag that
+// all of them share.
+var oneApp sync.Mutex
+
 // inSite runs the program in this process, with a file system of the test's choice.
 func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
@@ -346,6 +351,8 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	null, err := os.Open(os.DevNull)
 	require.NoError(t, err)
 	defer null.Close()
+	oneApp.Lock()
+	defer oneApp.Unlock()
 	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys}
 	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
 	return code, out.String(), errs.String()

@@ -1,8 +1,9 @@
 //go:build e2e
 
 // Package e2e runs the built maascert with real CAs, step-ca and Caddy, onto a simulated MAAS whose regions have a real
-// nginx each. It needs root, nginx and ip; what is missing is a failure, never a skip. Everything listens on the loopback
-// or in a network namespace of its own.
+// nginx each, and with each real proxy that answers challenges by the snippet that maascert prints for it. It needs root,
+// nginx, haproxy, apache2 and ip; what is missing is a failure, never a skip. Everything listens on the loopback or in a
+// network namespace of its own.
 package e2e
 
 import (
@@ -64,6 +65,9 @@ func start(t *testing.T, env []string, name string, args ...string) {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
 		if t.Failed() {
+			if extra, err := os.ReadFile(filepath.Join(filepath.Dir(args[len(args)-1]), "error.log")); err == nil {
+				t.Logf("error.log:\n%s", extra)
+			}
 			text, _ := os.ReadFile(log.Name())
 			t.Logf("%s said:\n%s", filepath.Base(name), text)
 		}

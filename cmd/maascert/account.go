@@ -1,0 +1,114 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"maascert/acme"
+	"maascert/certstore"
+	"maascert/internal/hint"
+)
+
+func (a *app) accountCommand() *cli.Command {
+	kinds := strings.Join(acme.SnippetKinds, "|")
+	return &cli.Command{
+		Name: "account", Usage: "the ACME account", Description: exitCodes, OnUsageError: usageError, HideHelpCommand: true,
+		Subcommands: []*cli.Command{
+			a.command(cli.Command{
+				Name: "show", Usage: "the account's thumbprint and where it is registered; makes the key if there is none, without registering", Action: a.accountShow,
+			}),
+			a.command(cli.Command{
+				Name: "snippet", Usage: "a proxy's configuration that answers http-01 for this account", ArgsUsage: kinds, Action: a.accountSnippet,
+				Description: "With it any host that runs the proxy answers for any order: the answer to a token is the token and the\naccount's thumbprint.",
+			}),
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return hint.Add(fmt.Errorf("there is no command %q", "account "+c.Args().First()), "maascert account --help")
+			}
+			return cli.ShowSubcommandHelp(c)
+		},
+	}
+}
+
+// account is a client for the account's key; all CAs share it.
+func (a *app) account(c *cli.Context) (*parts, acme.Thumbprint, error) {
+	config, err := a.config(c)
+	if err != nil {
+		return nil, "", err
+	}
+	p := a.assemble(config)
+	for _, client := range p.clients {
+		thumbprint, err := client.Thumbprint(c.Context)
+		if err != nil {
+			p.close()
+			a.complain(fmt.Errorf("account: %w", err))
+			return nil, "", outcome(exitAttention)
+		}
+		return p, thumbprint, nil
+	}
+	return nil, "", errors.New("account: there is no CA")
+}
+
+func (a *app) accountShow(c *cli.Context) error {
+	p, thumbprint, err := a.account(c)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	account, _, err := certstore.LoadAccount(c.Context, p.store)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "thumbprint %s\n", thumbprint)
+	for _, directory := range slices.Sorted(maps.Keys(account.Registrations)) {
+		fmt.Fprintf(a.stdout, "registered %s as %s\n", directory, account.Registrations[directory].URL)
+	}
+	return nil
+}
+
+func (a *app) accountSnippet(c *cli.Context) error {
+	kind := c.Args().First()
+	if !slices.Contains(acme.SnippetKinds, kind) || c.Args().Len() != 1 {
+		return hint.Add(fmt.Errorf("account snippet: there is none for %q", kind), "maascert account snippet %s", strings.Join(acme.SnippetKinds, "|"))
+	}
+	p, thumbprint, err := a.account(c)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	text, _ := acme.Snippet(kind, thumbprint)
+	fmt.Fprint(a.stdout, text)
+	return nil
+}
+
+func (a *app) respondCommand() *cli.Command {
+	return a.command(cli.Command{
+		Name: "respond", Usage: "answers http-01 for any token of one account; needs no key, no configuration, no privileges beyond the port",
+		Description: "The thumbprint is what `maascert account show` prints on the host that orders.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "thumbprint", Usage: "of the account's key: `T`"},
+			&cli.StringFlag{Name: "listen", Value: ":80", Usage: "the `ADDRESS` to answer on"},
+		},
+		Action: func(c *cli.Context) error {
+			thumbprint := acme.Thumbprint(c.String("thumbprint"))
+			if !thumbprint.IsValid() {
+				return hint.Add(errors.New("respond: --thumbprint takes the 43 characters of an account key's thumbprint"), "on the host that orders: maascert account show")
+			}
+			if !isHostPort(c.String("listen")) {
+				return fmt.Errorf("respond: --listen: %q is no address; write :80 or 10.0.0.10:80", c.String("listen"))
+			}
+			if err := acme.Respond(c.Context, net.Listen, c.String("listen"), thumbprint); err != nil {
+				a.complain(err)
+				return outcome(exitAttention)
+			}
+			return nil
+		},
+	})
+}
