@@ -33,7 +33,7 @@ func BenchmarkTenNames(b *testing.B) {
 			c := acme.New(acme.Config{
 				Directory: ca.Directory, Roots: acmetest.Pool(ca.DirectoryRoot()), IssuerRoots: acmetest.Pool(ca.Root(0)),
 				UserAgent: "maascert/bench", AcceptTerms: true, Store: store,
-				Responder: &acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)},
+				Solve: always(&acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}),
 			})
 			begun := time.Now()
 			_, err := c.Obtain(b.Context(), request(names(10)...))

@@ -47,8 +47,8 @@ type Config struct {
 	// lead to where the CA offers several; empty: the CA's choice.
 	PreferredChain string
 	UserAgent      string
-	Store          certstore.Store // where the account is kept
-	Responder      *Responder      // answers http-01
+	Store          certstore.Store          // where the account is kept
+	Solve          func(name string) Solver // how a name is proven; the same solver for the same name
 
 	Dial   world.Dial                                     // nil: the network
 	Now    func() time.Time                               // nil: the system's clock
@@ -114,13 +114,14 @@ func (c *Client) Directory() string { return c.config.Directory }
 // session is one operation: its context, its requests, and lego's core on top of them.
 type session struct {
 	*Client
-	ctx      context.Context
-	wire     *transport
-	core     *api.Core
-	key      crypto.Signer
-	account  string // URL of the account
-	newKey   bool   // the key was made in this session
-	harmless bool   // nothing may be bound for good
+	ctx        context.Context
+	wire       *transport
+	core       *api.Core
+	key        crypto.Signer
+	thumbprint string // of the key
+	account    string // URL of the account
+	newKey     bool   // the key was made in this session
+	harmless   bool   // nothing may be bound for good
 }
 
 // open loads the directory and prepares a session that signs with the account's key, which is made when there is none.
@@ -180,7 +181,8 @@ func (s *session) loadKey() (certstore.Account, error) {
 	if err != nil {
 		return account, fmt.Errorf("the ACME account's key: %w", err)
 	}
-	return account, nil
+	s.thumbprint, err = thumbprint(s.key.Public())
+	return account, err
 }
 
 // register makes sure that the account is known to the CA (RFC 8555 section 7.3).
@@ -288,8 +290,8 @@ func CheckProfile(profile string, offered map[string]string) error {
 	return hint.Add(fmt.Errorf("the CA has no profile %q", profile), "it has: %s", strings.Join(names, ", "))
 }
 
-// CanListen tells whether challenges could be answered now, by answering for a moment.
-func (c *Client) CanListen(ctx context.Context) error {
+// CanAnswer tells whether challenges for some names could be answered now, by getting ready for a moment.
+func (c *Client) CanAnswer(ctx context.Context, names []string) error {
 	account, _, err := certstore.LoadAccount(ctx, c.config.Store)
 	if err != nil {
 		return err
@@ -301,7 +303,7 @@ func (c *Client) CanListen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	release, err := c.config.Responder.bind(ctx, key.Public())
+	release, err := c.openSolvers(ctx, names, key.Public())
 	if err != nil {
 		return err
 	}

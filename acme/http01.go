@@ -40,9 +40,17 @@ type Responder struct {
 
 const challengePath = "/.well-known/acme-challenge/"
 
-// bind makes sure that challenges are answered until release is called. An address that is taken is fine when whoever
+var _ Solver = (*Responder)(nil)
+
+// Type is http-01.
+func (r *Responder) Type() string { return "http-01" }
+
+// present has nothing to do: any token is answered.
+func (r *Responder) present(proof) (func(), error) { return func() {}, nil }
+
+// open makes sure that challenges are answered until release is called. An address that is taken is fine when whoever
 // has it answers with our thumbprint.
-func (r *Responder) bind(ctx context.Context, account crypto.PublicKey) (release func(), err error) {
+func (r *Responder) open(ctx context.Context, account crypto.PublicKey) (release func(), err error) {
 	thumbprint, err := thumbprint(account)
 	if err != nil {
 		return nil, err
@@ -167,8 +175,7 @@ func (c *Client) Thumbprint(ctx context.Context) (Thumbprint, error) {
 	if _, err := s.loadKey(); err != nil {
 		return "", err
 	}
-	text, err := thumbprint(s.key.Public())
-	return Thumbprint(text), err
+	return Thumbprint(s.thumbprint), nil
 }
 
 // Snippet is a proxy's configuration that answers http-01 for an account statelessly, so that any host that runs the

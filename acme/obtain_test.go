@@ -31,7 +31,7 @@ func client(t *testing.T, ca *acmetest.CA, change ...func(*acme.Config)) *acme.C
 	config := acme.Config{
 		Directory: ca.Directory, Roots: acmetest.Pool(ca.DirectoryRoot()), IssuerRoots: acmetest.Pool(ca.Root(0)),
 		UserAgent: "maascert/test", AcceptTerms: true, Store: certstore.NewFileStore(world.OS{}, t.TempDir()),
-		Responder: &acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)},
+		Solve: always(&acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}),
 	}
 	for _, f := range change {
 		f(&config)
@@ -39,6 +39,10 @@ func client(t *testing.T, ca *acmetest.CA, change ...func(*acme.Config)) *acme.C
 	c := acme.New(config)
 	t.Cleanup(c.Close)
 	return c
+}
+
+func always(solver acme.Solver) func(string) acme.Solver {
+	return func(string) acme.Solver { return solver }
 }
 
 // saves remembers every order that was saved.
@@ -236,7 +240,7 @@ func TestObtainFails(t *testing.T) {
 			want:   "terms of service: data:text/plain", hint: "accept_terms",
 		},
 		"before ordering when the challenge address cannot be bound": {
-			change: func(c *acme.Config) { c.Responder = &acme.Responder{Address: "192.0.2.1:80"} },
+			change: func(c *acme.Config) { c.Solve = always(&acme.Responder{Address: "192.0.2.1:80"}) },
 			want:   "http-01: listen tcp 192.0.2.1:80", hint: "acme.challenge.listen",
 		},
 		"before ordering when the CA wants an external account": {

@@ -91,6 +91,7 @@ type order struct {
 	resumed  bool
 	proven   []string // authorizations that were still open
 	key      <-chan keyResult
+	answers  presented
 	warnings []string
 	deadline time.Time
 	pauses   time.Duration // the last one
@@ -105,11 +106,12 @@ type keyResult struct {
 }
 
 func (o *order) obtain() (*certstore.Bundle, error) {
-	release, err := o.config.Responder.bind(o.ctx, o.session.key.Public())
+	release, err := o.openSolvers(o.ctx, o.request.Names, o.session.key.Public())
 	if err != nil {
 		return nil, err
 	}
 	defer release()
+	defer o.answers.clear()
 	if err := o.begin(); err != nil {
 		return nil, err
 	}
@@ -298,21 +300,38 @@ const (
 	challengePause = time.Second
 )
 
-// challengeType is how names are proven.
-const challengeType = "http-01"
+// offered are the challenges of an authorization, for people.
+func offered(authorization lego.Authorization) string {
+	var types []string
+	for _, challenge := range authorization.Challenges {
+		types = append(types, clean(challenge.Type))
+	}
+	return strings.Join(types, ", ")
+}
 
 func (o *order) answer(url string, authorization lego.Authorization) error {
 	name := authorization.Identifier.Value
 	if authorization.Status != lego.StatusPending {
 		return failedAuthorization(authorization)
 	}
-	if isAnswered(authorization) {
+	canonical, err := certstore.CanonicalName(name)
+	if err != nil || !slices.Contains(o.request.Names, canonical) {
+		return fmt.Errorf("the CA wants a proof for %s, which was not asked for", clean(name))
+	}
+	name = canonical
+	solver := o.config.Solve(name)
+	if isAnswered(authorization, solver.Type()) {
 		return nil
 	}
-	at := slices.IndexFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Type == challengeType })
+	at := slices.IndexFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Type == solver.Type() })
 	if at < 0 {
-		return hint.Add(fmt.Errorf("%s: the CA offers no http-01 challenge", name), "a CA may want another kind of proof for this name")
+		return hint.Add(fmt.Errorf("%s: the CA offers no %s challenge", name, solver.Type()), "it offers: %s", offered(authorization))
 	}
+	done, err := solver.present(proof{name: name, token: authorization.Challenges[at].Token, thumbprint: o.thumbprint})
+	if err != nil {
+		return err
+	}
+	o.answers.add(done)
 	for try := 1; ; try++ {
 		challenge, err := call(o.session, "challenge", func() (lego.ExtendedChallenge, error) {
 			return o.core.Challenges.New(authorization.Challenges[at].URL)
@@ -320,7 +339,7 @@ func (o *order) answer(url string, authorization lego.Authorization) error {
 		if IsRefusal(err) {
 			// A challenge that was answered before, by a run that was killed or by a request whose answer got lost,
 			// cannot be answered again.
-			if now, lookErr := o.authorization(url); lookErr == nil && isAnswered(now) {
+			if now, lookErr := o.authorization(url); lookErr == nil && isAnswered(now, solver.Type()) {
 				return failedAuthorization(now)
 			}
 		}
@@ -340,7 +359,7 @@ func (o *order) answer(url string, authorization lego.Authorization) error {
 }
 
 // isAnswered tells whether an authorization's challenge was answered and is being judged, or was.
-func isAnswered(authorization lego.Authorization) bool {
+func isAnswered(authorization lego.Authorization, challengeType string) bool {
 	judged := []string{lego.StatusProcessing, lego.StatusValid, lego.StatusInvalid}
 	return slices.ContainsFunc(authorization.Challenges, func(c lego.Challenge) bool {
 		return c.Type == challengeType && slices.Contains(judged, c.Status)

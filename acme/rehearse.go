@@ -44,11 +44,12 @@ const tidyTime = 800 * time.Millisecond
 
 // prove brings an order to the point where it could be finalized.
 func (o *order) prove() error {
-	release, err := o.config.Responder.bind(o.ctx, o.session.key.Public())
+	release, err := o.openSolvers(o.ctx, o.request.Names, o.session.key.Public())
 	if err != nil {
 		return err
 	}
 	defer release()
+	defer o.answers.clear()
 	if err := o.begin(); err != nil {
 		return err
 	}

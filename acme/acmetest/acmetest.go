@@ -44,13 +44,15 @@ type Options struct {
 	MACKeys         map[string]string // EAB key IDs and base64url keys
 	Blocked         []string          // domains the CA refuses
 	Strict          bool
-	HTTPPort        int // on which challenges are looked for; 0: a free one
+	HTTPPort        int // on which http-01 is looked for; 0: a free one
+	TLSPort         int // on which tls-alpn-01 is looked for; 0: a free one
 }
 
 // CA is a running CA.
 type CA struct {
 	Directory string // URL
 	HTTPPort  int    // on which http-01 is validated
+	TLSPort   int    // on which tls-alpn-01 is validated
 	DNS       *DNS
 
 	server *httptest.Server
@@ -81,18 +83,20 @@ func New(t testing.TB, options Options) *CA {
 
 // Start starts a CA.
 func Start(options Options) (*CA, error) {
-	if options.HTTPPort == 0 {
-		port, err := loopback.Port()
-		if err != nil {
-			return nil, err
+	for _, port := range []*int{&options.HTTPPort, &options.TLSPort} {
+		if *port == 0 {
+			free, err := loopback.Port()
+			if err != nil {
+				return nil, err
+			}
+			*port = free
 		}
-		options.HTTPPort = port
 	}
 	resolver, err := StartDNS(0)
 	if err != nil {
 		return nil, err
 	}
-	c := &CA{HTTPPort: options.HTTPPort, DNS: resolver}
+	c := &CA{HTTPPort: options.HTTPPort, TLSPort: options.TLSPort, DNS: resolver}
 	if err := c.build(options); err != nil {
 		return nil, err
 	}
@@ -136,7 +140,7 @@ func (c *CA) build(options Options) error {
 	}
 	profiles := map[string]ca.Profile{"default": {Description: "the only one", ValidityPeriod: uint64(options.Validity / time.Second)}}
 	c.ca = ca.New(logger, store, "", "ecdsa", options.AlternateRoots, max(1, options.ChainLength), profiles)
-	validator := va.New(logger, options.HTTPPort, 5001, options.Strict, c.DNS.Address, store)
+	validator := va.New(logger, options.HTTPPort, options.TLSPort, options.Strict, c.DNS.Address, store)
 	front := wfe.New(logger, store, validator, c.ca, []string{"ca.example"}, options.Strict, options.RequireEAB,
 		options.RetryAfterAuthz, options.RetryAfterOrder)
 	c.manage = front.ManagementHandler()

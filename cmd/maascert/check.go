@@ -87,7 +87,7 @@ func checks(ctx context.Context, p *parts) []checkItem {
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		issuer := p.config.Issuers[name]
 		items = append(items, checkCA(ctx, p, name, issuer)...)
-		items = append(items, item("challenge", "http-01 challenges can be answered", issuer.Challenge.Listen, p.clients[name].CanListen(ctx)))
+		items = append(items, checkChallenges(ctx, p, name, issuer))
 	}
 	for _, cert := range p.engine.Certificates {
 		view, err := p.engine.Look(ctx, cert)
@@ -181,6 +181,22 @@ func checkCA(ctx context.Context, p *parts, name string, issuer ACMEConfig) []ch
 			"read them, then set acme.accept_terms: true")))
 	}
 	return items
+}
+
+// checkChallenges gets ready, for a moment, to prove the names that a CA is asked for.
+func checkChallenges(ctx context.Context, p *parts, issuer string, config ACMEConfig) checkItem {
+	var names, ways []string
+	for _, cert := range p.config.Certificates {
+		if cert.Issuer == issuer {
+			names = append(names, cert.Names...)
+		}
+	}
+	for _, name := range names {
+		c := config.challengeFor(name)
+		ways = append(ways, strings.TrimSpace(c.Type+" "+c.Listen+c.Webroot))
+	}
+	slices.Sort(ways)
+	return item("challenge", "challenges can be answered", strings.Join(slices.Compact(ways), ", "), p.clients[issuer].CanAnswer(ctx, names))
 }
 
 func accountWords(account certstore.Account, directory string) string {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -52,6 +53,7 @@ type ACMEConfig struct {
 	Profile        string          `yaml:"profile"`
 	PreferredChain string          `yaml:"preferred_chain"`
 	Challenge      ChallengeConfig `yaml:"challenge"`
+	Challenges     []ChallengeRule `yaml:"challenges"`
 
 	roots, issuerRoots *x509.CertPool
 	external           *acme.ExternalAccount
@@ -73,8 +75,30 @@ type DryRunConfig struct {
 
 // ChallengeConfig is how names are proven.
 type ChallengeConfig struct {
-	Type   string `yaml:"type"`
-	Listen string `yaml:"listen"`
+	Type    string `yaml:"type"`
+	Listen  string `yaml:"listen"`
+	Webroot string `yaml:"webroot"`
+}
+
+// ChallengeRule is how some names are proven.
+type ChallengeRule struct {
+	Match   []string `yaml:"match"`
+	Type    string   `yaml:"type"`
+	Listen  string   `yaml:"listen"`
+	Webroot string   `yaml:"webroot"`
+}
+
+// challengeFor is how a name is proven: as the first rule says that matches, else as all others are.
+func (a *ACMEConfig) challengeFor(name string) ChallengeConfig {
+	for _, rule := range a.Challenges {
+		for _, pattern := range rule.Match {
+			// A pattern that is none was refused when it was read.
+			if ok, _ := path.Match(pattern, name); ok {
+				return ChallengeConfig{Type: rule.Type, Listen: rule.Listen, Webroot: rule.Webroot}
+			}
+		}
+	}
+	return a.Challenge
 }
 
 // CertificateConfig is one certificate.
@@ -115,15 +139,15 @@ var presets = map[string]string{"letsencrypt": acme.LetsEncrypt, "letsencrypt-st
 
 // loadConfig reads and checks a configuration file. Its error is a configErrors where the text is wrong, with all that
 // is wrong.
-func loadConfig(path string) (*Config, error) {
-	text, err := os.ReadFile(path)
+func loadConfig(file string) (*Config, error) {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
 	var config Config
-	doc := decodeYAML(path, text, &config)
+	doc := decodeYAML(file, text, &config)
 	if !doc.broken {
-		v := &validator{document: doc, config: &config, folder: filepath.Dir(path)}
+		v := &validator{document: doc, config: &config, folder: filepath.Dir(file)}
 		v.run()
 	}
 	if len(doc.errors) > 0 {
@@ -238,13 +262,43 @@ func (v *validator) acme(key string, a *ACMEConfig) {
 		v.fault(key+".email", "%q is no mail address", a.Email)
 	}
 	a.external = v.external(key+".eab", a.EAB)
-	a.Challenge.Type = fallback(a.Challenge.Type, "http-01")
-	if a.Challenge.Type != "http-01" {
-		v.fault(key+".challenge.type", "%q is unknown; there is: http-01", a.Challenge.Type)
+	v.challenge(key+".challenge", &a.Challenge)
+	for i, rule := range a.Challenges {
+		at := fmt.Sprintf("%s.challenges[%d]", key, i)
+		if len(rule.Match) == 0 {
+			v.fault(at, "match is missing: the names that this is for, as patterns like *.example.com")
+		}
+		for j, pattern := range rule.Match {
+			if _, err := path.Match(pattern, "x"); err != nil {
+				v.fault(fmt.Sprintf("%s.match[%d]", at, j), "%q is no pattern; write *.example.com", pattern)
+			}
+		}
+		one := ChallengeConfig{Type: rule.Type, Listen: rule.Listen, Webroot: rule.Webroot}
+		v.challenge(at, &one)
+		a.Challenges[i].Type, a.Challenges[i].Listen, a.Challenges[i].Webroot = one.Type, one.Listen, one.Webroot
 	}
-	a.Challenge.Listen = fallback(a.Challenge.Listen, ":80")
-	if !isHostPort(a.Challenge.Listen) {
-		v.fault(key+".challenge.listen", "%q is no address to listen on; write :80 or 10.0.0.10:80", a.Challenge.Listen)
+}
+
+// challenge checks one way to prove names.
+func (v *validator) challenge(key string, c *ChallengeConfig) {
+	c.Type = fallback(c.Type, "http-01")
+	listen := map[string]string{"http-01": ":80", "tls-alpn-01": ":443"}
+	if _, ok := listen[c.Type]; !ok {
+		v.fault(key+".type", "%q is unknown; there are: http-01, tls-alpn-01", c.Type)
+		return
+	}
+	switch {
+	case c.Webroot == "":
+		c.Listen = fallback(c.Listen, listen[c.Type])
+		if !isHostPort(c.Listen) {
+			v.fault(key+".listen", "%q is no address to listen on; write %s or 10.0.0.10%s", c.Listen, listen[c.Type], listen[c.Type])
+		}
+	case c.Listen != "":
+		v.fault(key+".webroot", "listen and webroot exclude each other")
+	case c.Type != "http-01":
+		v.fault(key+".webroot", "only http-01 can be answered by files")
+	default:
+		c.Webroot = v.path(c.Webroot, "")
 	}
 }
 
@@ -270,19 +324,19 @@ func (v *validator) directory(key, value string) string {
 }
 
 // roots reads a file of trusted roots; nil stands for the system's.
-func (v *validator) roots(key string, path *string) *x509.CertPool {
-	if *path == "" {
+func (v *validator) roots(key string, file *string) *x509.CertPool {
+	if *file == "" {
 		return nil
 	}
-	*path = v.path(*path, "")
-	text, err := os.ReadFile(*path)
+	*file = v.path(*file, "")
+	text, err := os.ReadFile(*file)
 	if err != nil {
 		v.fault(key, "%v", withoutOp(err))
 		return nil
 	}
 	certs, err := certstore.ParseCertificates(text)
 	if err != nil {
-		v.fault(key, "%s: %v", *path, err)
+		v.fault(key, "%s: %v", *file, err)
 		return nil
 	}
 	pool := x509.NewCertPool()
@@ -293,9 +347,9 @@ func (v *validator) roots(key string, path *string) *x509.CertPool {
 }
 
 func withoutOp(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return fmt.Errorf("%s: %w", path.Path, path.Err)
+	var failed *fs.PathError
+	if errors.As(err, &failed) {
+		return fmt.Errorf("%s: %w", failed.Path, failed.Err)
 	}
 	return err
 }
@@ -412,7 +466,7 @@ func (v *validator) names(key string, cert *CertificateConfig) {
 		case err != nil:
 			v.fault(at, "%v", err)
 		case strings.HasPrefix(canonical, "*."):
-			v.fault(at, "%s: a wildcard cannot be proven by http-01", name)
+			v.fault(at, "%s: a wildcard can be proven neither by http-01 nor by tls-alpn-01", name)
 		case slices.Contains(cert.Names[:i], canonical):
 			v.fault(at, "%s stands here twice", name)
 		default:
@@ -438,14 +492,14 @@ func (v *validator) maas() {
 }
 
 // path makes a path absolute: it is relative to the configuration's folder.
-func (v *validator) path(path, otherwise string) string {
-	path = fallback(path, otherwise)
-	if path == "" || filepath.IsAbs(path) {
-		return path
+func (v *validator) path(name, otherwise string) string {
+	name = fallback(name, otherwise)
+	if name == "" || filepath.IsAbs(name) {
+		return name
 	}
-	absolute, err := filepath.Abs(filepath.Join(v.folder, path))
+	absolute, err := filepath.Abs(filepath.Join(v.folder, name))
 	if err != nil {
-		return filepath.Join(v.folder, path)
+		return filepath.Join(v.folder, name)
 	}
 	return absolute
 }

@@ -140,6 +140,7 @@ func TestScripts(t *testing.T) {
 			env.Defer(s.stop)
 			env.Setenv("MAASCERT_CONFIG", filepath.Join(env.WorkDir, "maascert.yaml"))
 			env.Setenv("DIRECTORY", s.ca.Directory)
+			env.Setenv("TLS_PORT", strconv.Itoa(s.ca.TLSPort))
 			for i, endpoint := range s.maas.Endpoints() {
 				env.Setenv("REGION"+strconv.Itoa(i+1), endpoint)
 			}

@@ -20,8 +20,8 @@ type parts struct {
 	config  *Config
 	fsys    world.FS
 	store   *certstore.FileStore
-	clients map[string]*acme.Client    // by issuer
-	ports   map[string]*acme.Responder // by the address that challenges are answered on
+	clients map[string]*acme.Client // by issuer
+	solvers solvers
 	targets map[string]*maasconfig.MAAS
 	engine  *lifecycle.Engine
 }
@@ -29,9 +29,9 @@ type parts struct {
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *Config) *parts {
 	p := &parts{config: config, fsys: a.fsys, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
-	p.clients, p.ports = map[string]*acme.Client{}, map[string]*acme.Responder{}
+	p.clients, p.solvers = map[string]*acme.Client{}, solvers{}
 	for name, issuer := range config.Issuers {
-		p.clients[name] = acme.New(p.acme(issuer, p.store, p.ports))
+		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
 	}
 	detect := func(ctx context.Context) (maasconfig.Installation, error) {
 		return maasconfig.Detect(ctx, maasconfig.InstallationConfig{
@@ -62,16 +62,36 @@ func (a *app) assemble(config *Config) *parts {
 	return p
 }
 
-// acme is a client's configuration for a CA. Clients that answer challenges on the same address share it.
-func (p *parts) acme(issuer ACMEConfig, store certstore.Store, ports map[string]*acme.Responder) acme.Config {
-	listen := issuer.Challenge.Listen
-	if ports[listen] == nil {
-		ports[listen] = &acme.Responder{Address: listen}
+// solvers are all ways to prove names that a configuration knows, each once: clients that answer on the same address
+// share it.
+type solvers map[ChallengeConfig]acme.Solver
+
+func (s solvers) solver(c ChallengeConfig, fsys world.FS) acme.Solver {
+	switch {
+	case s[c] != nil:
+	case c.Webroot != "":
+		s[c] = &acme.Webroot{Dir: c.Webroot, FS: fsys}
+	case c.Type == "tls-alpn-01":
+		s[c] = &acme.TLSResponder{Address: c.Listen}
+	default:
+		s[c] = &acme.Responder{Address: c.Listen}
+	}
+	return s[c]
+}
+
+// acme is a client's configuration for a CA.
+func (p *parts) acme(issuer ACMEConfig, store certstore.Store, known solvers) acme.Config {
+	chosen := map[string]acme.Solver{}
+	for _, cert := range p.config.Certificates {
+		for _, name := range cert.Names {
+			chosen[name] = known.solver(issuer.challengeFor(name), p.fsys)
+		}
 	}
 	return acme.Config{
 		Directory: issuer.Directory, Roots: issuer.roots, IssuerRoots: issuer.issuerRoots, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.external, Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
-		UserAgent: "maascert/" + version(), Store: store, Responder: ports[listen],
+		UserAgent: "maascert/" + version(), Store: store,
+		Solve: func(name string) acme.Solver { return chosen[name] },
 	}
 }
 
@@ -93,7 +113,7 @@ type rehearsal struct {
 func (p *parts) rehearsal(busy map[string]bool) *rehearsal {
 	store := certstore.NewOverlay(p.store)
 	r := &rehearsal{issuers: map[string]*lifecycle.Rehearser{}, targets: map[string][]*maasconfig.Rehearsal{}}
-	ports := map[string]*acme.Responder{}
+	known := solvers{}
 	open := func(config acme.Config) *acme.Client {
 		client := acme.New(config)
 		r.clients = append(r.clients, client)
@@ -101,9 +121,9 @@ func (p *parts) rehearsal(busy map[string]bool) *rehearsal {
 	}
 	clients, dryRuns := map[string]*acme.Client{}, map[string]*acme.Client{}
 	for name, issuer := range p.config.Issuers {
-		clients[name] = open(p.acme(issuer, store, ports))
+		clients[name] = open(p.acme(issuer, store, known))
 		if d := issuer.DryRun; d.Directory != "" {
-			config := p.acme(issuer, store, ports)
+			config := p.acme(issuer, store, known)
 			config.Directory, config.Roots, config.IssuerRoots, config.External = d.Directory, d.roots, nil, nil
 			dryRuns[name] = open(config)
 		}

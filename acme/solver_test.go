@@ -1,0 +1,166 @@
+package acme_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme"
+	"maascert/acme/acmetest"
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/world"
+)
+
+// isFree tells whether nobody listens at an address of this machine.
+func isFree(t *testing.T, port int) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+	require.NoError(t, err, "the address is free again")
+	require.NoError(t, listener.Close())
+}
+
+func tlsALPN(ca *acmetest.CA) acme.Solver {
+	return &acme.TLSResponder{Address: "127.0.0.1:" + strconv.Itoa(ca.TLSPort)}
+}
+
+func TestTLSALPNProvesNamesAndAddresses(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	c := client(t, ca, func(c *acme.Config) { c.Solve = always(tlsALPN(ca)) })
+	issued, err := c.Obtain(t.Context(), request("a.example", "b.example", "127.0.0.1"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"127.0.0.1", "a.example", "b.example"}, certstore.CertificateNames(issued.Bundle.Leaf()))
+	isFree(t, ca.TLSPort)
+	_, err = c.Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err, "it can be used again")
+}
+
+// webroot is a web server for a folder, where the CA looks for http-01.
+func webroot(t *testing.T, ca *acmetest.CA) (acme.Solver, string) {
+	t.Helper()
+	dir := t.TempDir()
+	listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(ca.HTTPPort))
+	require.NoError(t, err)
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.FileServer(http.Dir(dir))}}
+	server.Start()
+	t.Cleanup(server.Close)
+	return &acme.Webroot{Dir: dir, FS: world.OS{}}, filepath.Join(dir, ".well-known", "acme-challenge")
+}
+
+func TestWebrootProvesNamesAndLeavesNoAnswer(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	solver, answers := webroot(t, ca)
+	c := client(t, ca, func(c *acme.Config) { c.Solve = always(solver) })
+	_, err := c.Obtain(t.Context(), request("a.example", "b.example"))
+	require.NoError(t, err)
+	entries, err := os.ReadDir(answers)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+
+	ca.DNS.Fail("c.example", dns.RcodeNameError)
+	_, err = c.Obtain(t.Context(), request("c.example"))
+	require.Error(t, err)
+	entries, err = os.ReadDir(answers)
+	require.NoError(t, err)
+	require.Empty(t, entries, "nor after a failure")
+}
+
+func TestAWebrootThatCannotBeWrittenCostsNoOrder(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	c := client(t, ca, func(c *acme.Config) { c.Solve = always(&acme.Webroot{Dir: file, FS: world.OS{}}) })
+	_, err := c.Obtain(t.Context(), request("a.example"))
+	require.ErrorContains(t, err, "the webroot cannot be written")
+	require.Contains(t, hint.Of(err), "webroot")
+	require.Zero(t, ca.Orders())
+}
+
+// Each name by its own kind of challenge, in one order.
+func TestNamesAreProvenEachInItsWay(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	alpn, plain := tlsALPN(ca), &acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}
+	c := client(t, ca, func(c *acme.Config) {
+		c.Solve = func(name string) acme.Solver {
+			if strings.HasPrefix(name, "tls.") {
+				return alpn
+			}
+			return plain
+		}
+	})
+	_, err := c.Obtain(t.Context(), request("tls.example", "plain.example"))
+	require.NoError(t, err)
+	isFree(t, ca.TLSPort)
+	isFree(t, ca.HTTPPort)
+}
+
+// A run that is cancelled at any request returns within a second and leaves neither listener nor answer.
+func TestACancelAtAnyStepLeavesNothing(t *testing.T) {
+	t.Parallel()
+	whole := acmetest.New(t, acmetest.Options{})
+	_, err := client(t, whole).Obtain(t.Context(), request(names(2)...))
+	require.NoError(t, err)
+	for n := 1; n <= len(whole.Requests()); n++ {
+		for _, kind := range []string{"http-01", "tls-alpn-01", "webroot"} {
+			t.Run(fmt.Sprintf("request %d, %s", n, kind), func(t *testing.T) {
+				t.Parallel()
+				ca := acmetest.New(t, acmetest.Options{})
+				answers := ""
+				solver := acme.Solver(&acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)})
+				switch kind {
+				case "tls-alpn-01":
+					solver = tlsALPN(ca)
+				case "webroot":
+					solver, answers = webroot(t, ca)
+				}
+				c := client(t, ca, func(c *acme.Config) { c.Solve = always(solver) })
+				ctx, cancel := context.WithCancelCause(t.Context())
+				cancelled := make(chan time.Time, 1)
+				count := make(chan struct{}, 1000)
+				ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+					count <- struct{}{}
+					if len(count) >= n {
+						// The CA hangs; then the user has enough of it.
+						select {
+						case cancelled <- time.Now():
+							cancel(errors.New("interrupted"))
+						default:
+						}
+						<-r.Context().Done()
+						return
+					}
+					next.ServeHTTP(w, r)
+				})
+				_, err := c.Obtain(ctx, request(names(2)...))
+				require.ErrorContains(t, err, "interrupted")
+				require.Less(t, time.Since(<-cancelled), time.Second)
+				isFree(t, ca.TLSPort)
+				if kind != "webroot" {
+					isFree(t, ca.HTTPPort)
+					return
+				}
+				entries, err := os.ReadDir(answers)
+				if !os.IsNotExist(err) {
+					require.NoError(t, err)
+				}
+				require.Empty(t, entries)
+			})
+		}
+	}
+}
