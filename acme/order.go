@@ -320,9 +320,6 @@ func (o *order) answer(url string, authorization lego.Authorization) error {
 	}
 	name = canonical
 	solver := o.config.Solve(name)
-	if isAnswered(authorization, solver.Type()) {
-		return nil
-	}
 	at := slices.IndexFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Type == solver.Type() })
 	if at < 0 {
 		return hint.Add(fmt.Errorf("%s: the CA offers no %s challenge", name, solver.Type()), "it offers: %s", offered(authorization))
@@ -332,6 +329,9 @@ func (o *order) answer(url string, authorization lego.Authorization) error {
 		return err
 	}
 	o.answers.add(done)
+	if isAnswered(authorization, solver.Type()) {
+		return nil // by an earlier run; the CA may still come to look
+	}
 	for try := 1; ; try++ {
 		challenge, err := call(o.session, "challenge", func() (lego.ExtendedChallenge, error) {
 			return o.core.Challenges.New(authorization.Challenges[at].URL)
