@@ -75,6 +75,12 @@ func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 	}
 	o := &order{session: s, request: request}
 	bundle, err := o.obtain()
+	if o.resumed && IsRefusal(err) && !errors.Is(err, ErrUnfit) {
+		// The run that left the order may have been killed just when the CA came to look.
+		request.Resume = nil
+		o = &order{session: s, request: request}
+		bundle, err = o.obtain()
+	}
 	return &Issued{
 		Bundle: bundle, Directory: c.config.Directory, Account: s.account, Profile: c.config.Profile,
 		Requests: s.sent(), Warnings: o.warnings,

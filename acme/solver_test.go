@@ -194,3 +194,37 @@ func TestAnOrderThatIsTakenUpIsAnsweredAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, ca.Orders())
 }
+
+// An order whose validation failed because its run was killed just then is replaced at once.
+func TestAnOrderThatFailedWhileItsRunWasKilledIsReplaced(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{Sleep: 3})
+	c := client(t, ca)
+	ctx, kill := context.WithCancelCause(t.Context())
+	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.Contains(r.URL.Path, acmetest.Challenge) {
+			// The CA finds nobody at the name.
+			ca.DNS.Fail("a.example", dns.RcodeNameError)
+			next.ServeHTTP(w, r)
+			kill(errors.New("killed"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	saved := new(saves)
+	asked := request("a.example")
+	asked.Save = saved.save
+	_, err := c.Obtain(ctx, asked)
+	require.ErrorContains(t, err, "killed")
+	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.Contains(r.URL.Path, acmetest.NewOrder) {
+			ca.DNS.Fail("a.example", dns.RcodeSuccess)
+		}
+		next.ServeHTTP(w, r)
+	})
+	left := saved.last()
+	asked.Resume = &left
+	_, err = c.Obtain(t.Context(), asked)
+	require.NoError(t, err)
+	require.LessOrEqual(t, ca.Orders(), 2)
+}
