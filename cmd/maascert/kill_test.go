@@ -354,3 +354,22 @@ func (n noLock) TryLock(name string) (func() error, error) {
 	n.t.Errorf("locked %s", name)
 	return n.FS.TryLock(name)
 }
+
+// The modes of files and folders are a promise, whatever the umask.
+func TestFileModes(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	cmd := program(t.Context(), t, s, "renew", "--enable-tls")
+	shell := exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", `umask 077; exec "$0" "$@"`}, cmd.Args...)...)
+	shell.Args[3] = cmd.Path
+	out, err := shell.CombinedOutput()
+	require.NoError(t, err, string(out))
+	for name, mode := range map[string]os.FileMode{
+		"state": 0o711, "state/store": 0o700, "state/store/account": 0o600, "state/store/state": 0o700, "state/store/state/maas": 0o600,
+		"state/store/versions/maas": 0o700, "state/store/versions/maas/1": 0o600, "state/public": 0o755, "state/public/maas.pem": 0o644, "stage": 0o700,
+	} {
+		info, err := os.Stat(filepath.Join(s.dir, name))
+		require.NoError(t, err)
+		require.Equal(t, mode, info.Mode().Perm(), name)
+	}
+}
