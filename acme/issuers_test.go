@@ -15,8 +15,8 @@ import (
 	"maascert/internal/hint"
 )
 
-// A key of Pebble's own documentation: known to everybody and worth nothing.
-const macKey = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+// A key made for these tests: known to everybody and worth nothing.
+const macKey = "Nct7Wj63aDEyky48OYJjeKh1yIo-ewxn2R5dICdjyS5nDenHBrjpi8YYe6YyeMgK"
 
 func TestExternalAccountBinding(t *testing.T) {
 	t.Parallel()

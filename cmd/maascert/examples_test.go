@@ -28,7 +28,7 @@ func example(t *testing.T, name string) (string, []byte) {
 	for _, path := range roots.FindAllString(string(text), -1) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, filepath.Base(path)), bundle.FullChainPEM(), 0o644))
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "eab"), []byte("zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "eab"), []byte("Nct7Wj63aDEyky48OYJjeKh1yIo-ewxn2R5dICdjyS5nDenHBrjpi8YYe6YyeMgK"), 0o600))
 	text = []byte(strings.ReplaceAll(string(text), "/etc/maascert/", ""))
 	path := filepath.Join(dir, "maascert.yaml")
 	require.NoError(t, os.WriteFile(path, text, 0o640))
