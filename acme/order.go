@@ -5,12 +5,10 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -466,14 +464,8 @@ func (o *order) finalize(key crypto.Signer) error {
 // newCSR asks for exactly the names, without a common name: it could only repeat one of them, and CAs refuse an address
 // there.
 func newCSR(names []string, key crypto.Signer) ([]byte, error) {
-	request := x509.CertificateRequest{Subject: pkix.Name{}}
-	for _, name := range names {
-		if address := net.ParseIP(name); address != nil {
-			request.IPAddresses = append(request.IPAddresses, address)
-		} else {
-			request.DNSNames = append(request.DNSNames, name)
-		}
-	}
+	var request x509.CertificateRequest
+	request.DNSNames, request.IPAddresses = certstore.SplitNames(names)
 	return x509.CreateCertificateRequest(rand.Reader, &request, key)
 }
 
@@ -585,7 +577,7 @@ func (o *order) leadsTo(chain []byte, want string) bool {
 		return true
 	}
 	if o.config.IssuerRoots != nil {
-		if chains, err := verify(certs[0], certs[1:], o.config.IssuerRoots, o.config.Now()); err == nil {
+		if chains, err := certstore.Verify(certs[0], certs[1:], o.config.IssuerRoots, o.config.Now()); err == nil {
 			certs = append(certs, chains[0][len(chains[0])-1])
 		}
 	}
@@ -593,9 +585,6 @@ func (o *order) leadsTo(chain []byte, want string) bool {
 		return c.Subject.CommonName == want || certstore.Fingerprint(c) == want
 	})
 }
-
-// maxSkew is how far the CA's clock may be ahead of ours.
-const maxSkew = 5 * time.Minute
 
 // accept checks that what came back is what was asked for. The error is ErrUnfit where that will not change: by then the
 // order is of no more use. A clock or a root may be set right.
@@ -613,7 +602,7 @@ func (o *order) accept(key crypto.Signer, chain []byte) (*certstore.Bundle, erro
 	if got := certstore.CertificateNames(leaf); !slices.Equal(got, want) {
 		return nil, fmt.Errorf("%w: its names are %s instead of %s", ErrUnfit, clean(strings.Join(got, ", ")), strings.Join(want, ", "))
 	}
-	if leaf.NotBefore.After(now.Add(maxSkew)) {
+	if leaf.NotBefore.After(now.Add(certstore.MaxSkew)) {
 		return nil, hint.Add(fmt.Errorf("the CA's certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339)), "check this host's clock")
 	}
 	if !leaf.NotAfter.After(now) {
@@ -622,31 +611,10 @@ func (o *order) accept(key crypto.Signer, chain []byte) (*certstore.Bundle, erro
 	if o.config.IssuerRoots == nil {
 		return bundle, nil
 	}
-	if err := VerifyChain(bundle.Leaf(), bundle.Chain(), o.config.IssuerRoots, now); err != nil {
+	if _, err := certstore.Verify(bundle.Leaf(), bundle.Chain(), o.config.IssuerRoots, now); err != nil {
 		return nil, hint.Add(fmt.Errorf("the CA's certificate is refused: %w", err), "set acme.issuer_root to the root that this CA issues from")
 	}
 	return bundle, nil
-}
-
-// VerifyChain tells whether a server that sends leaf and chain is trusted by a client that has roots. Names do not
-// count.
-func VerifyChain(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
-	_, err := verify(leaf, chain, roots, now)
-	return err
-}
-
-func verify(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
-	intermediates := x509.NewCertPool()
-	for _, cert := range chain {
-		intermediates.AddCert(cert)
-	}
-	// A certificate made this second may be ahead of our clock; that was judged before.
-	if now.Before(leaf.NotBefore) {
-		now = leaf.NotBefore
-	}
-	return leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
 }
 
 // trimPEM leaves only the certificate blocks, so that a CA that adds others does no harm.

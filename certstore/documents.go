@@ -214,6 +214,12 @@ type Deployment struct {
 	unknown
 }
 
+// For is what is remembered when another version is to be brought to the same target: what was verified, and what a later
+// maascert wrote.
+func (d Deployment) For(version int) Deployment {
+	return Deployment{Verified: d.Verified, Version: version, unknown: d.unknown}
+}
+
 // maxAttempts is how many attempts a record keeps.
 const maxAttempts = 20
 

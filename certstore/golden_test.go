@@ -1,6 +1,7 @@
 package certstore_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -66,6 +67,24 @@ func TestGoldenFilesLoad(t *testing.T) {
 	_, err = account.Signer()
 	require.NoError(t, err)
 	require.Equal(t, "https://ca.example/acme/account/1", account.Registrations["https://ca.example/acme/directory"].URL)
+}
+
+func TestUnknownFieldsSurviveANewVersion(t *testing.T) {
+	t.Parallel()
+	store, dir := goldenStore(t)
+	record, revision, err := certstore.LoadRecord(t.Context(), store, "maas")
+	require.NoError(t, err)
+	record.Deployments["maas"] = record.Deployments["maas"].For(4)
+	_, err = certstore.SaveRecord(t.Context(), store, "maas", record, revision)
+	require.NoError(t, err)
+	text, err := os.ReadFile(filepath.Join(dir, "state", "maas"))
+	require.NoError(t, err)
+	var doc struct {
+		Deployments map[string]map[string]any `json:"deployments"`
+	}
+	require.NoError(t, json.Unmarshal(text, &doc))
+	require.Equal(t, []any{1.0, 2.0}, doc.Deployments["maas"]["later"])
+	require.Equal(t, 4.0, doc.Deployments["maas"]["version"])
 }
 
 // The golden files hold fields of a maascert that does not exist yet, at every level: a rewrite keeps them.

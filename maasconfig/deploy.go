@@ -298,7 +298,7 @@ func (m *MAAS) handshakes(pair tls.Certificate) error {
 		return err
 	}
 	for _, name := range certstore.CertificateNames(leaf) {
-		if err := m.handshakeAs(strings.Replace(name, "*", "any", 1), pair, m.clock(leaf)); err != nil {
+		if err := m.handshakeAs(strings.Replace(name, "*", "any", 1), pair, certstore.Present(leaf, m.config.Now())); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}

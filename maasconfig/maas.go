@@ -389,27 +389,8 @@ func (m *MAAS) Judge(served Served, bundle *certstore.Bundle) Endpoint {
 }
 
 func (m *MAAS) trusted(leaf *x509.Certificate, chain []*x509.Certificate) error {
-	intermediates := x509.NewCertPool()
-	for _, cert := range chain {
-		intermediates.AddCert(cert)
-	}
-	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots: m.config.Roots, Intermediates: intermediates, CurrentTime: m.clock(leaf),
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
+	_, err := certstore.Verify(leaf, chain, m.config.Roots, m.config.Now())
 	return err
-}
-
-// maxSkew is how far the CA's clock may be ahead of ours.
-const maxSkew = 5 * time.Minute
-
-// clock is the present as a client sees it for which the certificate was just made.
-func (m *MAAS) clock(leaf *x509.Certificate) time.Time {
-	now := m.config.Now()
-	if now.Before(leaf.NotBefore) && leaf.NotBefore.Sub(now) <= maxSkew {
-		return leaf.NotBefore
-	}
-	return now
 }
 
 // Backup reads the pair that this region's proxy serves (MAAS fact 2.2). What hooks put into the chain beside it, in the

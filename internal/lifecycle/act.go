@@ -160,7 +160,7 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	}
 	before := record.Deployments[name]
 	if before.Version != version.Number {
-		before = certstore.Deployment{Verified: before.Verified, Version: version.Number}
+		before = before.For(version.Number)
 	}
 	left := callsLeft(before, seen, version.Number, p.Now())
 	before.Calls = maxCalls - left

@@ -60,7 +60,6 @@ type Options struct {
 type Stage string
 
 const (
-	StageConfig Stage = "config"
 	StageLock   Stage = "lock"
 	StageLook   Stage = "look"
 	StageGuard  Stage = "guard"

@@ -8,7 +8,6 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"math/big"
-	"net"
 	"time"
 
 	"maascert/acme"
@@ -79,13 +78,7 @@ func (r *Rehearser) standIn(request acme.Request) (*certstore.Bundle, error) {
 		SerialNumber: big.NewInt(2), NotBefore: authority.NotBefore, NotAfter: authority.NotAfter,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	for _, name := range request.Names {
-		if address := net.ParseIP(name); address != nil {
-			leaf.IPAddresses = append(leaf.IPAddresses, address)
-		} else {
-			leaf.DNSNames = append(leaf.DNSNames, name)
-		}
-	}
+	leaf.DNSNames, leaf.IPAddresses = certstore.SplitNames(request.Names)
 	rootKey, err := certstore.EC256.Generate()
 	if err != nil {
 		return nil, err

@@ -395,13 +395,7 @@ func (a *Authority) Issue(keyType certstore.KeyType, age, lifetime time.Duration
 		SerialNumber: serial, NotBefore: time.Now().Add(-age).Truncate(time.Second), NotAfter: time.Now().Add(lifetime - age).Truncate(time.Second),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	for _, name := range names {
-		if ip := net.ParseIP(name); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, name)
-		}
-	}
+	template.DNSNames, template.IPAddresses = certstore.SplitNames(names)
 	leaf, err := sign(template, a.Intermediate, key.Public(), a.key)
 	if err != nil {
 		return nil, err

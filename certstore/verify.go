@@ -1,0 +1,43 @@
+package certstore
+
+import (
+	"crypto/x509"
+	"net"
+	"time"
+)
+
+// MaxSkew is how far the clock of whoever made a certificate may be ahead of ours.
+const MaxSkew = 5 * time.Minute
+
+// Present is now, or the moment at which a certificate begins where that is no more than MaxSkew ahead: one that was just
+// made is not refused because of our clock.
+func Present(leaf *x509.Certificate, now time.Time) time.Time {
+	if now.Before(leaf.NotBefore) && leaf.NotBefore.Sub(now) <= MaxSkew {
+		return leaf.NotBefore
+	}
+	return now
+}
+
+// Verify tells whether a client that has roots trusts a server that sends a leaf and what follows it, and returns the
+// chains that lead there. Names do not count.
+func Verify(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
+	intermediates := x509.NewCertPool()
+	for _, cert := range chain {
+		intermediates.AddCert(cert)
+	}
+	return leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: Present(leaf, now), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+}
+
+// SplitNames parts canonical names as a certificate holds them: DNS names and IP addresses.
+func SplitNames(names []string) (hosts []string, addresses []net.IP) {
+	for _, name := range names {
+		if address := net.ParseIP(name); address != nil {
+			addresses = append(addresses, address)
+		} else {
+			hosts = append(hosts, name)
+		}
+	}
+	return hosts, addresses
+}
