@@ -162,14 +162,23 @@ func adviceFor(words string) string {
 	return "try it by hand: maas status; then: maascert renew"
 }
 
-// verify looks at every endpoint until each serves the bundle, or the time is up.
+// settleTime is between the two looks in a row that must find a bundle served. When nginx reloads, workers with the old
+// configuration answer beside the new ones for a moment, so one look may be lucky.
+const settleTime = 300 * time.Millisecond
+
+// verify looks at every endpoint until each serves the bundle at two looks in a row, or the time is up.
 func (m *MAAS) verify(ctx context.Context, bundle *certstore.Bundle) ([]Endpoint, error) {
 	deadline := time.Now().Add(m.config.VerifyTimeout)
+	served := false
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		endpoints := Judged(m, m.Probe(ctx), bundle)
 		left := time.Until(deadline)
-		if Serving(endpoints) || left <= 0 {
+		again := served && Serving(endpoints)
+		if again || left <= 0 {
 			return endpoints, nil
+		}
+		if served = Serving(endpoints); served {
+			pause = settleTime
 		}
 		select {
 		case <-ctx.Done():

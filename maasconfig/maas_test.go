@@ -367,6 +367,23 @@ func TestDeployKeepsChainAndPort(t *testing.T) {
 	require.Empty(t, entries)
 }
 
+// While nginx reloads, old workers answer beside new ones: one look that finds the new certificate proves nothing yet.
+func TestADeploymentIsVerifiedOnlyWhenOldWorkersHaveGone(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.enable(t, 5443)
+	for _, region := range s.Regions {
+		region.Break(maastest.Fault{Linger: 1})
+	}
+	bundle := s.issue(t, 0, time.Hour)
+	target := maasconfig.New(s.config)
+	outcome, err := target.Deploy(t.Context(), deployment(bundle))
+	require.NoError(t, err)
+	require.True(t, maasconfig.Serving(outcome.Endpoints))
+	require.Equal(t, 1, outcome.Calls)
+	require.True(t, maasconfig.Serving(maasconfig.Judged(target, target.Probe(t.Context()), bundle)), "and it stays so")
+}
+
 func TestDeployRefuses(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, maastest.Options{Regions: 1})

@@ -30,6 +30,7 @@ type Fault struct {
 	Deaf   bool          // hears no notification until it is restarted (MAAS fact 2.5, 2)
 	Slow   time.Duration // takes over that much later
 	Refuse bool          // its proxy refuses every configuration
+	Linger int           // handshakes that an old worker still answers after a new one answered, as nginx's do while it reloads
 }
 
 // Region is one region host: regiond, which hears notifications and writes files, and the proxy before it.
@@ -152,10 +153,13 @@ func (r *Region) takeOver() error {
 		return err
 	}
 	r.mu.Lock()
-	refuse := r.fault.Refuse
+	refuse, linger := r.fault.Refuse, r.fault.Linger
 	r.mu.Unlock()
 	err := errors.New("the proxy refuses the configuration")
 	if !refuse {
+		if inProcess, ok := r.proxy.(*goProxy); ok {
+			inProcess.willLinger(linger)
+		}
 		err = r.proxy.reload(c)
 	}
 	if err != nil {
@@ -211,6 +215,8 @@ type goProxy struct {
 	secure  *server
 	port    int
 	pair    *tls.Certificate
+	before  *tls.Certificate // what an old worker answers with
+	linger  int              // how often it still does, after the next handshake
 }
 
 type server struct {
@@ -276,13 +282,13 @@ func (p *goProxy) servedPort() int {
 
 func (p *goProxy) swap(c configuration, pair *tls.Certificate, port int, listener net.Listener) error {
 	p.mu.Lock()
-	p.current, p.pair = c, pair
+	p.current, p.pair, p.before = c, pair, p.pair
 	old := p.secure
 	if listener != nil {
 		config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			return p.pair, nil
+			return p.answer(), nil
 		}}
 		p.secure = serve(tls.NewListener(listener, config), http.HandlerFunc(p.home))
 	}
@@ -307,6 +313,25 @@ func (p *goProxy) swap(c configuration, pair *tls.Certificate, port int, listene
 	defer p.mu.Unlock()
 	p.plain = serve(plain, http.HandlerFunc(p.answerPlain))
 	return nil
+}
+
+// answer is the certificate for the next handshake: the new one, then the old one while old workers linger.
+func (p *goProxy) answer() *tls.Certificate {
+	next := p.pair
+	if p.before != nil && p.linger > 0 {
+		next, p.linger = p.before, p.linger-1
+	}
+	if p.linger < 0 { // the first handshake after a reload goes to a new worker
+		p.linger = -p.linger
+	}
+	return next
+}
+
+// willLinger makes old workers answer n handshakes after the first one that follows the next reload.
+func (p *goProxy) willLinger(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.linger = -n
 }
 
 func (p *goProxy) stop() {
