@@ -28,7 +28,7 @@ var forbidden = []struct{ from, to, why string }{
 // only are packages that exactly one of ours may import.
 var only = []struct{ to, by, why string }{
 	{"github.com/go-acme/lego/", "maascert/acme", "lego is a means of one package, so that a later version is a change in one place"},
-	{"github.com/urfave/cli/", "maascert/cmd/maascert", "flags and words belong to the command"},
+	{"github.com/urfave/cli/", "maascert/internal/command", "flags and words belong to the command"},
 	{"github.com/letsencrypt/pebble/", "maascert/acme/acmetest", "a CA for tests is no part of the program"},
 	{"os/exec", "maascert/internal/world", "programs are run through world.Runner, so that tests can make them fail"},
 }

@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"bytes"
@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) {
 	maastest.Main()
-	testscript.Main(m, map[string]func(){"maascert": main})
+	testscript.Main(m, map[string]func(){"maascert": Main})
 }
 
 // site is a CA and a MAAS deployment for one test, with a configuration for them.
