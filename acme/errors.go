@@ -167,8 +167,12 @@ func IsRateLimited(err error) bool {
 	return errors.As(err, &answered) && (answered.Type == "rateLimited" || answered.Status == http.StatusTooManyRequests)
 }
 
-func validationHint(err error) error {
-	return hint.Add(err, "the CA must reach this host under each name on port 80, path /.well-known/acme-challenge/; check DNS, firewall and acme.challenge.listen")
+// validationHint says what has to be so for a proof to be seen; a nil solver stands for any.
+func validationHint(err error, solver Solver) error {
+	if solver == nil {
+		return hint.Add(err, "the CA could not see what proves the names: maascert check says what it has to see")
+	}
+	return hint.Add(err, "%s", solver.remedy())
 }
 
 // sleep waits, or returns the context's cause.

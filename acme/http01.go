@@ -45,8 +45,18 @@ var _ Solver = (*Responder)(nil)
 // Type is http-01.
 func (r *Responder) Type() string { return "http-01" }
 
+func (r *Responder) lasts() bool { return false }
+
+func (r *Responder) remedy() string {
+	return "the CA must reach this host under each name on port 80, path " + challengePath + "; check DNS, firewall and acme.challenge.listen"
+}
+
+func (r *Responder) place(context.Context, string) string { return "" }
+
 // present has nothing to do: any token is answered.
-func (r *Responder) present(proof) (func(), error) { return func() {}, nil }
+func (r *Responder) present(context.Context, proof) error { return nil }
+
+func (r *Responder) retract(context.Context, proof) error { return nil }
 
 // open makes sure that challenges are answered until release is called. An address that is taken is fine when whoever
 // has it answers with our thumbprint.

@@ -36,6 +36,11 @@ type Request struct {
 	// Save is called whenever there is something that a later run would need: the order's URL as soon as it exists, and
 	// once more with the certificate's key before the order is finalized. An error stops the order.
 	Save func(certstore.Order) error
+	// Left are answers that earlier runs may have left visible; they are taken away.
+	Left []certstore.Answer
+	// Note is called before answers are made visible that outlive this process, and when they are gone: with all that may
+	// be visible. nil: they are not written down. An error stops the order.
+	Note func([]certstore.Answer) error
 }
 
 // Issued is what an order brought.
@@ -71,12 +76,13 @@ func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 	if err != nil {
 		return &Issued{Requests: s.sent()}, err
 	}
-	o := &order{session: s, request: request}
+	visible := &answers{note: request.Note, left: request.Left}
+	o := &order{session: s, request: request, answers: visible}
 	bundle, err := o.obtain()
 	if o.resumed && IsRefusal(err) && !errors.Is(err, ErrUnfit) {
 		// The run that left the order may have been killed just when the CA came to look.
 		request.Resume = nil
-		o = &order{session: s, request: request}
+		o = &order{session: s, request: request, answers: visible}
 		bundle, err = o.obtain()
 	}
 	return &Issued{
@@ -95,7 +101,7 @@ type order struct {
 	resumed  bool
 	proven   []string // authorizations that were still open
 	key      <-chan keyResult
-	answers  presented
+	answers  *answers
 	warnings []string
 	deadline time.Time
 	pauses   time.Duration // the last one
@@ -115,7 +121,8 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 		return nil, err
 	}
 	defer release()
-	defer o.answers.clear()
+	retracted := sync.OnceFunc(func() { o.retract(o.ctx) })
+	defer retracted()
 	if err := o.begin(); err != nil {
 		return nil, err
 	}
@@ -124,6 +131,11 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 	if err := o.authorize(); err != nil {
 		return nil, err
 	}
+	if err := o.leave(lego.StatusPending); err != nil {
+		return nil, err
+	}
+	// Nobody looks at the answers any more.
+	go retracted()
 	key, err := o.finish()
 	if err != nil {
 		return nil, err
@@ -258,7 +270,15 @@ func (o *order) keyAndSave() (crypto.Signer, error) {
 	return key, o.save(saved)
 }
 
-// authorize fetches all authorizations and answers the challenges of those that are still open, side by side.
+// task is an authorization that is still open, and how it is proven.
+type task struct {
+	answer
+	url           string // of the authorization
+	authorization lego.Authorization
+	challenge     lego.Challenge
+}
+
+// authorize fetches all authorizations and proves those that are still open, side by side.
 func (o *order) authorize() error {
 	if o.at.Status != lego.StatusPending {
 		return nil
@@ -266,7 +286,7 @@ func (o *order) authorize() error {
 	if n := len(o.at.Authorizations); n > 2*len(o.request.Names)+10 {
 		return fmt.Errorf("the CA wants %d authorizations for %d names", n, len(o.request.Names))
 	}
-	open := make([]bool, len(o.at.Authorizations))
+	tasks := make([]*task, len(o.at.Authorizations))
 	group := o.sideBySide()
 	for i, url := range o.at.Authorizations {
 		group.Go(func() error {
@@ -274,17 +294,127 @@ func (o *order) authorize() error {
 			if err != nil || authorization.Status == lego.StatusValid {
 				return err
 			}
-			open[i] = true
-			return o.answer(url, authorization)
+			tasks[i], err = o.task(url, authorization)
+			if err != nil || tasks[i].solver.lasts() {
+				return err
+			}
+			if err := o.answers.add(tasks[i].answer); err != nil {
+				return err
+			}
+			return o.prove(o.ctx, tasks[i])
 		})
 	}
 	err := group.Wait()
+	var later []*task
 	for i, url := range o.at.Authorizations {
-		if open[i] {
-			o.proven = append(o.proven, url)
+		if tasks[i] == nil {
+			continue
+		}
+		o.proven = append(o.proven, url)
+		if tasks[i].solver.lasts() {
+			later = append(later, tasks[i])
 		}
 	}
+	if err == nil {
+		err = o.proveLasting(later)
+	}
+	o.deadline = time.Now().Add(validationTime)
 	return err
+}
+
+// proveLasting makes answers visible that outlive this process, after they are written down and what an earlier run left
+// is taken away. Where several stand at one place, each is judged before the next one takes its place.
+func (o *order) proveLasting(tasks []*task) error {
+	some := make([]answer, len(tasks))
+	by := map[proof]*task{}
+	for i, t := range tasks {
+		some[i], by[t.proof] = t.answer, t
+	}
+	for _, err := range o.answers.retract(o.ctx, o.answers.takeLeft(o.config.Solve, o.config.Now(), some)) {
+		o.warn("%v", err)
+	}
+	if len(tasks) == 0 {
+		return nil
+	}
+	if err := o.answers.add(some...); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(o.ctx)
+	group.SetLimit(sideBySide)
+	for _, together := range byPlace(ctx, some) {
+		group.Go(func() error {
+			for i, one := range together {
+				if err := o.prove(ctx, by[one.proof]); err != nil {
+					return err
+				}
+				if i == len(together)-1 {
+					return nil
+				}
+				if err := o.judged(by[one.proof]); err != nil {
+					return err
+				}
+				one.hidden = false
+				if errs := o.answers.retract(ctx, []answer{one}); len(errs) > 0 {
+					return errors.Join(errs...)
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// judged waits until an authorization is pending no more.
+func (o *order) judged(t *task) error {
+	deadline := time.Now().Add(validationTime)
+	for pause := firstLook; ; pause = min(pause*8/5, patientLook) {
+		wait, _ := o.wire.wait(t.url)
+		if err := sleep(o.ctx, min(max(wait, pause), validationTime)); err != nil {
+			return err
+		}
+		authorization, err := o.authorization(t.url)
+		if err != nil || authorization.Status == lego.StatusValid {
+			return err
+		}
+		if err := failedAuthorization(authorization, t.solver); err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("validation: %s: still %s after %v", t.asked, authorization.Status, validationTime)
+		}
+	}
+}
+
+// retract takes away all answers that are visible. It goes on for a moment when the order is interrupted.
+func (o *order) retract(ctx context.Context) {
+	ctx, cancel := linger(ctx, tidyTime, retractTime)
+	defer cancel()
+	o.answers.takeLeft(o.config.Solve, o.config.Now(), nil)
+	for _, err := range o.answers.retract(ctx, o.answers.all()) {
+		o.warn("%v", err)
+	}
+}
+
+// retractTime is how long taking answers away may take.
+const retractTime = time.Minute
+
+// linger is a context that ends a moment after its parent does, and after so long at the most.
+func linger(parent context.Context, moment, most time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), most)
+	stop := context.AfterFunc(parent, func() {
+		timer := time.AfterFunc(moment, cancel)
+		context.AfterFunc(ctx, func() { timer.Stop() })
+	})
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+func (o *order) warn(format string, args ...any) {
+	o.saving.Lock()
+	defer o.saving.Unlock()
+	o.warnings = append(o.warnings, fmt.Sprintf(format, args...))
 }
 
 func (o *order) sideBySide() *errgroup.Group {
@@ -313,38 +443,57 @@ func offered(authorization lego.Authorization) string {
 	return strings.Join(types, ", ")
 }
 
-func (o *order) answer(url string, authorization lego.Authorization) error {
-	name := authorization.Identifier.Value
+// asked is the name of the order's that an authorization is for, with the asterisk that the CA leaves out.
+func (o *order) asked(authorization lego.Authorization) (string, bool) {
+	name, err := certstore.CanonicalName(authorization.Identifier.Value)
+	if authorization.Wildcard {
+		name = "*." + name
+	}
+	return name, err == nil && slices.Contains(o.request.Names, name)
+}
+
+// task finds out how an authorization is to be proven.
+func (o *order) task(url string, authorization lego.Authorization) (*task, error) {
+	asked, ok := o.asked(authorization)
+	if !ok {
+		return nil, fmt.Errorf("the CA wants a proof for %s, which was not asked for", clean(authorization.Identifier.Value))
+	}
+	solver := o.config.Solve(asked)
 	if authorization.Status != lego.StatusPending {
-		return failedAuthorization(authorization)
+		return nil, failedAuthorization(authorization, solver)
 	}
-	canonical, err := certstore.CanonicalName(name)
-	if err != nil || !slices.Contains(o.request.Names, canonical) {
-		return fmt.Errorf("the CA wants a proof for %s, which was not asked for", clean(name))
-	}
-	name = canonical
-	solver := o.config.Solve(name)
 	at := slices.IndexFunc(authorization.Challenges, func(c lego.Challenge) bool { return c.Type == solver.Type() })
 	if at < 0 {
-		return hint.Add(fmt.Errorf("%s: the CA offers no %s challenge", name, solver.Type()), "it offers: %s", offered(authorization))
+		return nil, hint.Add(fmt.Errorf("%s: the CA offers no %s challenge", asked, solver.Type()), "it offers: %s", offered(authorization))
 	}
-	done, err := solver.present(proof{name: name, token: authorization.Challenges[at].Token, thumbprint: o.thumbprint})
-	if err != nil {
+	challenge := authorization.Challenges[at]
+	return &task{
+		answer: answer{
+			proof: proof{name: strings.TrimPrefix(asked, "*."), token: challenge.Token, thumbprint: o.thumbprint},
+			asked: asked, solver: solver, at: o.config.Now(), hidden: true,
+		},
+		url: url, authorization: authorization, challenge: challenge,
+	}, nil
+}
+
+// prove makes an answer visible and has the CA look.
+func (o *order) prove(ctx context.Context, t *task) error {
+	o.answers.show(t.proof)
+	if err := t.solver.present(ctx, t.proof); err != nil {
 		return err
 	}
-	o.answers.add(done)
-	if isAnswered(authorization, solver.Type()) {
+	if isAnswered(t.authorization, t.solver.Type()) {
 		return nil // by an earlier run; the CA may still come to look
 	}
 	for try := 1; ; try++ {
 		challenge, err := call(o.session, "challenge", func() (lego.ExtendedChallenge, error) {
-			return o.core.Challenges.New(authorization.Challenges[at].URL)
+			return o.core.Challenges.New(t.challenge.URL)
 		})
 		if IsRefusal(err) {
 			// A challenge that was answered before, by a run that was killed or by a request whose answer got lost,
 			// cannot be answered again.
-			if now, lookErr := o.authorization(url); lookErr == nil && isAnswered(now, solver.Type()) {
-				return failedAuthorization(now)
+			if now, lookErr := o.authorization(t.url); lookErr == nil && isAnswered(now, t.solver.Type()) {
+				return failedAuthorization(now, t.solver)
 			}
 		}
 		if err != nil {
@@ -354,9 +503,9 @@ func (o *order) answer(url string, authorization lego.Authorization) error {
 			return nil
 		}
 		if challenge.Status == lego.StatusInvalid || try == challengeTries {
-			return validationHint(problemError("validation: "+name, challenge.Error))
+			return validationHint(problemError("validation: "+t.asked, challenge.Error), t.solver)
 		}
-		if err := sleep(o.ctx, challengePause); err != nil {
+		if err := sleep(ctx, challengePause); err != nil {
 			return err
 		}
 	}
@@ -370,12 +519,9 @@ func isAnswered(authorization lego.Authorization, challengeType string) bool {
 	})
 }
 
-// finish brings an order whose challenges are answered to its certificate: it waits until the order is ready, finalizes
-// it with the key, and waits until the certificate is there.
+// finish brings an order whose names are proven to its certificate: it finalizes it with the key, and waits until the
+// certificate is there.
 func (o *order) finish() (crypto.Signer, error) {
-	if err := o.leave(lego.StatusPending); err != nil {
-		return nil, err
-	}
 	var made keyResult
 	select {
 	case made = <-o.key:
@@ -475,7 +621,7 @@ func (o *order) whyInvalid() error {
 		return err
 	}
 	if o.at.Error != nil {
-		return validationHint(problemError("order", o.at.Error))
+		return validationHint(problemError("order", o.at.Error), nil)
 	}
 	return errors.New("order: the CA made it invalid without saying why")
 }
@@ -486,7 +632,11 @@ func (o *order) failedAuthorizations() error {
 	for i, url := range o.at.Authorizations {
 		group.Go(func() error {
 			if authorization, err := o.authorization(url); err == nil {
-				why[i] = failedAuthorization(authorization)
+				var solver Solver
+				if name, ok := o.asked(authorization); ok {
+					solver = o.config.Solve(name)
+				}
+				why[i] = failedAuthorization(authorization, solver)
 			}
 			return nil
 		})
@@ -501,18 +651,18 @@ func (o *order) failedAuthorizations() error {
 	for i, err := range failed {
 		words[i] = err.Error()
 	}
-	return validationHint(&Error{Detail: strings.Join(words, "; ")})
+	return validationHint(&Error{Detail: strings.Join(words, "; ")}, nil)
 }
 
 // failedAuthorization is why an authorization can no longer be proven, or nil while it can.
-func failedAuthorization(authorization lego.Authorization) error {
+func failedAuthorization(authorization lego.Authorization, solver Solver) error {
 	if authorization.Status == lego.StatusPending || authorization.Status == lego.StatusValid {
 		return nil
 	}
 	name := authorization.Identifier.Value
 	for _, challenge := range authorization.Challenges {
 		if challenge.Error != nil {
-			return validationHint(problemError("validation: "+name, challenge.Error))
+			return validationHint(problemError("validation: "+name, challenge.Error), solver)
 		}
 	}
 	return fmt.Errorf("validation: %s: the authorization is %s", name, authorization.Status)
@@ -555,7 +705,7 @@ func (o *order) prefer(chain []byte) []byte {
 		return o.core.Certificates.GetAll(o.at.Certificate, true)
 	})
 	if err != nil {
-		o.warnings = append(o.warnings, fmt.Sprintf("the other chains cannot be had (%v); the CA's default is used", err))
+		o.warn("the other chains cannot be had (%v); the CA's default is used", err)
 		return chain
 	}
 	for _, url := range slices.Sorted(maps.Keys(all)) {
@@ -563,7 +713,7 @@ func (o *order) prefer(chain []byte) []byte {
 			return all[url].Cert
 		}
 	}
-	o.warnings = append(o.warnings, fmt.Sprintf("the CA offers no chain to %q; its default is used", want))
+	o.warn("the CA offers no chain to %q; its default is used", want)
 	return chain
 }
 

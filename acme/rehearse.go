@@ -16,40 +16,45 @@ import (
 //
 // The error is ErrExternalAccount when the rehearsal would bind an account for good.
 //
-// keep leaves the authorizations as they are: an order that is under way elsewhere may share them.
-func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (requests int, err error) {
+// What it returns has no bundle. keep leaves the authorizations as they are: an order that is under way elsewhere may share them.
+func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Issued, error) {
 	bounded, cancel := context.WithTimeoutCause(ctx, orderTime, fmt.Errorf("the order took more than %v", orderTime))
 	defer cancel()
 	s, err := c.open(bounded)
 	if err != nil {
-		return s.sent(), err
+		return &Issued{Requests: s.sent()}, err
 	}
 	request.Resume = nil
 	s.harmless = true
-	o := &order{session: s, request: request}
-	err = o.prove()
+	o := &order{session: s, request: request, answers: new(answers)}
+	release, err := o.openSolvers(bounded, request.Names, s.key.Public())
+	if err != nil {
+		return &Issued{Requests: s.sent()}, err
+	}
+	defer release()
+	err = o.rehearse()
 	if keep {
 		o.proven = nil
 	}
 	// What was begun is tidied up also when the rehearsal is interrupted, within the second that this leaves.
+	retracted := make(chan struct{})
+	go func() {
+		defer close(retracted)
+		o.retract(bounded)
+	}()
 	tidying, done := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
 	defer done()
 	o.ctx, o.wire.ctx = tidying, tidying
 	err = errors.Join(err, ignoreRefusal(o.cleanUp(ctx)))
-	return s.sent(), err
+	<-retracted
+	return &Issued{Directory: c.config.Directory, Requests: s.sent(), Warnings: o.warnings}, err
 }
 
 // tidyTime is how long tidying up may take.
 const tidyTime = 800 * time.Millisecond
 
-// prove brings an order to the point where it could be finalized.
-func (o *order) prove() error {
-	release, err := o.openSolvers(o.ctx, o.request.Names, o.session.key.Public())
-	if err != nil {
-		return err
-	}
-	defer release()
-	defer o.answers.clear()
+// rehearse brings an order to the point where it could be finalized.
+func (o *order) rehearse() error {
 	if err := o.begin(); err != nil {
 		return err
 	}

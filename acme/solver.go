@@ -3,12 +3,13 @@ package acme
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"sync"
 
 	"maascert/internal/hint"
 	"maascert/internal/world"
@@ -16,12 +17,21 @@ import (
 
 // Solver proves names by one type of challenge (RFC 8555 section 8).
 type Solver interface {
-	// Type is the challenge's: http-01, tls-alpn-01.
+	// Type is the challenge's: http-01, tls-alpn-01, dns-01.
 	Type() string
 	// open makes ready to answer for an account. Nothing is answered any more after release.
 	open(ctx context.Context, account crypto.PublicKey) (release func(), err error)
-	// present makes one answer visible, before the CA is told to look. done takes it away.
-	present(p proof) (done func(), err error)
+	// place is where the answer for a name stands. Answers at one place stand there one after another; those without a
+	// place stand beside all others.
+	place(ctx context.Context, name string) string
+	// present makes an answer visible and returns when the CA can see it.
+	present(ctx context.Context, p proof) error
+	// retract takes an answer away, also one that an earlier run made visible.
+	retract(ctx context.Context, p proof) error
+	// remedy is what has to be so for the CA to see an answer, as a hint.
+	remedy() string
+	// lasts tells whether an answer outlives this process, so that it has to be written down before it is made visible.
+	lasts() bool
 }
 
 // proof is one answer that a CA will look for.
@@ -33,6 +43,12 @@ type proof struct {
 
 // keyAuthorization is what proves that the account's holder answers (RFC 8555 section 8.1).
 func (p proof) keyAuthorization() string { return p.token + "." + p.thumbprint }
+
+// digest is the key authorization as a TXT record holds it (RFC 8555 section 8.4).
+func (p proof) digest() string {
+	sum := sha256.Sum256([]byte(p.keyAuthorization()))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
 
 // solvers are the distinct ones that some names need.
 func (c *Client) solvers(names []string) []Solver {
@@ -64,29 +80,8 @@ func (c *Client) openSolvers(ctx context.Context, names []string, account crypto
 	return release, nil
 }
 
-// presented takes answers away when an order is over, however it ended.
-type presented struct {
-	mu   sync.Mutex
-	done []func()
-}
-
-func (p *presented) add(done func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.done = append(p.done, done)
-}
-
-func (p *presented) clear() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, done := range p.done {
-		done()
-	}
-	p.done = nil
-}
-
 // Webroot answers http-01 through a web server that is there already: the answers lie as files below the folder that it
-// serves. A run that is killed leaves them; they prove nothing to anybody else.
+// serves.
 type Webroot struct {
 	Dir string
 	FS  world.FS
@@ -97,6 +92,14 @@ var _ Solver = (*Webroot)(nil)
 // Type is http-01.
 func (w *Webroot) Type() string { return "http-01" }
 
+func (w *Webroot) lasts() bool { return true }
+
+func (w *Webroot) remedy() string {
+	return "the CA must reach " + challengePath + " under each name on port 80, and there the folder " + w.Dir + "; check DNS, firewall and the web server"
+}
+
+func (w *Webroot) place(context.Context, string) string { return "" }
+
 func (w *Webroot) open(context.Context, crypto.PublicKey) (func(), error) {
 	if err := w.FS.Writable(w.Dir); err != nil {
 		return nil, hint.Add(fmt.Errorf("http-01: the webroot cannot be written: %w", err), "set the challenge's webroot to the folder that the web server serves for port 80")
@@ -104,21 +107,30 @@ func (w *Webroot) open(context.Context, crypto.PublicKey) (func(), error) {
 	return func() {}, nil
 }
 
-func (w *Webroot) present(p proof) (func(), error) {
+func (w *Webroot) file(p proof) string {
+	return filepath.Join(w.Dir, filepath.FromSlash(challengePath), p.token)
+}
+
+func (w *Webroot) present(_ context.Context, p proof) error {
 	if !tokens.MatchString(p.token) {
-		return nil, errors.New("http-01: the CA's token is none")
+		return errors.New("http-01: the CA's token is none")
 	}
-	dir := filepath.Join(w.Dir, filepath.FromSlash(challengePath))
-	if err := w.FS.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("http-01: %w", err)
+	file := w.file(p)
+	if err := w.FS.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("http-01: %w", err)
 	}
-	file := filepath.Join(dir, p.token)
 	if err := w.FS.Replace(file, []byte(p.keyAuthorization()), 0o644); err != nil {
-		return nil, fmt.Errorf("http-01: %w", err)
+		return fmt.Errorf("http-01: %w", err)
 	}
-	return func() {
-		if err := w.FS.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return // what is left proves nothing to anybody else
-		}
-	}, nil
+	return nil
+}
+
+func (w *Webroot) retract(_ context.Context, p proof) error {
+	if !tokens.MatchString(p.token) {
+		return nil // so it was never presented
+	}
+	if err := w.FS.Remove(w.file(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("http-01: %w", err)
+	}
+	return nil
 }

@@ -118,20 +118,30 @@ func (r *TLSResponder) release() {
 	}
 }
 
-func (r *TLSResponder) present(p proof) (func(), error) {
+func (r *TLSResponder) lasts() bool { return false }
+
+func (r *TLSResponder) remedy() string {
+	return "the CA must reach this host under each name on port 443, which must not be served by anybody else meanwhile; check DNS, firewall and the challenge's listen"
+}
+
+func (r *TLSResponder) place(context.Context, string) string { return "" }
+
+func (r *TLSResponder) present(_ context.Context, p proof) error {
 	cert, err := challengeCertificate(p)
 	if err != nil {
-		return nil, fmt.Errorf("tls-alpn-01: %w", err)
+		return fmt.Errorf("tls-alpn-01: %w", err)
 	}
-	name := serverName(p.name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.certs[name] = cert
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.certs, name)
-	}, nil
+	r.certs[serverName(p.name)] = cert
+	return nil
+}
+
+func (r *TLSResponder) retract(_ context.Context, p proof) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.certs, serverName(p.name))
+	return nil
 }
 
 // challengeCertificate is self-signed, names exactly the one name, and holds the digest (RFC 8737 section 3).

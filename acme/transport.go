@@ -47,7 +47,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	isDirectory := req.Method == http.MethodGet && url == t.client.config.Directory
 	if isDirectory {
 		if body := t.client.freshDirectory(); body != nil {
-			return answer(req, http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body), nil
+			return reply(req, http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body), nil
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, requestTime)
@@ -74,7 +74,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if isDirectory && status == http.StatusOK && isWholeDirectory(body) {
 		t.client.keepDirectory(body)
 	}
-	return answer(req, status, resp.Header, body), nil
+	return reply(req, status, resp.Header, body), nil
 }
 
 // wait is how long the last answer from a URL asked to wait, if it did.
@@ -107,7 +107,7 @@ func (c *Client) keepDirectory(body []byte) {
 	c.directory = &cachedDirectory{body: body, fetched: c.config.Now()}
 }
 
-func answer(req *http.Request, status int, header http.Header, body []byte) *http.Response {
+func reply(req *http.Request, status int, header http.Header, body []byte) *http.Response {
 	return &http.Response{
 		StatusCode: status, Status: strconv.Itoa(status) + " " + http.StatusText(status),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,

@@ -159,9 +159,10 @@ type Record struct {
 	WishHash  string            `json:"wish_hash"`
 	Published map[string]string `json:"published"`
 
-	Order   *Order   `json:"order"`   // under way at the CA
-	Attempt *Attempt `json:"attempt"` // under way here; left behind when a run is killed
-	CutOff  int      `json:"cut_off"` // runs killed in a row
+	Order   *Order   `json:"order"`             // under way at the CA
+	Answers []Answer `json:"answers,omitempty"` // to challenges, that outlive a run and may still be visible
+	Attempt *Attempt `json:"attempt"`           // under way here; left behind when a run is killed
+	CutOff  int      `json:"cut_off"`           // runs killed in a row
 
 	Failures    int                   `json:"failures"`              // orders failed in a row
 	NextAttempt time.Time             `json:"next_attempt,omitzero"` // our own back-off; --force ignores it
@@ -184,6 +185,18 @@ type Order struct {
 	KeyType   KeyType   `json:"key_type"`
 	Profile   string    `json:"profile,omitempty"`
 	Key       string    `json:"key,omitempty"` // PKCS#8 PEM; none while it is being made
+
+	unknown
+}
+
+// Answer is an answer to a challenge that others keep for us, a TXT record or a file in a webroot. It is written down
+// before it is made visible, so that a run that follows a crash can take it away.
+type Answer struct {
+	Type       string    `json:"type"` // the challenge's: dns-01, http-01
+	Name       string    `json:"name"` // without the wildcard
+	Token      string    `json:"token"`
+	Thumbprint string    `json:"thumbprint"` // of the account's key
+	At         time.Time `json:"at"`
 
 	unknown
 }
@@ -361,6 +374,7 @@ func (u unknown) add(data []byte, err error) ([]byte, error) {
 type (
 	plainRecord       Record
 	plainOrder        Order
+	plainAnswer       Answer
 	plainAttempt      Attempt
 	plainDeployment   Deployment
 	plainAccount      Account
@@ -373,6 +387,10 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 
 func (o *Order) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainOrder)(o)), o.take(data, *o))
+}
+
+func (a *Answer) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainAnswer)(a)), a.take(data, *a))
 }
 
 func (a *Attempt) UnmarshalJSON(data []byte) error {
@@ -393,6 +411,7 @@ func (r *Registration) UnmarshalJSON(data []byte) error {
 
 func (r Record) MarshalJSON() ([]byte, error)       { return r.add(json.Marshal(plainRecord(r))) }
 func (o Order) MarshalJSON() ([]byte, error)        { return o.add(json.Marshal(plainOrder(o))) }
+func (a Answer) MarshalJSON() ([]byte, error)       { return a.add(json.Marshal(plainAnswer(a))) }
 func (a Attempt) MarshalJSON() ([]byte, error)      { return a.add(json.Marshal(plainAttempt(a))) }
 func (d Deployment) MarshalJSON() ([]byte, error)   { return d.add(json.Marshal(plainDeployment(d))) }
 func (a Account) MarshalJSON() ([]byte, error)      { return a.add(json.Marshal(plainAccount(a))) }

@@ -192,8 +192,7 @@ func checkChallenges(ctx context.Context, p *parts, issuer string, config ACMECo
 		}
 	}
 	for _, name := range names {
-		c := config.challengeFor(name)
-		ways = append(ways, strings.TrimSpace(c.Type+" "+c.Listen+c.Webroot))
+		ways = append(ways, config.challengeFor(name).String())
 	}
 	slices.Sort(ways)
 	return item("challenge", "challenges can be answered", strings.Join(slices.Compact(ways), ", "), p.clients[issuer].CanAnswer(ctx, names))

@@ -21,6 +21,7 @@ import (
 	"github.com/robfig/cron/v3"
 
 	"maascert/acme"
+	"maascert/acme/providers"
 	"maascert/certstore"
 	"maascert/internal/secret"
 	"maascert/maasconfig"
@@ -75,17 +76,32 @@ type DryRunConfig struct {
 
 // ChallengeConfig is how names are proven.
 type ChallengeConfig struct {
-	Type    string `yaml:"type"`
-	Listen  string `yaml:"listen"`
-	Webroot string `yaml:"webroot"`
+	Type    string    `yaml:"type"`
+	Listen  string    `yaml:"listen"`
+	Webroot string    `yaml:"webroot"`
+	DNS     DNSConfig `yaml:"dns"`
+}
+
+// DNSConfig is who puts TXT records.
+type DNSConfig struct {
+	Provider    string                      `yaml:"provider"`
+	Settings    map[string]string           `yaml:"settings"`
+	Secrets     map[string]secret.Reference `yaml:"secrets"`
+	Resolvers   []string                    `yaml:"resolvers"`
+	Nameservers []string                    `yaml:"nameservers"`
+
+	secrets map[string]string // what the references led to
 }
 
 // ChallengeRule is how some names are proven.
 type ChallengeRule struct {
-	Match   []string `yaml:"match"`
-	Type    string   `yaml:"type"`
-	Listen  string   `yaml:"listen"`
-	Webroot string   `yaml:"webroot"`
+	Match           []string `yaml:"match"`
+	ChallengeConfig `yaml:",inline"`
+}
+
+// String says how names are proven.
+func (c ChallengeConfig) String() string {
+	return strings.TrimSpace(c.Type + " " + c.Listen + c.Webroot + c.DNS.Provider)
 }
 
 // challengeFor is how a name is proven: as the first rule says that matches, else as all others are.
@@ -94,7 +110,7 @@ func (a *ACMEConfig) challengeFor(name string) ChallengeConfig {
 		for _, pattern := range rule.Match {
 			// A pattern that is none was refused when it was read.
 			if ok, _ := path.Match(pattern, name); ok {
-				return ChallengeConfig{Type: rule.Type, Listen: rule.Listen, Webroot: rule.Webroot}
+				return rule.ChallengeConfig
 			}
 		}
 	}
@@ -159,8 +175,9 @@ func loadConfig(file string) (*Config, error) {
 // validator fills in defaults and finds what is wrong beyond the types.
 type validator struct {
 	*document
-	config *Config
-	folder string
+	config    *Config
+	folder    string
+	resolvers []string // of the dns sections
 }
 
 func (v *validator) run() {
@@ -273,19 +290,30 @@ func (v *validator) acme(key string, a *ACMEConfig) {
 				v.fault(fmt.Sprintf("%s.match[%d]", at, j), "%q is no pattern; write *.example.com", pattern)
 			}
 		}
-		one := ChallengeConfig{Type: rule.Type, Listen: rule.Listen, Webroot: rule.Webroot}
-		v.challenge(at, &one)
-		a.Challenges[i].Type, a.Challenges[i].Listen, a.Challenges[i].Webroot = one.Type, one.Listen, one.Webroot
+		v.challenge(at, &a.Challenges[i].ChallengeConfig)
 	}
 }
+
+// challengeTypes are the ways to prove names (RFC 8555 section 8, RFC 8737).
+var challengeTypes = []string{"http-01", "tls-alpn-01", "dns-01"}
 
 // challenge checks one way to prove names.
 func (v *validator) challenge(key string, c *ChallengeConfig) {
 	c.Type = fallback(c.Type, "http-01")
-	listen := map[string]string{"http-01": ":80", "tls-alpn-01": ":443"}
-	if _, ok := listen[c.Type]; !ok {
-		v.fault(key+".type", "%q is unknown; there are: http-01, tls-alpn-01", c.Type)
+	if !slices.Contains(challengeTypes, c.Type) {
+		v.fault(key+".type", "%q is unknown; there are: %s", c.Type, strings.Join(challengeTypes, ", "))
 		return
+	}
+	listen := map[string]string{"http-01": ":80", "tls-alpn-01": ":443"}
+	switch {
+	case c.Type == "dns-01":
+		if c.Listen != "" || c.Webroot != "" {
+			v.fault(key, "dns-01 listens nowhere and has no webroot")
+		}
+		v.dns(key+".dns", &c.DNS)
+		return
+	case v.has(key + ".dns"):
+		v.fault(key+".dns", "only dns-01 has a dns section")
 	}
 	switch {
 	case c.Webroot == "":
@@ -299,6 +327,66 @@ func (v *validator) challenge(key string, c *ChallengeConfig) {
 		v.fault(key+".webroot", "only http-01 can be answered by files")
 	default:
 		c.Webroot = v.path(c.Webroot, "")
+	}
+}
+
+// dns checks who puts TXT records, and reads the secrets for it.
+func (v *validator) dns(key string, c *DNSConfig) {
+	if c.Provider == "" {
+		v.fault(key, "dns.provider is missing; there are: %s", strings.Join(providers.Names(), ", "))
+		return
+	}
+	if err := providers.CheckName(c.Provider); err != nil {
+		v.fault(key+".provider", "%v", err)
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Settings)) {
+		at := key + ".settings." + name
+		_, doubled := c.Secrets[name]
+		switch err := providers.CheckSetting(c.Provider, name); {
+		case providers.IsSecret(name):
+			v.hide(at)
+			v.fault(at, "%s is a secret: it belongs under secrets, as file:PATH, env:NAME or cred:NAME", name)
+		case err != nil:
+			v.fault(at, "%v", err)
+		case doubled:
+			v.fault(at, "%s stands under secrets as well", name)
+		}
+	}
+	c.secrets = map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(c.Secrets)) {
+		at := key + ".secrets." + name
+		if err := providers.CheckSetting(c.Provider, name); err != nil {
+			v.fault(at, "%v", err)
+			continue
+		}
+		value, err := c.Secrets[name].Read(v.folder)
+		if err != nil {
+			v.fault(at, "%v", err)
+		}
+		c.secrets[name] = value
+	}
+	v.servers(key+".resolvers", c.Resolvers)
+	v.servers(key+".nameservers", c.Nameservers)
+	if len(c.Resolvers) == 0 {
+		return
+	}
+	if v.resolvers != nil && !slices.Equal(v.resolvers, c.Resolvers) {
+		v.fault(key+".resolvers", "another dns section has other resolvers; there can be only one set of them")
+	}
+	v.resolvers = c.Resolvers
+}
+
+// servers completes name servers with their port.
+func (v *validator) servers(key string, servers []string) {
+	for i, server := range servers {
+		if !isEndpoint(server) {
+			v.fault(fmt.Sprintf("%s[%d]", key, i), "%q is no server; write 10.0.0.53 or 10.0.0.53:53", server)
+			continue
+		}
+		if _, _, err := net.SplitHostPort(server); err != nil {
+			servers[i] = net.JoinHostPort(strings.Trim(server, "[]"), "53")
+		}
 	}
 }
 
@@ -416,7 +504,9 @@ func (v *validator) certificates() {
 		seen[cert.Name] = true
 		v.names(key, cert)
 		cert.Issuer = fallback(cert.Issuer, defaultIssuer)
-		if _, ok := c.Issuers[cert.Issuer]; !ok {
+		if issuer, ok := c.Issuers[cert.Issuer]; ok {
+			v.provable(key, cert, &issuer)
+		} else {
 			v.fault(key+".issuer", "there is no issuer %q", cert.Issuer)
 		}
 		cert.KeyType = certstore.KeyType(fallback(string(cert.KeyType), string(certstore.RSA3072)))
@@ -465,12 +555,27 @@ func (v *validator) names(key string, cert *CertificateConfig) {
 		switch {
 		case err != nil:
 			v.fault(at, "%v", err)
-		case strings.HasPrefix(canonical, "*."):
-			v.fault(at, "%s: a wildcard can be proven neither by http-01 nor by tls-alpn-01", name)
 		case slices.Contains(cert.Names[:i], canonical):
 			v.fault(at, "%s stands here twice", name)
 		default:
 			cert.Names[i] = canonical
+		}
+	}
+}
+
+// provable finds names that cannot be proven in the way that is chosen for them.
+func (v *validator) provable(key string, cert *CertificateConfig, issuer *ACMEConfig) {
+	for i, name := range cert.Names {
+		at := fmt.Sprintf("%s.names[%d]", key, i)
+		way := issuer.challengeFor(name).Type
+		if !slices.Contains(challengeTypes, way) {
+			continue
+		}
+		switch {
+		case strings.HasPrefix(name, "*.") && way != "dns-01":
+			v.fault(at, "%s: a wildcard is proven only by dns-01, not by %s: set it in the issuer's challenges", name, way)
+		case certstore.IsAddress(name) && way == "dns-01":
+			v.fault(at, "%s: an address cannot be proven by dns-01: set http-01 or tls-alpn-01 for it in the issuer's challenges", name)
 		}
 	}
 }

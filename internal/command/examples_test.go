@@ -29,6 +29,7 @@ func example(t *testing.T, name string) (string, []byte) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, filepath.Base(path)), bundle.FullChainPEM(), 0o644))
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "eab"), []byte("Nct7Wj63aDEyky48OYJjeKh1yIo-ewxn2R5dICdjyS5nDenHBrjpi8YYe6YyeMgK"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "tsig"), []byte("c2VjcmV0"), 0o600))
 	text = []byte(strings.ReplaceAll(string(text), "/etc/maascert/", ""))
 	path := filepath.Join(dir, "maascert.yaml")
 	require.NoError(t, os.WriteFile(path, text, 0o640))
@@ -57,28 +58,33 @@ func TestTheReferenceNamesEveryKey(t *testing.T) {
 	var config Config
 	doc := decodeYAML("maascert.yaml", text, &config)
 	require.Empty(t, doc.errors)
-	for _, key := range keys("", reflect.TypeFor[Config]()) {
-		require.True(t, doc.has(key), "the reference does not name %s", key)
+	named := map[string]bool{}
+	find(doc, "", reflect.TypeFor[Config](), named)
+	for key, ok := range named {
+		require.True(t, ok, "the reference does not name %s", key)
 	}
 }
 
-// keys are the paths of all keys below a type; a list is looked at in its first element, a map in its key "maas".
-func keys(path string, shape reflect.Type) []string {
+// find notes of every key of a type, and of the types below it, whether a document has it at any place; a list is looked
+// at in its first element, a map in its key "maas".
+func find(doc *document, path string, shape reflect.Type, named map[string]bool) {
 	switch shape.Kind() {
 	case reflect.Slice:
-		return keys(path+"[0]", shape.Elem())
+		find(doc, path+"[0]", shape.Elem(), named)
 	case reflect.Map:
-		return keys(path+".maas", shape.Elem())
+		find(doc, path+".maas", shape.Elem(), named)
 	case reflect.Struct:
-		var all []string
 		for i := range shape.NumField() {
-			if name := shape.Field(i).Tag.Get("yaml"); name != "" {
-				all = append(all, keys(below(path, name), shape.Field(i).Type)...)
+			switch name := shape.Field(i).Tag.Get("yaml"); name {
+			case "":
+			case inline:
+				find(doc, path, shape.Field(i).Type, named)
+			default:
+				key := shape.Name() + "." + name
+				named[key] = named[key] || doc.has(below(path, name))
+				find(doc, below(path, name), shape.Field(i).Type, named)
 			}
 		}
-		return all
-	default:
-		return []string{path}
 	}
 }
 

@@ -90,6 +90,7 @@ type renewedJSON struct {
 	Hint        string          `json:"hint"`
 	Version     int             `json:"version"`
 	Fingerprint string          `json:"fingerprint"`
+	Warnings    []string        `json:"warnings,omitempty"`
 	Requests    int             `json:"acme_requests"`
 	Duration    int64           `json:"duration_ms"`
 	Endpoints   []endpointJSON  `json:"endpoints"`
@@ -114,7 +115,7 @@ type rehearsedJSON struct {
 // newRehearsedJSON is what a rehearsal came to, beside what it would have begun with.
 func newRehearsedJSON(r lifecycle.Result, would lifecycle.View) rehearsedJSON {
 	unchanged := lifecycle.Result{
-		Name: r.Name, Before: would, After: would, Deployed: map[string]bool{}, Requests: r.Requests, Duration: r.Duration, Stage: r.Stage, Err: r.Err,
+		Name: r.Name, Before: would, After: would, Deployed: map[string]bool{}, Requests: r.Requests, Duration: r.Duration, Stage: r.Stage, Err: r.Err, Warnings: r.Warnings,
 	}
 	for target := range r.Deployed {
 		unchanged.Deployed[target] = false
@@ -171,6 +172,7 @@ func newRenewedJSON(r lifecycle.Result) renewedJSON {
 	doc := renewedJSON{
 		Name: r.Name, Obtained: r.Obtained, Why: string(r.Before.Plan.Why), Deployed: maps.Clone(r.Deployed), Stage: string(r.Stage),
 		Version: r.After.Version(), Requests: r.Requests, Duration: r.Duration.Milliseconds(), Endpoints: []endpointJSON{},
+		Warnings: r.Warnings,
 	}
 	if r.Err != nil {
 		doc.Error, doc.Hint = oneLine(r.Err), hint.Of(r.Err)

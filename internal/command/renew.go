@@ -146,9 +146,12 @@ func (a *app) printEndpoints(v lifecycle.View) {
 	}
 }
 
-// complainAll writes what went wrong, each with its certificate and stage.
+// complainAll writes what went wrong, each with its certificate and stage, and what is worth a warning.
 func (a *app) complainAll(results []lifecycle.Result) {
 	for _, r := range results {
+		for _, warning := range r.Warnings {
+			fmt.Fprintf(a.stderr, "maascert: warning: %s: %s\n", r.Name, oneLine(errors.New(warning)))
+		}
 		if r.Err != nil {
 			a.complain(fmt.Errorf("%s: %s: %w", r.Name, r.Stage, r.Err))
 		}

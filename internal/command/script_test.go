@@ -141,6 +141,11 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MAASCERT_CONFIG", filepath.Join(env.WorkDir, "maascert.yaml"))
 			env.Setenv("DIRECTORY", s.ca.Directory)
 			env.Setenv("TLS_PORT", strconv.Itoa(s.ca.TLSPort))
+			env.Setenv("DNS", s.ca.DNS.Address)
+			env.Setenv("TSIG_KEY", acmetest.KeyName)
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "tsig"), []byte(acmetest.Key), 0o600); err != nil {
+				return err
+			}
 			for i, endpoint := range s.maas.Endpoints() {
 				env.Setenv("REGION"+strconv.Itoa(i+1), endpoint)
 			}
@@ -293,6 +298,10 @@ func counts(ts *testscript.TestScript, neg bool, args []string) {
 		got = len(entries)
 	case "requests":
 		got = len(s.ca.Requests())
+	case "txt":
+		got = len(s.ca.DNS.TXT())
+	case "puts":
+		got = len(s.ca.DNS.Puts())
 	default:
 		ts.Fatalf("unknown: %q", args[0])
 	}

@@ -3,12 +3,17 @@ package command
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"maascert/acme"
+	"maascert/acme/providers"
 	"maascert/certstore"
 	"maascert/internal/lifecycle"
 	"maascert/internal/world"
@@ -21,7 +26,7 @@ type parts struct {
 	fsys    world.FS
 	store   *certstore.FileStore
 	clients map[string]*acme.Client // by issuer
-	solvers solvers
+	solvers *solvers
 	targets map[string]*maasconfig.MAAS
 	engine  *lifecycle.Engine
 }
@@ -29,7 +34,7 @@ type parts struct {
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *Config) *parts {
 	p := &parts{config: config, fsys: a.fsys, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
-	p.clients, p.solvers = map[string]*acme.Client{}, solvers{}
+	p.clients, p.solvers = map[string]*acme.Client{}, newSolvers(a.fsys)
 	for name, issuer := range config.Issuers {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
 	}
@@ -64,34 +69,53 @@ func (a *app) assemble(config *Config) *parts {
 
 // solvers are all ways to prove names that a configuration knows, each once: clients that answer on the same address
 // share it.
-type solvers map[ChallengeConfig]acme.Solver
+type solvers struct {
+	fsys world.FS
 
-func (s solvers) solver(c ChallengeConfig, fsys world.FS) acme.Solver {
+	mu  sync.Mutex
+	all map[string]acme.Solver
+}
+
+func newSolvers(fsys world.FS) *solvers { return &solvers{fsys: fsys, all: map[string]acme.Solver{}} }
+
+func (s *solvers) solver(c ChallengeConfig) acme.Solver {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Maps are printed in the order of their keys.
+	key := fmt.Sprint(c.Type, c.Listen, c.Webroot, c.DNS)
 	switch {
-	case s[c] != nil:
+	case s.all[key] != nil:
+	case c.Type == "dns-01":
+		s.all[key] = newDNS(c.DNS)
 	case c.Webroot != "":
-		s[c] = &acme.Webroot{Dir: c.Webroot, FS: fsys}
+		s.all[key] = &acme.Webroot{Dir: c.Webroot, FS: s.fsys}
 	case c.Type == "tls-alpn-01":
-		s[c] = &acme.TLSResponder{Address: c.Listen}
+		s.all[key] = &acme.TLSResponder{Address: c.Listen}
 	default:
-		s[c] = &acme.Responder{Address: c.Listen}
+		s.all[key] = &acme.Responder{Address: c.Listen}
 	}
-	return s[c]
+	return s.all[key]
+}
+
+func newDNS(c DNSConfig) *acme.DNS {
+	settings := providers.Settings(maps.Clone(c.secrets))
+	maps.Copy(settings, c.Settings)
+	secrets := slices.Collect(maps.Values(c.secrets))
+	return &acme.DNS{
+		Resolvers: c.Resolvers, Nameservers: c.Nameservers,
+		Connect: func(ctx context.Context) (acme.Records, error) {
+			return providers.Connect(ctx, c.Provider, settings, secrets, providers.Parts{Runner: world.Exec{}, Resolvers: c.Resolvers})
+		},
+	}
 }
 
 // acme is a client's configuration for a CA.
-func (p *parts) acme(issuer ACMEConfig, store certstore.Store, known solvers) acme.Config {
-	chosen := map[string]acme.Solver{}
-	for _, cert := range p.config.Certificates {
-		for _, name := range cert.Names {
-			chosen[name] = known.solver(issuer.challengeFor(name), p.fsys)
-		}
-	}
+func (p *parts) acme(issuer ACMEConfig, store certstore.Store, known *solvers) acme.Config {
 	return acme.Config{
 		Directory: issuer.Directory, Roots: issuer.roots, IssuerRoots: issuer.issuerRoots, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.external, Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
 		UserAgent: "maascert/" + version(), Store: store,
-		Solve: func(name string) acme.Solver { return chosen[name] },
+		Solve: func(name string) acme.Solver { return known.solver(issuer.challengeFor(name)) },
 	}
 }
 
@@ -113,7 +137,7 @@ type rehearsal struct {
 func (p *parts) rehearsal(busy map[string]bool) *rehearsal {
 	store := certstore.NewOverlay(p.store)
 	r := &rehearsal{issuers: map[string]*lifecycle.Rehearser{}, targets: map[string][]*maasconfig.Rehearsal{}}
-	known := solvers{}
+	known := newSolvers(p.fsys)
 	open := func(config acme.Config) *acme.Client {
 		client := acme.New(config)
 		r.clients = append(r.clients, client)

@@ -114,6 +114,13 @@ func (d *document) fault(path, format string, args ...any) {
 	}
 }
 
+// hide keeps a key's line out of all excerpts.
+func (d *document) hide(path string) {
+	if at, ok := d.at[path]; ok {
+		d.secret[at.Line] = true
+	}
+}
+
 // isWrongAlready tells whether something was found wrong at a place: a value of a wrong type is not judged as well.
 func (d *document) isWrongAlready(at *token.Position) bool {
 	return slices.ContainsFunc(d.errors, func(e configError) bool { return e.line == at.Line && e.column == at.Column })
@@ -194,7 +201,17 @@ func (d *document) object(path string, node ast.Node, into reflect.Value) {
 	fields := map[string]reflect.Value{}
 	var known []string
 	for i := range into.NumField() {
-		if name := into.Type().Field(i).Tag.Get("yaml"); name != "" {
+		name := into.Type().Field(i).Tag.Get("yaml")
+		switch name {
+		case "":
+		case inline:
+			for j := range into.Field(i).NumField() {
+				if name := into.Field(i).Type().Field(j).Tag.Get("yaml"); name != "" {
+					fields[name] = into.Field(i).Field(j)
+					known = append(known, name)
+				}
+			}
+		default:
 			fields[name] = into.Field(i)
 			known = append(known, name)
 		}
@@ -214,6 +231,9 @@ func (d *document) object(path string, node ast.Node, into reflect.Value) {
 		seen[key] = true
 	}
 }
+
+// inline marks a struct whose keys stand beside those of the struct around it.
+const inline = ",inline"
 
 func keyText(entry *ast.MappingValueNode) string {
 	if text, ok := entry.Key.(*ast.StringNode); ok {

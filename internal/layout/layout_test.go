@@ -25,9 +25,9 @@ var forbidden = []struct{ from, to, why string }{
 	{"maascert/internal/hint", "maascert/", "a hint knows nothing of what it is about"},
 }
 
-// only are packages that exactly one of ours may import.
+// only are packages that exactly one of ours may import, with those below it.
 var only = []struct{ to, by, why string }{
-	{"github.com/go-acme/lego/", "maascert/acme", "lego is a means of one package, so that a later version is a change in one place"},
+	{"github.com/go-acme/lego/", "maascert/acme", "lego is a means of one package and its DNS providers, so that a later version is a change in one place"},
 	{"github.com/urfave/cli/", "maascert/internal/command", "flags and words belong to the command"},
 	{"github.com/letsencrypt/pebble/", "maascert/acme/acmetest", "a CA for tests is no part of the program"},
 	{"os/exec", "maascert/internal/world", "programs are run through world.Runner, so that tests can make them fail"},
@@ -63,7 +63,7 @@ func TestImportsPointOneWay(t *testing.T) {
 				}
 			}
 			for _, edge := range only {
-				if strings.HasPrefix(to, edge.to) && pkg != edge.by {
+				if strings.HasPrefix(to, edge.to) && pkg != edge.by && !strings.HasPrefix(pkg, edge.by+"/") {
 					t.Errorf("%s imports %s, which only %s may: %s", pkg, to, edge.by, edge.why)
 				}
 			}

@@ -17,7 +17,8 @@ import (
 const maxCutOffs = 3
 
 // obtain orders what the plan says and makes it the version in use. It returns whether there is a new version.
-func (p *pass) obtain(ctx context.Context, plan Plan) bool {
+func (p *pass) obtain(ctx context.Context, view View) bool {
+	plan := view.Plan
 	resume, err := p.begin(ctx, plan)
 	if err != nil {
 		p.fail(StageSave, err)
@@ -31,11 +32,15 @@ func (p *pass) obtain(ctx context.Context, plan Plan) bool {
 		Save: func(order certstore.Order) error {
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
 		},
+		Left: view.State.Record.Answers,
+		Note: func(answers []certstore.Answer) error {
+			return p.update(ctx, func(r *certstore.Record) { r.Answers = answers })
+		},
 	})
 	if issued != nil {
 		p.result.Requests = issued.Requests
 		for _, warning := range issued.Warnings {
-			p.Log.Warn("order", "cert", p.cert.Name, "warning", warning)
+			p.warn("%s", warning)
 		}
 	}
 	if err != nil {

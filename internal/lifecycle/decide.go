@@ -136,6 +136,7 @@ func Decide(s State) Plan {
 	if !p.Obtain && p.Wait.IsZero() && (s.Record.Attempt != nil || s.Record.Order != nil) {
 		p.Settle = true
 	}
+	p.Settle = p.Settle || !p.Obtain && len(s.Record.Answers) > 0
 	p.Settle = p.Settle || s.Hidden && s.Current != nil && !p.Obtain
 	p.Next = s.next(p)
 	return p

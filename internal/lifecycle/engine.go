@@ -21,6 +21,8 @@ type Issuer interface {
 	// Window is when the CA suggests to renew; acme.ErrNoWindow when it does not say.
 	Window(ctx context.Context, leaf *x509.Certificate) (acme.Window, error)
 	Obtain(ctx context.Context, request acme.Request) (*acme.Issued, error)
+	// Retract takes answers to challenges away that earlier runs left visible, and returns what stays.
+	Retract(ctx context.Context, left []certstore.Answer) (stays []certstore.Answer, err error)
 }
 
 // Publisher puts a certificate, without its key, where anybody on this host may read it.
@@ -78,6 +80,7 @@ type Result struct {
 	Changed  bool
 	Deployed map[string]bool // targets that were told, and whether they serve it now
 	Requests int             // to the CA
+	Warnings []string        // what was not as wished and is no failure
 	Duration time.Duration
 	Stage    Stage // of Err
 	Err      error
@@ -292,7 +295,7 @@ func (e *Engine) earlierNames(ctx context.Context, cert Certificate, state State
 func (p *pass) act(ctx context.Context, view View) {
 	defer p.lookBack(ctx)
 	if view.Plan.Obtain {
-		if !p.obtain(ctx, view.Plan) {
+		if !p.obtain(ctx, view) {
 			return
 		}
 	} else if err := p.settle(ctx, view); err != nil {
@@ -396,8 +399,12 @@ func (p *pass) settle(ctx context.Context, view View) error {
 			return err
 		}
 	}
+	stays, err := p.retract(ctx, view.State.Record.Answers)
+	if err != nil {
+		p.warn("%v", err)
+	}
 	return p.update(ctx, func(r *certstore.Record) {
-		r.Attempt, r.CutOff = nil, 0
+		r.Attempt, r.CutOff, r.Answers = nil, 0, stays
 		if view.Plan.Wait.IsZero() {
 			r.Order = nil
 		}
@@ -407,6 +414,21 @@ func (p *pass) settle(ctx context.Context, view View) error {
 			}
 		}
 	})
+}
+
+// retract takes away what earlier runs left visible.
+func (p *pass) retract(ctx context.Context, left []certstore.Answer) ([]certstore.Answer, error) {
+	if len(left) == 0 {
+		return nil, nil
+	}
+	return p.cert.Issuer.Retract(ctx, left)
+}
+
+// warn notes what is not as wished and is no failure.
+func (p *pass) warn(format string, args ...any) {
+	warning := fmt.Sprintf(format, args...)
+	p.Log.Warn("pass", "cert", p.cert.Name, "warning", warning)
+	p.result.Warnings = append(p.result.Warnings, warning)
 }
 
 // publish puts the certificate where anybody on this host may read it.

@@ -91,10 +91,11 @@ func (m *memory) Lock(ctx context.Context, name string) (context.Context, func()
 // ca is an in-memory issuer with the order semantics of a real one: an order that was saved can be resumed, and yields
 // the certificate that was made for its key.
 type ca struct {
-	t        testing.TB
-	effects  *effects
-	lifetime time.Duration
-	fail     error
+	retracted []certstore.Answer
+	t         testing.TB
+	effects   *effects
+	lifetime  time.Duration
+	fail      error
 
 	mu     sync.Mutex
 	root   *maastest.Authority
@@ -112,6 +113,11 @@ func newCA(t testing.TB, e *effects, lifetime time.Duration) *ca {
 
 func (c *ca) Window(context.Context, *x509.Certificate) (acme.Window, error) {
 	return acme.Window{}, acme.ErrNoWindow
+}
+
+func (c *ca) Retract(_ context.Context, left []certstore.Answer) ([]certstore.Answer, error) {
+	c.retracted = append(c.retracted, left...)
+	return nil, nil
 }
 
 func (c *ca) Obtain(_ context.Context, request acme.Request) (*acme.Issued, error) {

@@ -42,9 +42,15 @@ func (r *Rehearser) Window(ctx context.Context, leaf *x509.Certificate) (acme.Wi
 	return r.Client.Window(ctx, leaf)
 }
 
+// Retract leaves what is there.
+func (r *Rehearser) Retract(_ context.Context, left []certstore.Answer) ([]certstore.Answer, error) {
+	return left, nil
+}
+
 // Obtain rehearses.
 func (r *Rehearser) Obtain(ctx context.Context, request acme.Request) (*acme.Issued, error) {
 	r.Level = Planned
+	request.Left = nil // what is there belongs to a real run
 	if r.DryRun != nil {
 		issued, err := r.DryRun.Obtain(ctx, request)
 		if err == nil {
@@ -52,18 +58,15 @@ func (r *Rehearser) Obtain(ctx context.Context, request acme.Request) (*acme.Iss
 		}
 		return issued, err
 	}
-	requests, err := r.Client.Rehearse(ctx, request, r.Keep)
+	rehearsed, err := r.Client.Rehearse(ctx, request, r.Keep)
 	if err != nil && !errors.Is(err, acme.ErrExternalAccount) {
-		return &acme.Issued{Requests: requests}, err
+		return rehearsed, err
 	}
 	if err == nil {
 		r.Level = Validated
 	}
-	bundle, err := r.standIn(request)
-	if err != nil {
-		return nil, err
-	}
-	return &acme.Issued{Bundle: bundle, Directory: r.Client.Directory(), Requests: requests}, nil
+	rehearsed.Bundle, err = r.standIn(request)
+	return rehearsed, err
 }
 
 // standIn is a certificate with the names and the kind of key that were asked for, under a chain of the usual length: a

@@ -1,0 +1,229 @@
+package acme
+
+import (
+	"context"
+	"crypto"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"maascert/internal/hint"
+	"maascert/internal/world"
+)
+
+// Records is where TXT records are put: a DNS provider. It is safe for concurrent use.
+type Records interface {
+	// Put makes a record visible beside others of its name. It may be visible already.
+	Put(ctx context.Context, r TXT) error
+	// Remove takes a record away, also one that another process put there, where the provider can find it.
+	Remove(ctx context.Context, r TXT) error
+	// Patience is how long a record may take from Put until every server of the zone has it; 0 for no opinion.
+	Patience() time.Duration
+}
+
+// TXT is a record that proves a name.
+type TXT struct {
+	FQDN  string // where it stands, CNAMEs followed; with the final dot
+	Value string
+
+	// What providers of lego's want to know instead.
+	Name             string // without the wildcard
+	Token            string
+	KeyAuthorization string
+}
+
+// DNS answers dns-01 challenges (RFC 8555 section 8.4) by TXT records. The CA is told to look when every authoritative
+// server of the zone has the record. It is safe for concurrent use.
+type DNS struct {
+	// Connect makes the provider ready; it is called before the first order, and again after it failed.
+	Connect func(ctx context.Context) (Records, error)
+	// Resolvers, as host:port, are asked where a record belongs; none: the system's.
+	Resolvers []string
+	// Nameservers, as host:port, are asked whether a record is there, instead of all authoritative ones.
+	Nameservers []string
+	Dial        world.Dial // nil: the network
+
+	mu      sync.Mutex
+	records Records
+	view    *dnsView
+}
+
+var _ Solver = (*DNS)(nil)
+
+const (
+	// defaultPatience is how long a record may take until every server has it, where the provider has no opinion.
+	defaultPatience = 2 * time.Minute
+	// longestPatience is how long it may take whatever the provider says.
+	longestPatience = 10 * time.Minute
+	// grace is how long servers that do not answer are waited for when all others have the record.
+	grace = 10 * time.Second
+	// The pauses between two looks at a zone's servers.
+	firstDNSLook   = 50 * time.Millisecond
+	longestDNSLook = 2 * time.Second
+)
+
+// Type is dns-01.
+func (d *DNS) Type() string { return "dns-01" }
+
+func (d *DNS) lasts() bool { return true }
+
+func (d *DNS) remedy() string {
+	return "the CA must find the TXT record at _acme-challenge.NAME; ask as it does: dig +trace TXT _acme-challenge.NAME; is the name delegated to the zone that the provider changes?"
+}
+
+// open makes the provider ready. What was found out about zones is forgotten: they may have moved since.
+func (d *DNS) open(ctx context.Context, _ crypto.PublicKey) (func(), error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.records == nil {
+		records, err := d.Connect(ctx)
+		if err != nil {
+			return nil, hint.Add(fmt.Errorf("dns-01: %w", err), "check the challenge's dns settings and secrets")
+		}
+		d.records = records
+	}
+	d.view = &dnsView{dial: d.Dial, resolvers: d.Resolvers, asked: map[question]*lookup{}}
+	return func() {}, nil
+}
+
+func (d *DNS) parts() (Records, *dnsView) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.records, d.view
+}
+
+// place is where the record for a name stands: a wildcard shares it with its base name, and names whose CNAMEs lead to one
+// place share that.
+func (d *DNS) place(ctx context.Context, name string) string {
+	_, view := d.parts()
+	return view.follow(ctx, "_acme-challenge."+name+".")
+}
+
+func (d *DNS) record(ctx context.Context, p proof) TXT {
+	return TXT{FQDN: d.place(ctx, p.name), Value: p.digest(), Name: p.name, Token: p.token, KeyAuthorization: p.keyAuthorization()}
+}
+
+func (d *DNS) present(ctx context.Context, p proof) error {
+	records, _ := d.parts()
+	r := d.record(ctx, p)
+	if err := records.Put(ctx, r); err != nil {
+		return hint.Add(fmt.Errorf("dns-01: %s: %s", p.name, clean(err.Error())), "check the challenge's dns settings and secrets, and that the provider has a zone for %s", r.FQDN)
+	}
+	if err := d.await(ctx, r); err != nil {
+		return fmt.Errorf("dns-01: %s: %w", p.name, err)
+	}
+	return nil
+}
+
+func (d *DNS) retract(ctx context.Context, p proof) error {
+	records, _ := d.parts()
+	r := d.record(ctx, p)
+	if err := records.Remove(ctx, r); err != nil {
+		return fmt.Errorf("dns-01: the TXT record %s with %q: %s", r.FQDN, r.Value, clean(err.Error()))
+	}
+	return nil
+}
+
+// await waits until every server of the zone has a record. Servers that do not answer are given a while; then it is the
+// others that count, because the CA asks others too.
+func (d *DNS) await(ctx context.Context, r TXT) error {
+	records, view := d.parts()
+	patience := defaultPatience
+	if wanted := records.Patience(); wanted > 0 {
+		patience = min(wanted, longestPatience)
+	}
+	begun := time.Now()
+	for pause := firstDNSLook; ; pause = min(pause*8/5, longestDNSLook) {
+		waited := time.Since(begun)
+		look, err := d.look(ctx, view, r, waited > min(grace, patience/2))
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err == nil && look.isEverywhere():
+			return nil
+		case err == nil && look.isWhereAsked() && waited > min(grace, patience/2):
+			return nil
+		case waited > patience:
+			if err == nil {
+				err = look.missing()
+			}
+			return hint.Add(fmt.Errorf("after %v the TXT record %s is not where the CA looks: %w", patience, r.FQDN, err),
+				"is the name delegated to the zone that the provider changes? Where these servers cannot be asked from here, set dns.nameservers; for a slow zone raise the provider's …_PROPAGATION_TIMEOUT")
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// look asks all servers that should have a record, side by side. Where none of a zone's answers, such as behind a
+// firewall, the resolvers may be asked; not at once, because they remember what is not there yet.
+func (d *DNS) look(ctx context.Context, view *dnsView, r TXT, resolvers bool) (look, error) {
+	servers := make([]server, len(d.Nameservers))
+	for i, address := range d.Nameservers {
+		servers[i] = server{name: address, addresses: []string{address}}
+	}
+	if len(servers) == 0 {
+		var err error
+		if servers, err = view.authorities(ctx, r.FQDN); err != nil {
+			return nil, err
+		}
+	}
+	seen := view.lookAt(ctx, servers, r, false)
+	if resolvers && len(d.Nameservers) == 0 && !seen.anyAnswered() {
+		addresses, err := view.servers()
+		if err != nil {
+			return nil, err
+		}
+		for _, address := range addresses {
+			servers = append(servers, server{name: "resolver " + address, addresses: []string{address}})
+		}
+		asked := view.lookAt(ctx, servers[len(seen):], r, true)
+		seen = append(seen, asked...)
+	}
+	return seen, nil
+}
+
+// look is what servers said about a record.
+type look []sight
+
+type sight struct {
+	server string
+	said   said
+	why    string
+}
+
+type said int
+
+const (
+	silent said = iota
+	lacks
+	has
+)
+
+func (l look) count(what said) int {
+	n := 0
+	for _, one := range l {
+		if one.said == what {
+			n++
+		}
+	}
+	return n
+}
+
+func (l look) anyAnswered() bool { return l.count(silent) < len(l) }
+
+func (l look) isEverywhere() bool { return len(l) > 0 && l.count(has) == len(l) }
+
+func (l look) isWhereAsked() bool { return l.count(has) > 0 && l.count(lacks) == 0 }
+
+func (l look) missing() error {
+	var words []string
+	for _, one := range l {
+		if one.said != has {
+			words = append(words, one.server+": "+one.why)
+		}
+	}
+	return fmt.Errorf("%s", clean(strings.Join(words, ", ")))
+}

@@ -1,0 +1,334 @@
+package acme_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme"
+	"maascert/acme/acmetest"
+	"maascert/certstore"
+)
+
+// zone is a DNS provider whose zone is the CA's name server. Like the worst of the real ones it keeps one record per name.
+type zone struct {
+	dns  *acmetest.DNS
+	late time.Duration // until a record is there
+	fail error
+
+	mu   sync.Mutex
+	puts int
+}
+
+func (z *zone) Patience() time.Duration { return 20 * time.Second }
+
+func (z *zone) Put(_ context.Context, r acme.TXT) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.puts++
+	if z.fail != nil {
+		return z.fail
+	}
+	for _, there := range z.dns.TXT() {
+		if name, value, _ := strings.Cut(there, " "); name == r.FQDN {
+			z.dns.Remove(name, value)
+		}
+	}
+	if z.late > 0 {
+		time.AfterFunc(z.late, func() { z.dns.Put(r.FQDN, r.Value) })
+		return nil
+	}
+	z.dns.Put(r.FQDN, r.Value)
+	return nil
+}
+
+func (z *zone) Remove(_ context.Context, r acme.TXT) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.fail != nil {
+		return z.fail
+	}
+	z.dns.Remove(r.FQDN, r.Value)
+	return nil
+}
+
+// dns01 proves names by records in a zone. Whoever asks port 53 of any host asks the CA's name server.
+func dns01(z *zone) *acme.DNS {
+	return &acme.DNS{
+		Connect:   func(context.Context) (acme.Records, error) { return z, nil },
+		Resolvers: []string{z.dns.Address},
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if _, port, err := net.SplitHostPort(address); err == nil && port == "53" {
+				address = z.dns.Address
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	}
+}
+
+func withDNS(solver acme.Solver) func(*acme.Config) {
+	return func(c *acme.Config) { c.Solve = always(solver) }
+}
+
+func TestDNSProvesNamesAndWildcards(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	c := client(t, ca, withDNS(dns01(&zone{dns: ca.DNS})))
+	asked := request("maas.example", "*.maas.example", "region1.maas.example")
+	noted := new(notes)
+	asked.Note = noted.note
+	issued, err := c.Obtain(t.Context(), asked)
+	require.NoError(t, err)
+	require.Equal(t, []string{"*.maas.example", "maas.example", "region1.maas.example"}, certstore.CertificateNames(issued.Bundle.Leaf()))
+	require.Empty(t, issued.Warnings)
+	require.Empty(t, ca.DNS.TXT(), "no record is left")
+	require.Len(t, ca.DNS.Puts(), 3)
+	require.Len(t, noted.most(), 3, "all were written down before they were visible")
+	require.Empty(t, noted.last(), "and none is left written down")
+}
+
+// notes remembers what was written down of answers.
+type notes struct {
+	mu  sync.Mutex
+	all [][]certstore.Answer
+}
+
+func (n *notes) note(answers []certstore.Answer) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.all = append(n.all, answers)
+	return nil
+}
+
+func (n *notes) last() []certstore.Answer {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.all[len(n.all)-1]
+}
+
+func (n *notes) most() []certstore.Answer {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.MaxFunc(n.all, func(a, b []certstore.Answer) int { return len(a) - len(b) })
+}
+
+func TestDNSFollowsADelegation(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	// Two names lead to one place, where only one record can stand at a time.
+	ca.DNS.Alias("_acme-challenge.a.example", "here.delegated.test")
+	ca.DNS.Alias("_acme-challenge.b.example", "there.delegated.test")
+	ca.DNS.Alias("there.delegated.test", "here.delegated.test")
+	c := client(t, ca, withDNS(dns01(&zone{dns: ca.DNS})))
+	_, err := c.Obtain(t.Context(), request("a.example", "b.example"))
+	require.NoError(t, err)
+	require.Empty(t, ca.DNS.TXT())
+	for _, name := range ca.DNS.Puts() {
+		require.Equal(t, "here.delegated.test.", name)
+	}
+}
+
+func TestDNSWaitsUntilEveryServerHasTheRecord(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	c := client(t, ca, withDNS(dns01(&zone{dns: ca.DNS, late: 700 * time.Millisecond})))
+	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.Contains(r.URL.Path, acmetest.Challenge) && len(ca.DNS.TXT()) < 2 {
+			t.Error("the CA was told to look before the records were there")
+		}
+		next.ServeHTTP(w, r)
+	})
+	_, err := c.Obtain(t.Context(), request("a.example", "b.example"))
+	require.NoError(t, err)
+}
+
+// One server of two has the record: the CA is not asked.
+func TestDNSAsksEveryServer(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	second, err := acmetest.StartDNS(0)
+	require.NoError(t, err)
+	t.Cleanup(second.Stop)
+	require.NoError(t, ca.DNS.Set("example. 1 IN NS ns1.example.", "example. 1 IN NS ns2.example.", "ns2.example. 1 IN A 127.0.0.9"))
+	z := &impatient{zone{dns: ca.DNS}}
+	solver := dns01(&z.zone)
+	solver.Connect = func(context.Context) (acme.Records, error) { return z, nil }
+	dial := solver.Dial
+	solver.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == "127.0.0.9:53" {
+			address = second.Address
+		}
+		return dial(ctx, network, address)
+	}
+	c := client(t, ca, withDNS(solver))
+	_, err = c.Obtain(t.Context(), request("a.example"))
+	require.ErrorContains(t, err, "ns2.example: it does not have it yet")
+	require.Zero(t, ca.Count(acmetest.Challenge))
+	require.Empty(t, ca.DNS.TXT())
+
+	ca.DNS.OnPut(second.Put)
+	_, err = c.Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err)
+}
+
+// impatient gives up quickly.
+type impatient struct{ zone }
+
+func (*impatient) Patience() time.Duration { return 500 * time.Millisecond }
+
+// A dead or lame server beside one that has the record holds nothing up for long; where none answers, as behind a
+// firewall, the resolvers are asked.
+func TestDNSGoesOnWithoutServersThatDoNotAnswer(t *testing.T) {
+	t.Parallel()
+	for name, lines := range map[string][]string{
+		"one of two": {"example. 1 IN NS ns1.example.", "example. 1 IN NS ns2.example.", "ns2.example. 1 IN A 127.0.0.9"},
+		"all":        {"example. 1 IN NS ns2.example.", "ns2.example. 1 IN A 127.0.0.9"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ca := acmetest.New(t, acmetest.Options{})
+			require.NoError(t, ca.DNS.Set(lines...))
+			z := &impatient{zone{dns: ca.DNS}}
+			solver := dns01(&z.zone)
+			solver.Connect = func(context.Context) (acme.Records, error) { return z, nil }
+			dial := solver.Dial
+			solver.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if address == "127.0.0.9:53" {
+					return nil, errors.New("refused")
+				}
+				return dial(ctx, network, address)
+			}
+			_, err := client(t, ca, withDNS(solver)).Obtain(t.Context(), request("a.example"))
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestDNSFails(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	z := &zone{dns: ca.DNS, fail: errors.New("no such zone")}
+	_, err := client(t, ca, withDNS(dns01(z))).Obtain(t.Context(), request("a.example"))
+	require.ErrorContains(t, err, "dns-01: a.example: no such zone")
+	require.Zero(t, ca.Count(acmetest.Challenge))
+
+	solver := dns01(z)
+	solver.Connect = func(context.Context) (acme.Records, error) { return nil, errors.New("credentials are missing") }
+	_, err = client(t, ca, withDNS(solver)).Obtain(t.Context(), request("a.example"))
+	require.ErrorContains(t, err, "dns-01: credentials are missing")
+	require.Equal(t, 1, ca.Orders(), "nothing is ordered without a provider")
+
+	ca.DNS.Fail("_acme-challenge.b.example", dns.RcodeServerFailure)
+	impatient := &impatient{zone{dns: ca.DNS}}
+	solver.Connect = func(context.Context) (acme.Records, error) { return impatient, nil }
+	_, err = client(t, ca, withDNS(solver)).Obtain(t.Context(), request("b.example"))
+	require.ErrorContains(t, err, "the TXT record _acme-challenge.b.example. is not where the CA looks")
+	require.Empty(t, ca.DNS.TXT())
+}
+
+// What a run that was killed left visible is taken away by the next one, and by Retract where there is no order to make.
+func TestDNSTakesAwayWhatAKilledRunLeft(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	c := client(t, ca, withDNS(dns01(&zone{dns: ca.DNS})))
+	asked := request("a.example", "*.a.example")
+	killed, noted := new(saves), new(notes)
+	asked.Save, asked.Note = killed.save, func(answers []certstore.Answer) error {
+		if len(answers) == 0 {
+			return nil
+		}
+		return noted.note(answers)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ca.DNS.OnPut(func(string, string) { cancel(errors.New("killed")) })
+	_, err := c.Obtain(ctx, asked)
+	require.Error(t, err)
+	ca.DNS.OnPut(nil)
+	left := noted.all[0]
+	require.Len(t, left, 2)
+	require.Empty(t, ca.DNS.TXT(), "a cancel takes them away")
+
+	// Killed for good: they are still there.
+	ca.DNS.Put("_acme-challenge.gone.example", "other")
+	ca.DNS.Put("_acme-challenge.gone.example", digest("t.p"))
+	again := request("a.example", "*.a.example")
+	again.Left = append(left, certstore.Answer{Type: "dns-01", Name: "*.gone.example", Token: "t", Thumbprint: "p", At: time.Now()})
+	again.Note, again.Resume = noted.note, &killed.orders[0]
+	_, err = c.Obtain(t.Context(), again)
+	require.NoError(t, err)
+	require.Empty(t, noted.last())
+	require.Equal(t, []string{"_acme-challenge.gone.example. other"}, ca.DNS.TXT(), "nobody else's record is touched")
+	ca.DNS.Remove("_acme-challenge.gone.example", "other")
+
+	ca.DNS.Put("_acme-challenge.c.example", digest("token.thumbprint"))
+	before := ca.Orders()
+	stays, err := c.Retract(t.Context(), []certstore.Answer{{Type: "dns-01", Name: "c.example", Token: "token", Thumbprint: "thumbprint", At: time.Now()}})
+	require.NoError(t, err)
+	require.Empty(t, stays)
+	require.Equal(t, before, ca.Orders())
+	require.Empty(t, ca.DNS.TXT())
+}
+
+// digest is a key authorization as a TXT record holds it.
+func digest(keyAuthorization string) string {
+	sum := sha256.Sum256([]byte(keyAuthorization))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+func TestDNSKeepsInMindWhatItCannotTakeAway(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	z := &zone{dns: ca.DNS}
+	c := client(t, ca, withDNS(dns01(z)))
+	asked, noted := request("a.example"), new(notes)
+	asked.Note = noted.note
+	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.Contains(r.URL.Path, acmetest.Challenge) {
+			z.mu.Lock()
+			z.fail = errors.New("the API is down")
+			z.mu.Unlock()
+		}
+		next.ServeHTTP(w, r)
+	})
+	issued, err := c.Obtain(t.Context(), asked)
+	require.NoError(t, err, "the certificate is there all the same")
+	require.Len(t, issued.Warnings, 1)
+	require.Contains(t, issued.Warnings[0], "the API is down")
+	require.Len(t, noted.last(), 1)
+
+	stays, err := c.Retract(t.Context(), noted.last())
+	require.ErrorContains(t, err, "the API is down")
+	require.Len(t, stays, 1)
+	z.fail = nil
+	stays, err = c.Retract(t.Context(), stays)
+	require.NoError(t, err)
+	require.Empty(t, stays)
+	require.Empty(t, ca.DNS.TXT())
+
+	old := []certstore.Answer{{Type: "dns-01", Name: "a.example", Token: "t", Thumbprint: "p", At: time.Now().Add(-8 * 24 * time.Hour)}}
+	z.fail = errors.New("still down")
+	stays, err = c.Retract(t.Context(), old)
+	require.NoError(t, err, "after a week it is given up")
+	require.Empty(t, stays)
+}
+
+func TestDNSRehearsalLeavesNoRecord(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	c := client(t, ca, withDNS(dns01(&zone{dns: ca.DNS})))
+	_, err := c.Rehearse(t.Context(), request("a.example", "*.a.example"), false)
+	require.NoError(t, err)
+	require.Empty(t, ca.DNS.TXT())
+	require.Empty(t, ca.Issued())
+}

@@ -1,0 +1,302 @@
+// Package providers holds the DNS providers that prove names by dns-01, most of them lego's. It promises that a setting
+// under a name that is not the provider's is refused; that what lego's providers take from the environment is there only
+// while a provider is built; and that no error tells a secret.
+package providers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-acme/lego/v4/challenge"
+	"github.com/go-acme/lego/v4/challenge/dns01"
+	"github.com/go-acme/lego/v4/log"
+	"github.com/go-acme/lego/v4/providers/dns/acmedns"
+	"github.com/go-acme/lego/v4/providers/dns/bluecat"
+	"github.com/go-acme/lego/v4/providers/dns/cloudflare"
+	"github.com/go-acme/lego/v4/providers/dns/designate"
+	"github.com/go-acme/lego/v4/providers/dns/digitalocean"
+	"github.com/go-acme/lego/v4/providers/dns/httpreq"
+	"github.com/go-acme/lego/v4/providers/dns/infoblox"
+	"github.com/go-acme/lego/v4/providers/dns/pdns"
+	"github.com/go-acme/lego/v4/providers/dns/rfc2136"
+	"github.com/go-acme/lego/v4/providers/dns/route53"
+
+	"maascert/acme"
+	"maascert/internal/hint"
+	"maascert/internal/world"
+)
+
+// Provider is a kind of DNS provider.
+type Provider struct {
+	Prefixes []string // of the names of its settings, such as "RFC2136_"
+	// Calls is how many records may be put side by side; 0 stands for 1.
+	Calls int
+	// New builds the provider from settings that are in the environment while it runs. It may ask the network.
+	New func() (challenge.Provider, error)
+
+	build func(settings Settings, parts Parts) (acme.Records, error) // instead of New
+}
+
+// Settings are a provider's, by the names that lego gives them.
+type Settings map[string]string
+
+// Parts are what providers touch the world with.
+type Parts struct {
+	Runner    world.Runner
+	Resolvers []string // that tell zones, as host:port; none: the system's
+}
+
+// lego makes the providers of its kind that need nothing special.
+func lego[T challenge.Provider](calls int, build func() (T, error), prefixes ...string) Provider {
+	return Provider{Prefixes: prefixes, Calls: calls, New: func() (challenge.Provider, error) { return build() }}
+}
+
+// A cloud's API takes so many calls at the same time without complaint; acme-dns writes its accounts into one file.
+const cloudCalls = 8
+
+var known = map[string]Provider{
+	"acme-dns":     lego(1, acmedns.NewDNSProvider, "ACME_DNS_"),
+	"bluecat":      lego(1, bluecat.NewDNSProvider, "BLUECAT_"),
+	"cloudflare":   lego(cloudCalls, cloudflare.NewDNSProvider, "CLOUDFLARE_", "CF_"),
+	"designate":    lego(cloudCalls, designate.NewDNSProvider, "DESIGNATE_", "OS_"),
+	"digitalocean": lego(cloudCalls, digitalocean.NewDNSProvider, "DO_"),
+	"exec":         {Prefixes: []string{"EXEC_"}, build: newProgram},
+	"httpreq":      lego(cloudCalls, httpreq.NewDNSProvider, "HTTPREQ_"),
+	"infoblox":     lego(cloudCalls, infoblox.NewDNSProvider, "INFOBLOX_"),
+	"pdns":         lego(1, pdns.NewDNSProvider, "PDNS_"),
+	"rfc2136":      lego(16, newRFC2136, rfc2136Prefixes...),
+	"route53":      lego(cloudCalls, route53.NewDNSProvider, "AWS_"),
+}
+
+// Add makes another provider known, for programs that are built with more of them. It must be called before any other
+// function of this package.
+func Add(name string, provider Provider) { known[name] = provider }
+
+// Names are those of all known providers.
+func Names() []string { return slices.Sorted(maps.Keys(known)) }
+
+// CheckName tells whether there is a provider of a name.
+func CheckName(name string) error {
+	if _, ok := known[name]; !ok {
+		return fmt.Errorf("%q is unknown; there are: %s", name, strings.Join(Names(), ", "))
+	}
+	return nil
+}
+
+// CheckSetting tells whether a setting's name can be one of a provider's.
+func CheckSetting(provider, name string) error {
+	prefixes := known[provider].Prefixes
+	if !slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
+		return fmt.Errorf("%q is no setting of %s: those begin with %s", name, provider, strings.Join(prefixes, " or "))
+	}
+	return nil
+}
+
+var secrets = regexp.MustCompile(`(TOKEN|PASSWORD|SECRET|API_KEY|SECRET_ACCESS_KEY|HMAC|PRIVATE_KEY)$`)
+
+// IsSecret tells by a setting's name whether its value is a secret, which must not stand where it could be read.
+func IsSecret(name string) bool { return secrets.MatchString(name) }
+
+// Connect builds a provider. The error tells no secret. A provider that asks the network and gets no answer is left to
+// itself when the context ends.
+func Connect(ctx context.Context, name string, settings Settings, secrets []string, parts Parts) (acme.Records, error) {
+	provider := known[name]
+	hide := redactor(secrets)
+	if provider.build != nil {
+		records, err := provider.build(settings, parts)
+		return records, hide(err)
+	}
+	type result struct {
+		provider challenge.Provider
+		err      error
+	}
+	built := make(chan result, 1)
+	go func() {
+		var r result
+		r.err = withEnvironment(settings, parts.Resolvers, func() (err error) {
+			r.provider, err = provider.New()
+			return err
+		})
+		built <- r
+	}()
+	var r result
+	select {
+	case r = <-built:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if err := r.err; err != nil {
+		return nil, hint.Add(hide(err), "%s takes settings that begin with %s; their names are those of lego's provider of that name",
+			name, strings.Join(provider.Prefixes, " or "))
+	}
+	return &records{provider: r.provider, hide: hide, calls: make(chan struct{}, max(1, provider.Calls)), putting: map[string]chan struct{}{}}, nil
+}
+
+// redactor takes secrets out of errors: a provider may tell what it sent.
+func redactor(secrets []string) func(error) error {
+	return func(err error) error {
+		if err == nil {
+			return nil
+		}
+		text := err.Error()
+		for _, secret := range secrets {
+			if secret != "" {
+				text = strings.ReplaceAll(text, secret, "…")
+			}
+		}
+		return fmt.Errorf("%s", text)
+	}
+}
+
+// environment keeps two providers from being built with each other's settings.
+var environment sync.Mutex
+
+// withEnvironment runs build while settings are in the process's environment, which is the only way to tell them to
+// lego's providers. No program is started meanwhile that would inherit them: world.Exec hands on a short list of names.
+func withEnvironment(settings Settings, resolvers []string, build func() error) (err error) {
+	environment.Lock()
+	defer environment.Unlock()
+	if len(resolvers) > 0 {
+		// lego's providers find zones by these, process-wide.
+		if err := dns01.AddRecursiveNameservers(resolvers)(nil); err != nil {
+			return err
+		}
+	}
+	before := map[string]*string{}
+	defer func() {
+		for name, value := range before {
+			// These names and values were accepted a moment ago.
+			if value == nil {
+				_ = os.Unsetenv(name)
+			} else {
+				_ = os.Setenv(name, *value)
+			}
+		}
+	}()
+	for name, value := range settings {
+		if old, ok := os.LookupEnv(name); ok {
+			before[name] = &old
+		} else {
+			before[name] = nil
+		}
+		if err := os.Setenv(name, value); err != nil {
+			return err
+		}
+	}
+	return build()
+}
+
+// records are TXT records at a provider of lego's, which knows no context: a call that takes too long is left to itself.
+type records struct {
+	provider challenge.Provider
+	hide     func(error) error
+	calls    chan struct{}
+
+	mu      sync.Mutex
+	putting map[string]chan struct{} // by token: closed when a Put that was left to itself has ended
+}
+
+// Patience is the provider's own, which its …_PROPAGATION_TIMEOUT sets.
+func (r *records) Patience() time.Duration {
+	if p, ok := r.provider.(challenge.ProviderTimeout); ok {
+		timeout, _ := p.Timeout()
+		return timeout
+	}
+	return 0
+}
+
+// Put presents a record.
+func (r *records) Put(ctx context.Context, txt acme.TXT) error {
+	done := make(chan struct{})
+	r.mu.Lock()
+	r.putting[txt.Token] = done
+	r.mu.Unlock()
+	return r.call(ctx, func() error {
+		defer close(done)
+		return r.provider.Present(txt.Name, txt.Token, txt.KeyAuthorization)
+	}, func() { close(done) })
+}
+
+// Remove cleans a record up, after a Put of it that was left to itself has ended.
+func (r *records) Remove(ctx context.Context, txt acme.TXT) error {
+	r.mu.Lock()
+	putting := r.putting[txt.Token]
+	r.mu.Unlock()
+	if putting != nil {
+		select {
+		case <-putting:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return r.call(ctx, func() error {
+		return r.provider.CleanUp(txt.Name, txt.Token, txt.KeyAuthorization)
+	}, func() {})
+}
+
+// call makes one call of the provider's and waits for it no longer than the context lasts. never is called instead when
+// there was no turn for it.
+func (r *records) call(ctx context.Context, do func() error, never func()) error {
+	select {
+	case r.calls <- struct{}{}:
+	case <-ctx.Done():
+		never()
+		return context.Cause(ctx)
+	}
+	result := make(chan error, 1)
+	go func() {
+		defer func() { <-r.calls }()
+		result <- do()
+	}()
+	select {
+	case err := <-result:
+		return r.hide(err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func init() {
+	// lego's providers talk to a logger of their own; what matters they return as an error.
+	log.Logger = quiet{}
+}
+
+type quiet struct{}
+
+func (quiet) Fatal(args ...any)                 { panic(fmt.Sprint(args...)) }
+func (quiet) Fatalln(args ...any)               { panic(fmt.Sprintln(args...)) }
+func (quiet) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+func (quiet) Print(...any)                      {}
+func (quiet) Println(...any)                    {}
+func (quiet) Printf(string, ...any)             {}
+
+var rfc2136Prefixes = []string{"RFC2136_", "DNSUPDATE_"}
+
+// newRFC2136 builds the provider from a configuration: with no zones in the environment lego's own way takes the root
+// for the zone of every name.
+func newRFC2136() (*rfc2136.DNSProvider, error) {
+	config := rfc2136.NewDefaultConfig()
+	setting := func(name string) string {
+		for _, prefix := range rfc2136Prefixes {
+			if value := os.Getenv(prefix + name); value != "" {
+				return value
+			}
+		}
+		return ""
+	}
+	config.Nameserver = setting("NAMESERVER")
+	if zones := setting("ZONES"); zones != "" {
+		config.Zones = strings.Split(zones, ",")
+	}
+	config.TSIGFile, config.TSIGKey, config.TSIGSecret = setting("TSIG_FILE"), setting("TSIG_KEY"), setting("TSIG_SECRET")
+	config.TSIGGSSRealm, config.TSIGGSSUsername = setting("TSIG_GSS_REALM"), setting("TSIG_GSS_USERNAME")
+	config.TSIGGSSPassword, config.TSIGGSSKeytabFile = setting("TSIG_GSS_PASSWORD"), setting("TSIG_GSS_KEYTAB_FILE")
+	return rfc2136.NewDNSProviderConfig(config)
+}
