@@ -4,6 +4,7 @@ TOOLS := $(CURDIR)/.tools
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 STEP_CA := github.com/smallstep/certificates/cmd/step-ca@v0.30.2
 STEP := github.com/smallstep/cli/cmd/step@v0.30.2
+PEBBLE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 CADDY := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
 
 .PHONY: build test demo lint race e2e bench allproviders check clean
@@ -29,7 +30,7 @@ lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck
 race: ## the tests once more, in random order and with the race detector, which needs a C compiler
 	go test -race -shuffle=on ./...
 
-e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy ## real CAs and proxies; needs root, nginx, haproxy, apache2 and ip
+e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies and name servers; needs root, nginx, haproxy, apache2, named and ip
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -v ./internal/e2e
 
 bench: ## what an issuance takes, beside lego's own way
@@ -50,5 +51,7 @@ $(TOOLS)/step-ca:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(STEP_CA)
 $(TOOLS)/step:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(STEP)
+$(TOOLS)/pebble:
+	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(PEBBLE)
 $(TOOLS)/caddy:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(CADDY)

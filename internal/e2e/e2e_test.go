@@ -212,30 +212,39 @@ func TestStepCA(t *testing.T) {
 	s.mainJob(t)
 }
 
-// Caddy validates on port 80 and with the system's resolver, so everything runs in a network namespace of its own.
-func TestCaddy(t *testing.T) {
+// isolated runs a test in a network namespace of its own, where every port of the loopback is free and one address is the
+// resolver. It returns true inside; outside the test is over then.
+func isolated(t *testing.T, resolver string) bool {
 	const inside = "MAASCERT_E2E_INSIDE"
-	if os.Getenv(inside) == "" {
-		name := fmt.Sprintf("maascert-e2e-%d", os.Getpid())
-		ip := program(t, "ip")
-		run := func(args ...string) {
-			out, err := exec.Command(ip, args...).CombinedOutput()
-			require.NoError(t, err, string(out))
-		}
-		run("netns", "add", name)
-		t.Cleanup(func() { run("netns", "delete", name) })
-		run("netns", "exec", name, ip, "link", "set", "lo", "up")
-		etc := filepath.Join("/etc/netns", name)
-		require.NoError(t, os.MkdirAll(etc, 0o755))
-		t.Cleanup(func() { require.NoError(t, os.RemoveAll(etc)) })
-		require.NoError(t, os.WriteFile(filepath.Join(etc, "resolv.conf"), []byte("nameserver 127.0.0.1\n"), 0o644))
-		self, err := os.Executable()
-		require.NoError(t, err)
-		cmd := exec.CommandContext(t.Context(), ip, "netns", "exec", name, self, "-test.run", "^TestCaddy$", "-test.v")
-		cmd.Env = append(os.Environ(), inside+"=1")
-		out, err := cmd.CombinedOutput()
-		t.Logf("%s", out)
-		require.NoError(t, err)
+	if os.Getenv(inside) != "" {
+		return true
+	}
+	name := fmt.Sprintf("maascert-e2e-%d-%s", os.Getpid(), strings.ToLower(t.Name()))
+	ip := program(t, "ip")
+	run := func(args ...string) {
+		out, err := exec.Command(ip, args...).CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
+	run("netns", "add", name)
+	t.Cleanup(func() { run("netns", "delete", name) })
+	run("netns", "exec", name, ip, "link", "set", "lo", "up")
+	etc := filepath.Join("/etc/netns", name)
+	require.NoError(t, os.MkdirAll(etc, 0o755))
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(etc)) })
+	require.NoError(t, os.WriteFile(filepath.Join(etc, "resolv.conf"), []byte("nameserver "+resolver+"\n"), 0o644))
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), ip, "netns", "exec", name, self, "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), inside+"=1")
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	require.NoError(t, err)
+	return false
+}
+
+// Caddy validates on port 80 and with the system's resolver.
+func TestCaddy(t *testing.T) {
+	if !isolated(t, "127.0.0.1") {
 		return
 	}
 	resolver, err := acmetest.StartDNS(53)
