@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -22,6 +21,18 @@ type Window struct {
 	Explanation string    // URL for the operator; most often empty
 	AskAgain    time.Time // the answer is good until then
 	id          string
+}
+
+// NewWindow is a window for a certificate.
+func NewWindow(leaf *x509.Certificate, start, end time.Time) (Window, error) {
+	id, ok := certID(leaf)
+	if !ok {
+		return Window{}, ErrNoWindow
+	}
+	if start.IsZero() || !start.Before(end) {
+		return Window{}, errors.New("renewalInfo: the CA's window does not begin before it ends")
+	}
+	return Window{Start: start, End: end, id: id}, nil
 }
 
 // ErrNoWindow says that the CA has no renewal information for a certificate.
@@ -57,7 +68,7 @@ func (c *Client) Window(ctx context.Context, leaf *x509.Certificate) (Window, er
 	if known && c.config.Now().Before(window.AskAgain) {
 		return window, nil
 	}
-	window, err := c.askWindow(ctx, id)
+	window, err := c.askWindow(ctx, leaf, id)
 	if err != nil {
 		return Window{}, err
 	}
@@ -72,7 +83,7 @@ func (c *Client) Window(ctx context.Context, leaf *x509.Certificate) (Window, er
 	return window, nil
 }
 
-func (c *Client) askWindow(ctx context.Context, id string) (Window, error) {
+func (c *Client) askWindow(ctx context.Context, leaf *x509.Certificate, id string) (Window, error) {
 	wire := &transport{client: c, ctx: ctx}
 	s := &session{Client: c, ctx: ctx, wire: wire}
 	directory, err := get[lego.Directory](s, "directory", c.config.Directory)
@@ -87,10 +98,11 @@ func (c *Client) askWindow(ctx context.Context, id string) (Window, error) {
 	if err != nil {
 		return Window{}, err
 	}
-	window := Window{Start: info.SuggestedWindow.Start, End: info.SuggestedWindow.End, Explanation: clean(info.ExplanationURL), id: id}
-	if window.Start.IsZero() || !window.Start.Before(window.End) {
-		return Window{}, errors.New("renewalInfo: the CA's window does not begin before it ends")
+	window, err := NewWindow(leaf, info.SuggestedWindow.Start, info.SuggestedWindow.End)
+	if err != nil {
+		return Window{}, err
 	}
+	window.Explanation = clean(info.ExplanationURL)
 	wait := defaultAsk
 	if said, ok := wire.wait(url); ok {
 		wait = min(max(said, soonestAsk), latestAsk)
@@ -112,16 +124,9 @@ func get[T any](s *session, op, url string) (T, error) {
 		if err != nil {
 			return into, err
 		}
-		body, err := io.ReadAll(resp.Body)
+		body, err := answered(resp, url)
 		if err != nil {
 			return into, err
-		}
-		if resp.StatusCode != http.StatusOK {
-			problem := &lego.ProblemDetails{HTTPStatus: resp.StatusCode, Detail: resp.Status}
-			// What normalize wrote always parses; anything else keeps the status line.
-			_ = json.Unmarshal(body, problem)
-			problem.URL = url
-			return into, problem
 		}
 		return into, json.Unmarshal(body, &into)
 	})

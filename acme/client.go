@@ -122,6 +122,7 @@ type session struct {
 	account    string // URL of the account
 	newKey     bool   // the key was made in this session
 	harmless   bool   // nothing may be bound for good
+	next       bool   // the key is the account's next one
 }
 
 // open loads the directory and prepares a session that signs with the account's key, which is made when there is none.
@@ -178,6 +179,9 @@ func (s *session) loadKey() (certstore.Account, error) {
 		}
 	}
 	s.key, err = account.Signer()
+	if account.Registrations[s.config.Directory].Next {
+		s.key, err = certstore.ParseKey([]byte(account.NextKey))
+	}
 	if err != nil {
 		return account, fmt.Errorf("the ACME account's key: %w", err)
 	}
@@ -210,30 +214,32 @@ func (s *session) register() error {
 		return s.core.Accounts.New(request)
 	})
 	if err != nil {
-		return err
+		return s.explainRegistration(err)
 	}
 	if account.Location == "" {
 		return errors.New("newAccount: the CA named no account URL")
 	}
 	s.account = account.Location
-	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC()})
+	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC(), Terms: meta.TermsOfService, Next: s.next})
 }
 
 func (s *session) saveRegistration(registration certstore.Registration) error {
-	for {
-		account, revision, err := certstore.LoadAccount(s.ctx, s.config.Store)
-		if err != nil {
-			return err
-		}
-		if account.Registrations == nil {
-			account.Registrations = map[string]certstore.Registration{}
-		}
+	_, err := updateAccount(s.ctx, s.config.Store, func(account *certstore.Account) error {
 		account.Registrations[s.config.Directory] = registration
-		_, err = certstore.SaveAccount(s.ctx, s.config.Store, account, revision)
-		if !errors.Is(err, certstore.ErrConflict) {
-			return err
-		}
+		return nil
+	})
+	return err
+}
+
+// explainRegistration says what to do when a CA takes no account with this key.
+func (s *session) explainRegistration(err error) error {
+	if isType(err, "unauthorized") && strings.Contains(strings.ToLower(err.Error()), "deactivated") {
+		return hint.Add(fmt.Errorf("%w: %w", ErrDeactivated, err), "a deactivated key cannot be used again; make another: maascert account rollover")
 	}
+	if isType(err, "externalAccountRequired") {
+		return hint.Add(fmt.Errorf("%w: %w", ErrExternalAccount, err), "set acme.eab to what the CA's operator gave you")
+	}
+	return err
 }
 
 // reregister replaces an account that the CA no longer knows, after a reset of its database for example.

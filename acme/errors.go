@@ -87,7 +87,7 @@ func call[T any](s *session, op string, ask func() (T, error)) (T, error) {
 			}
 			pause *= 2
 		default:
-			return got, err
+			return got, userAction(err)
 		}
 	}
 }
@@ -117,6 +117,14 @@ func (s *session) explain(op string, err error) error {
 		return fmt.Errorf("%s: %w", op, transport.Err)
 	}
 	return fmt.Errorf("%s: %s", op, clean(err.Error()))
+}
+
+// userAction says what to do when a CA wants a person to agree to something.
+func userAction(err error) error {
+	if isType(err, "userActionRequired") {
+		return hint.Add(err, "the CA changed its terms or wants something else of the account's owner: do what it says there; the old certificate stays in use")
+	}
+	return err
 }
 
 func problemError(op string, problem *lego.ProblemDetails) *Error {

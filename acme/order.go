@@ -159,7 +159,7 @@ func (o *order) begin() error {
 		}
 		err = o.newOrder()
 	}
-	return err
+	return o.explainRefusal(err)
 }
 
 func (o *order) newOrder() error {

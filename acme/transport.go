@@ -129,6 +129,9 @@ func normalize(resp *http.Response, body []byte) (status int, _ []byte) {
 		if problem.Type == lego.BadNonceErr {
 			problem.Type = badNonce
 		}
+		if strings.TrimPrefix(problem.Type, urn) == "userActionRequired" {
+			problem.Detail += actionRequired(resp.Header, problem.Instance)
+		}
 		problem.HTTPStatus = resp.StatusCode
 		return resp.StatusCode, mustJSON(problem)
 	}
@@ -139,6 +142,20 @@ func normalize(resp *http.Response, body []byte) (status int, _ []byte) {
 	return http.StatusNotAcceptable, mustJSON(lego.ProblemDetails{
 		HTTPStatus: http.StatusNotAcceptable, Detail: fmt.Sprintf("not an ACME answer: %s", kindWords(kind)),
 	})
+}
+
+// actionRequired is what a person has to read or visit before the CA goes on (RFC 8555 section 7.3.3).
+func actionRequired(header http.Header, instance string) string {
+	var words string
+	for _, link := range header.Values("Link") {
+		if url, rest, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">"); ok && strings.Contains(rest, `"terms-of-service"`) {
+			words += "; the terms of service: " + url
+		}
+	}
+	if instance != "" {
+		words += "; visit: " + instance
+	}
+	return words
 }
 
 func kindWords(kind string) string {

@@ -171,7 +171,40 @@ type Record struct {
 	Attempts    []Attempt             `json:"attempts"`              // oldest first, at most maxAttempts
 	Deployments map[string]Deployment `json:"deployments"`           // by target
 
+	Revocations []Revocation `json:"revocations,omitempty"` // asked for, oldest first
+	Window      *Window      `json:"window,omitempty"`      // what the CA said last of the version in use
+
 	unknown
+}
+
+// Revocation is a version that somebody wants revoked.
+type Revocation struct {
+	Version int       `json:"version"`
+	Reason  uint      `json:"reason"` // RFC 5280 section 5.3.1
+	Asked   time.Time `json:"asked"`
+	Done    time.Time `json:"done,omitzero"` // when the CA revoked it; until then it is to be replaced first
+
+	unknown
+}
+
+// Window is when the CA suggested to renew a version (RFC 9773), remembered for when it cannot be asked.
+type Window struct {
+	Version     int       `json:"version"`
+	Start       time.Time `json:"start"`
+	End         time.Time `json:"end"`
+	Explanation string    `json:"explanation,omitempty"`
+
+	unknown
+}
+
+// Revocation is what is wanted of a version, or nil.
+func (r *Record) Revocation(version int) *Revocation {
+	for i := range r.Revocations {
+		if r.Revocations[i].Version == version {
+			return &r.Revocations[i]
+		}
+	}
+	return nil
 }
 
 // Order is an ACME order under way, saved before it is finalized: with it a run that follows a crash gets the
@@ -261,8 +294,9 @@ func SaveRecord(ctx context.Context, store Store, cert string, record Record, pr
 // Account is the ACME account: the document "account". One key is registered with every directory that is used.
 type Account struct {
 	V             int                     `json:"v"`
-	Key           string                  `json:"key"`           // PKCS#8 PEM; none when empty
-	Registrations map[string]Registration `json:"registrations"` // by directory URL
+	Key           string                  `json:"key"`                // PKCS#8 PEM; none when empty
+	Registrations map[string]Registration `json:"registrations"`      // by directory URL
+	NextKey       string                  `json:"next_key,omitempty"` // that is taking the key's place, PKCS#8 PEM
 
 	unknown
 }
@@ -271,6 +305,8 @@ type Account struct {
 type Registration struct {
 	URL     string    `json:"url"` // the account's (RFC 8555 section 7.3)
 	Created time.Time `json:"created"`
+	Terms   string    `json:"terms,omitempty"` // URL of the terms of service that were agreed to
+	Next    bool      `json:"next,omitempty"`  // it is by the next key that the CA knows the account
 
 	unknown
 }
@@ -375,6 +411,8 @@ type (
 	plainRecord       Record
 	plainOrder        Order
 	plainAnswer       Answer
+	plainRevocation   Revocation
+	plainWindow       Window
 	plainAttempt      Attempt
 	plainDeployment   Deployment
 	plainAccount      Account
@@ -391,6 +429,14 @@ func (o *Order) UnmarshalJSON(data []byte) error {
 
 func (a *Answer) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainAnswer)(a)), a.take(data, *a))
+}
+
+func (r *Revocation) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainRevocation)(r)), r.take(data, *r))
+}
+
+func (w *Window) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainWindow)(w)), w.take(data, *w))
 }
 
 func (a *Attempt) UnmarshalJSON(data []byte) error {
@@ -412,6 +458,8 @@ func (r *Registration) UnmarshalJSON(data []byte) error {
 func (r Record) MarshalJSON() ([]byte, error)       { return r.add(json.Marshal(plainRecord(r))) }
 func (o Order) MarshalJSON() ([]byte, error)        { return o.add(json.Marshal(plainOrder(o))) }
 func (a Answer) MarshalJSON() ([]byte, error)       { return a.add(json.Marshal(plainAnswer(a))) }
+func (r Revocation) MarshalJSON() ([]byte, error)   { return r.add(json.Marshal(plainRevocation(r))) }
+func (w Window) MarshalJSON() ([]byte, error)       { return w.add(json.Marshal(plainWindow(w))) }
 func (a Attempt) MarshalJSON() ([]byte, error)      { return a.add(json.Marshal(plainAttempt(a))) }
 func (d Deployment) MarshalJSON() ([]byte, error)   { return d.add(json.Marshal(plainDeployment(d))) }
 func (a Account) MarshalJSON() ([]byte, error)      { return a.add(json.Marshal(plainAccount(a))) }

@@ -348,6 +348,15 @@ func (c *CA) SetRenewalInfo(cert *x509.Certificate, response string) error {
 	return nil
 }
 
+// IsRevoked tells whether the CA revoked a certificate.
+func (c *CA) IsRevoked(cert *x509.Certificate) bool {
+	req := httptest.NewRequest(http.MethodGet, "/cert-status-by-serial/"+cert.SerialNumber.Text(16), nil)
+	req.Header.Set("User-Agent", "acmetest")
+	recorder := httptest.NewRecorder()
+	c.manage.ServeHTTP(recorder, req)
+	return strings.Contains(recorder.Body.String(), "Revoked")
+}
+
 // RenewalWindow is a well-formed renewal information document.
 func RenewalWindow(start, end time.Time) string {
 	return fmt.Sprintf(`{"suggestedWindow":{"start":%q,"end":%q}}`, start.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))

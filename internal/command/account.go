@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -27,6 +28,16 @@ func (a *app) accountCommand() *cli.Command {
 				Name: "snippet", Usage: "a proxy's configuration that answers http-01 for this account", ArgsUsage: kinds, Action: a.accountSnippet,
 				Description: "With it any host that runs the proxy answers for any order: the answer to a token is the token and the\naccount's thumbprint.",
 			}),
+			a.command(cli.Command{
+				Name: "rollover", Usage: "replaces the account's key at every CA that it is registered with", Action: a.accountRollover,
+				Description: "A CA that cannot do that gets a new account. Afterwards the thumbprint is another one: put it wherever\n`respond` or a proxy's snippet answers. What failed is gone on with by the next rollover.",
+				Flags:       []cli.Flag{waitFlag()},
+			}),
+			a.command(cli.Command{
+				Name: "deactivate", Usage: "deactivates the account at every CA that it is registered with, and forgets its key", Action: a.accountDeactivate,
+				Description: "The next renewal registers a new account with a new key.",
+				Flags:       []cli.Flag{waitFlag()},
+			}),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -44,16 +55,20 @@ func (a *app) account(c *cli.Context) (*parts, acme.Thumbprint, error) {
 		return nil, "", err
 	}
 	p := a.assemble(config)
-	for _, client := range p.clients {
-		thumbprint, err := client.Thumbprint(c.Context)
-		if err != nil {
-			p.close()
-			a.complain(fmt.Errorf("account: %w", err))
-			return nil, "", outcome(exitAttention)
-		}
-		return p, thumbprint, nil
+	thumbprint, err := thumbprintOf(c.Context, p)
+	if err != nil {
+		p.close()
+		a.complain(fmt.Errorf("account: %w", err))
+		return nil, "", outcome(exitAttention)
 	}
-	return nil, "", errors.New("account: there is no CA")
+	return p, thumbprint, nil
+}
+
+func thumbprintOf(ctx context.Context, p *parts) (acme.Thumbprint, error) {
+	for _, client := range p.clients {
+		return client.Thumbprint(ctx)
+	}
+	return "", errors.New("there is no CA")
 }
 
 func (a *app) accountShow(c *cli.Context) error {
@@ -69,6 +84,56 @@ func (a *app) accountShow(c *cli.Context) error {
 	fmt.Fprintf(a.stdout, "thumbprint %s\n", thumbprint)
 	for _, directory := range slices.Sorted(maps.Keys(account.Registrations)) {
 		fmt.Fprintf(a.stdout, "registered %s as %s\n", directory, account.Registrations[directory].URL)
+	}
+	if account.NextKey != "" {
+		fmt.Fprintln(a.stdout, "its key is being replaced; maascert account rollover goes on with it")
+	}
+	return nil
+}
+
+func (a *app) accountRollover(c *cli.Context) error {
+	return a.changeAccount(c, "rollover", acme.Rollover)
+}
+
+func (a *app) accountDeactivate(c *cli.Context) error {
+	return a.changeAccount(c, "deactivate", acme.Deactivate)
+}
+
+// changeAccount changes the account while no other run uses it.
+func (a *app) changeAccount(c *cli.Context, what string, change func(context.Context, certstore.Store, []*acme.Client) ([]acme.AccountChange, error)) error {
+	p, before, err := a.account(c)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	ctx := c.Context
+	for _, cert := range p.config.Certificates {
+		locked, unlock, err := certstore.LockWithin(ctx, p.store, cert.Name, c.Duration("wait"))
+		if err != nil {
+			a.complain(hint.Add(fmt.Errorf("account %s: %w", what, err), "wait for the other run, or: maascert account %s --wait 5m", what))
+			return outcome(exitNotNow)
+		}
+		defer unlock()
+		ctx = locked
+	}
+	changes, err := change(ctx, p.store, slices.Collect(maps.Values(p.clients)))
+	for _, change := range changes {
+		if change.Err != nil {
+			a.complain(fmt.Errorf("account %s: %s: %w", what, change.Directory, change.Err))
+			continue
+		}
+		fmt.Fprintf(a.stdout, "%s %s\n", change.Directory, change.What)
+	}
+	if err != nil {
+		a.complain(hint.Add(fmt.Errorf("account %s: %w", what, err), "mend that, then: maascert account %s goes on", what))
+		return outcome(exitAttention)
+	}
+	account, _, err := certstore.LoadAccount(ctx, p.store)
+	if err != nil || account.Key == "" {
+		return err
+	}
+	if after, err := thumbprintOf(ctx, p); err == nil && after != before {
+		fmt.Fprintf(a.stdout, "thumbprint %s\n", after)
 	}
 	return nil
 }

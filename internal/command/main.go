@@ -113,7 +113,7 @@ func (a *app) cli() *cli.App {
 		},
 		Commands: []*cli.Command{
 			a.checkCommand(), a.renewCommand(), a.runCommand(), a.respondCommand(), a.statusCommand(), a.verifyCommand(),
-			a.accountCommand(), a.completionCommand(), a.versionCommand(),
+			a.revokeCommand(), a.accountCommand(), a.completionCommand(), a.versionCommand(),
 		},
 		Before: a.setUp,
 		Action: func(c *cli.Context) error {

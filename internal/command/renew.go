@@ -28,18 +28,28 @@ func (a *app) renewCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "cert", Usage: "only the certificate called `NAME` (may be repeated)"},
 			&cli.BoolFlag{Name: "force", Usage: "obtain although nothing is due and despite a back-off; overrides no guard and no Retry-After"},
 			&cli.BoolFlag{Name: "enable-tls", Usage: "allow the first enabling of TLS, which browsers do not forget (the same as --accept first-enable)"},
-			&cli.StringSliceFlag{Name: "accept", Usage: "override the guard called `CODE`: " + strings.Join(maasconfig.Codes, ", ") + " (may be repeated)"},
-			&cli.DurationFlag{Name: "wait", Usage: "wait as long as `D` for another run's lock"},
-			jsonFlag(),
+			acceptFlag(), waitFlag(), jsonFlag(),
 		},
 		Action: a.renew,
 	})
 }
 
+func acceptFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "accept", Usage: "override the guard called `CODE`: " + strings.Join(maasconfig.Codes, ", ") + " (may be repeated)"}
+}
+
+func waitFlag() cli.Flag {
+	return &cli.DurationFlag{Name: "wait", Usage: "wait as long as `D` for another run's lock"}
+}
+
 func (a *app) renew(c *cli.Context) error {
-	options, err := renewOptions(c)
+	options, err := passOptions(c)
 	if err != nil {
 		return err
+	}
+	options.Certificates, options.Force = c.StringSlice("cert"), c.Bool("force")
+	if c.Bool("enable-tls") {
+		options.Accept[maasconfig.FirstEnable] = true
 	}
 	config, err := a.config(c)
 	if err != nil {
@@ -86,18 +96,14 @@ func certificateList(config *Config) string {
 	return strings.Join(names, ", ")
 }
 
-func renewOptions(c *cli.Context) (lifecycle.Options, error) {
-	options := lifecycle.Options{
-		Certificates: c.StringSlice("cert"), Force: c.Bool("force"), Wait: c.Duration("wait"), Accept: maasconfig.Accept{},
-	}
+// passOptions are those that all commands have that make a pass.
+func passOptions(c *cli.Context) (lifecycle.Options, error) {
+	options := lifecycle.Options{Wait: c.Duration("wait"), Accept: maasconfig.Accept{}}
 	for _, code := range c.StringSlice("accept") {
 		if !slices.Contains(maasconfig.Codes, code) {
 			return options, fmt.Errorf("--accept: there is no guard %q; there are: %s", code, strings.Join(maasconfig.Codes, ", "))
 		}
 		options.Accept[code] = true
-	}
-	if c.Bool("enable-tls") {
-		options.Accept[maasconfig.FirstEnable] = true
 	}
 	if options.Wait < 0 {
 		return options, errors.New("--wait: a duration cannot be negative")
@@ -135,6 +141,9 @@ func (a *app) printResult(r lifecycle.Result) {
 	}
 	if r.Obtained || r.Changed {
 		a.printEndpoints(v)
+	}
+	for _, version := range r.Revoked {
+		fmt.Fprintf(a.stdout, "%s: the CA revoked version %d\n", r.Name, version)
 	}
 }
 

@@ -298,6 +298,13 @@ func counts(ts *testscript.TestScript, neg bool, args []string) {
 		got = len(entries)
 	case "requests":
 		got = len(s.ca.Requests())
+	case "revoked":
+		store := certstore.NewFileStore(world.OS{}, filepath.Join(s.dir, "state", "store"))
+		for number := 1; number <= 20; number++ {
+			if version, err := certstore.LoadVersion(context.Background(), store, "maas", number); err == nil && s.ca.IsRevoked(version.Bundle.Leaf()) {
+				got++
+			}
+		}
 	case "txt":
 		got = len(s.ca.DNS.TXT())
 	case "puts":

@@ -15,6 +15,7 @@ import (
 	"maascert/acme"
 	"maascert/acme/providers"
 	"maascert/certstore"
+	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/world"
 	"maascert/maasconfig"
@@ -45,7 +46,7 @@ func (a *app) assemble(config *Config) *parts {
 		})
 	}
 	p.engine = &lifecycle.Engine{
-		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log,
+		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log, Revoke: p.revoke,
 	}
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]
@@ -119,6 +120,16 @@ func (p *parts) acme(issuer ACMEConfig, store certstore.Store, known *solvers) a
 	}
 }
 
+// revoke has the CA that issued a version revoke it, which need not be the one that issues the next.
+func (p *parts) revoke(ctx context.Context, version certstore.Version, reason uint) error {
+	for _, client := range p.clients {
+		if client.Directory() == version.Directory {
+			return client.Revoke(ctx, version, reason)
+		}
+	}
+	return hint.Add(fmt.Errorf("it was issued by %s, which the configuration does not know", version.Directory), "add that CA under issuers")
+}
+
 func (p *parts) close() {
 	for _, client := range p.clients {
 		client.Close()
@@ -154,6 +165,7 @@ func (p *parts) rehearsal(busy map[string]bool) *rehearsal {
 	}
 	engine := *p.engine
 	engine.Store, engine.Public, engine.Certificates = store, nil, nil
+	engine.Revoke = func(context.Context, certstore.Version, uint) error { return nil }
 	for _, cert := range p.engine.Certificates {
 		name := p.config.certificate(cert.Name).Issuer
 		issuer := &lifecycle.Rehearser{Client: clients[name], DryRun: dryRuns[name], Now: time.Now, Keep: busy[cert.Name]}

@@ -232,7 +232,7 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 // previous is what to put back should no endpoint take a version: the version of ours that is served, or else a backup
 // of the pair that MAAS serves, which is kept as a version of its own. A revoked one is not put back.
 func (p *pass) previous(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) *certstore.Bundle {
-	if p.result.Before.Plan.Why == Revoked {
+	if p.result.Before.State.isRevoked() {
 		return nil
 	}
 	known, err := certstore.Fingerprints(ctx, p.Store, p.cert.Name)

@@ -89,7 +89,7 @@ var rules = []struct {
 	{ProfileChanged, func(s State, w certstore.Wish) bool { return s.Current.Profile != w.Profile }, true},
 	{Expired, func(s State, _ certstore.Wish) bool { return !s.leaf().NotAfter.After(s.Now) }, true},
 	{Revoked, func(s State, _ certstore.Wish) bool {
-		return s.isGrown() && s.Window != nil && !s.Window.End.After(s.Now)
+		return s.Record.Revocation(s.Current.Number) != nil || s.isRevokedByCA()
 	}, true},
 	{Emergency, func(s State, _ certstore.Wish) bool { return s.isGrown() && !emergency(s.leaf()).After(s.Now) }, true},
 	{Held, func(s State, _ certstore.Wish) bool { return s.Record.HeldUntil.After(s.Now) }, false},
@@ -101,6 +101,34 @@ var rules = []struct {
 		return slices.ContainsFunc(s.Targets, func(t TargetState) bool { return s.isForeign(t, w) })
 	}, false},
 	{Fresh, func(State, certstore.Wish) bool { return true }, false},
+}
+
+// isRevokedByCA tells whether the CA says that the version in use has to go at once.
+func (s State) isRevokedByCA() bool {
+	return s.isGrown() && s.Window != nil && !s.Window.End.After(s.Now)
+}
+
+// isRevoked tells whether nobody should be served the version in use any more, as opposed to it being about to be revoked.
+func (s State) isRevoked() bool {
+	if s.Current == nil {
+		return false
+	}
+	r := s.Record.Revocation(s.Current.Number)
+	return r != nil && !r.Done.IsZero() || s.isRevokedByCA()
+}
+
+// toRevoke are the versions that are to be revoked now, because every target serves another one.
+func (s State) toRevoke() []certstore.Revocation {
+	if s.Current == nil || slices.ContainsFunc(s.Targets, func(t TargetState) bool { return !maasconfig.Serving(t.Endpoints) }) {
+		return nil
+	}
+	var now []certstore.Revocation
+	for _, r := range s.Record.Revocations {
+		if r.Version != s.Current.Number && r.Done.IsZero() {
+			now = append(now, r)
+		}
+	}
+	return now
 }
 
 // Decide says what to do. It reads nothing but the state.
@@ -136,7 +164,7 @@ func Decide(s State) Plan {
 	if !p.Obtain && p.Wait.IsZero() && (s.Record.Attempt != nil || s.Record.Order != nil) {
 		p.Settle = true
 	}
-	p.Settle = p.Settle || !p.Obtain && len(s.Record.Answers) > 0
+	p.Settle = p.Settle || !p.Obtain && (len(s.Record.Answers) > 0 || len(s.toRevoke()) > 0)
 	p.Settle = p.Settle || s.Hidden && s.Current != nil && !p.Obtain
 	p.Next = s.next(p)
 	return p

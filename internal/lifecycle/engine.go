@@ -46,8 +46,10 @@ type Engine struct {
 	Store        certstore.Store
 	Public       Publisher // nil: nothing is published
 	Node         string
-	Now          func() time.Time
-	Log          *slog.Logger
+	// Revoke has the CA that issued a version revoke it.
+	Revoke func(ctx context.Context, version certstore.Version, reason uint) error
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Options of one pass.
@@ -78,6 +80,7 @@ type Result struct {
 	After    View // as it was left; the same as Before when nothing was done
 	Obtained bool
 	Changed  bool
+	Revoked  []int           // versions that the CA was told to revoke
 	Deployed map[string]bool // targets that were told, and whether they serve it now
 	Requests int             // to the CA
 	Warnings []string        // what was not as wished and is no failure
@@ -177,8 +180,9 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 			case err == nil:
 				state.Window = &window
 			case !errors.Is(err, acme.ErrNoWindow):
-				// An outage of this renews nothing and blocks nothing.
+				// An outage of this renews nothing and blocks nothing: what the CA said last counts.
 				e.Log.Warn("renewal information", "cert", cert.Name, "error", err)
+				state.Window = remembered(state.Record.Window, state.Current, state.Now)
 			}
 		}()
 	}
@@ -241,6 +245,9 @@ func (p *pass) run(ctx context.Context) {
 	p.result.After = view
 	if view.Plan.IsWork() {
 		p.act(ctx, view)
+		p.lookBack(ctx)
+		p.revokeReplaced(ctx)
+		p.rememberWindow(ctx)
 	}
 	p.conclude(ctx)
 }
@@ -293,7 +300,6 @@ func (e *Engine) earlierNames(ctx context.Context, cert Certificate, state State
 
 // act carries a plan out, under the lock.
 func (p *pass) act(ctx context.Context, view View) {
-	defer p.lookBack(ctx)
 	if view.Plan.Obtain {
 		if !p.obtain(ctx, view) {
 			return
@@ -328,6 +334,11 @@ func (p *pass) prune(ctx context.Context, current int) error {
 	inUse := []int{current}
 	for _, d := range record.Deployments {
 		inUse = append(inUse, d.Verified)
+	}
+	for _, r := range record.Revocations {
+		if r.Done.IsZero() {
+			inUse = append(inUse, r.Version)
+		}
 	}
 	return certstore.Prune(ctx, p.Store, p.cert.Name, inUse, p.cert.Keep)
 }

@@ -1,0 +1,334 @@
+package acme
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+
+	lego "github.com/go-acme/lego/v4/acme"
+	jose "github.com/go-jose/go-jose/v4"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+)
+
+// ErrDeactivated says that the CA knows the account and lets it do nothing any more (RFC 8555 section 7.3.6).
+var ErrDeactivated = errors.New("the CA has deactivated the ACME account")
+
+// explainRefusal finds out whether a request was refused because of the account's state.
+func (s *session) explainRefusal(err error) error {
+	if !isType(err, "unauthorized") {
+		return err
+	}
+	_, gone := call(s, "account", func() (lego.Account, error) { return s.core.Accounts.Get(s.account) })
+	if !isType(gone, "unauthorized") {
+		return err
+	}
+	return hint.Add(fmt.Errorf("%w: %w", ErrDeactivated, err), "find out who did that and why; then make another account: maascert account rollover")
+}
+
+// AccountChange is what became of the account at one directory.
+type AccountChange struct {
+	Directory string
+	What      string // in words
+	Err       error
+}
+
+// Rollover replaces the account's key at every directory that the account is registered with (RFC 8555 section 7.3.5). A
+// CA that cannot do that, or no longer knows the account, gets a new account. A directory that none of the clients knows
+// is forgotten. What could not be done is in the changes; the old key stays in use there, and the next Rollover goes on.
+func Rollover(ctx context.Context, store certstore.Store, clients []*Client) ([]AccountChange, error) {
+	account, err := updateAccount(ctx, store, func(account *certstore.Account) error {
+		if account.Key == "" || account.NextKey != "" {
+			return nil
+		}
+		key, err := certstore.EC256.Generate()
+		if err != nil {
+			return err
+		}
+		text, err := certstore.MarshalKey(key)
+		account.NextKey = string(text)
+		return err
+	})
+	if err != nil || account.Key == "" {
+		return nil, err
+	}
+	next, err := certstore.ParseKey([]byte(account.NextKey))
+	if err != nil {
+		return nil, fmt.Errorf("the ACME account's next key: %w", err)
+	}
+	changes, err := eachDirectory(account, clients, func(c *Client, at certstore.Registration) (string, error) {
+		if at.Next {
+			return "has the new key already", nil
+		}
+		return c.rollover(ctx, at, next)
+	})
+	if err != nil {
+		return changes, err
+	}
+	_, err = updateAccount(ctx, store, func(account *certstore.Account) error {
+		account.Key, account.NextKey = account.NextKey, ""
+		for directory, at := range account.Registrations {
+			if at.Next {
+				at.Next = false
+				account.Registrations[directory] = at
+			} else {
+				delete(account.Registrations, directory)
+			}
+		}
+		return nil
+	})
+	return changes, err
+}
+
+// Deactivate deactivates the account at every directory that it is registered with, and forgets its key when that
+// succeeded everywhere: a CA lets nobody use it again.
+func Deactivate(ctx context.Context, store certstore.Store, clients []*Client) ([]AccountChange, error) {
+	account, _, err := certstore.LoadAccount(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := eachDirectory(account, clients, func(c *Client, at certstore.Registration) (string, error) {
+		return c.deactivate(ctx)
+	})
+	if err != nil {
+		return changes, err
+	}
+	return changes, store.Delete(ctx, "account")
+}
+
+// eachDirectory does something at every directory that an account is registered with.
+func eachDirectory(account certstore.Account, clients []*Client, do func(*Client, certstore.Registration) (string, error)) (changes []AccountChange, err error) {
+	failed := 0
+	for _, directory := range slices.Sorted(maps.Keys(account.Registrations)) {
+		change := AccountChange{Directory: directory, What: "forgotten: the configuration does not know this directory"}
+		if at := slices.IndexFunc(clients, func(c *Client) bool { return c.config.Directory == directory }); at >= 0 {
+			change.What, change.Err = do(clients[at], account.Registrations[directory])
+		}
+		if change.Err != nil {
+			failed++
+		}
+		changes = append(changes, change)
+	}
+	if failed > 0 {
+		return changes, fmt.Errorf("%d of %d directories failed", failed, len(changes))
+	}
+	return changes, nil
+}
+
+func updateAccount(ctx context.Context, store certstore.Store, change func(*certstore.Account) error) (certstore.Account, error) {
+	for {
+		account, revision, err := certstore.LoadAccount(ctx, store)
+		if err != nil {
+			return account, err
+		}
+		if account.Registrations == nil {
+			account.Registrations = map[string]certstore.Registration{}
+		}
+		if err := change(&account); err != nil {
+			return account, err
+		}
+		if _, err = certstore.SaveAccount(ctx, store, account, revision); !errors.Is(err, certstore.ErrConflict) {
+			return account, err
+		}
+	}
+}
+
+// rollover gives the account another key at this directory.
+func (c *Client) rollover(ctx context.Context, at certstore.Registration, next crypto.Signer) (string, error) {
+	s, err := c.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	refused := s.changeKey(next)
+	if refused == nil {
+		at.Next = true
+		return "has the new key", s.saveRegistration(at)
+	}
+	if !IsRefusal(refused) && !isStatus(refused, http.StatusNotImplemented) {
+		return "", refused
+	}
+	// Perhaps it has the new key, from a run that was cut off; or it can have only a new account.
+	other := &session{Client: c, ctx: ctx, wire: s.wire, key: next, next: true}
+	if err := other.connect(); err != nil {
+		return "", err
+	}
+	found, err := call(other, "newAccount", func() (lego.ExtendedAccount, error) {
+		return other.core.Accounts.New(lego.Account{OnlyReturnExisting: true})
+	})
+	if err == nil && found.Location == at.URL {
+		at.Next = true
+		return "has the new key", s.saveRegistration(at)
+	}
+	if err := other.register(); err != nil {
+		return "", errors.Join(refused, err)
+	}
+	if _, err := s.deactivate(); err != nil {
+		return fmt.Sprintf("has a new account with the new key, because it could not change the old one's (%v); the old one stays: %v", refused, err), nil
+	}
+	return fmt.Sprintf("has a new account with the new key, because it could not change the old one's (%v)", refused), nil
+}
+
+func isStatus(err error, status int) bool {
+	var answered *Error
+	return errors.As(err, &answered) && answered.Status == status
+}
+
+// changeKey asks the CA to know the account by another key: a request signed by the new one, within one signed by the old
+// one (RFC 8555 section 7.3.5). lego cannot do that.
+func (s *session) changeKey(next crypto.Signer) error {
+	url := s.core.GetDirectory().KeyChangeURL
+	if url == "" {
+		return &Error{Op: "keyChange", Status: http.StatusNotImplemented, Detail: "the directory names no URL for it"}
+	}
+	old := jose.JSONWebKey{Key: s.key.Public()}
+	payload, err := json.Marshal(map[string]any{"account": s.account, "oldKey": old})
+	if err != nil {
+		return err
+	}
+	inner, err := signJWS(next, payload, &jose.SignerOptions{EmbedJWK: true, ExtraHeaders: map[jose.HeaderKey]any{"url": url}})
+	if err != nil {
+		return err
+	}
+	_, err = call(s, "keyChange", func() (struct{}, error) { return struct{}{}, s.post(url, inner) })
+	return err
+}
+
+// post sends a payload that is signed with the account's key.
+func (s *session) post(url string, payload []byte) error {
+	body, err := signJWS(s.key, payload, &jose.SignerOptions{NonceSource: nonceSource{s}, ExtraHeaders: map[jose.HeaderKey]any{"url": url, "kid": s.account}})
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(s.ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/jose+json")
+	req.Header.Set("User-Agent", s.config.UserAgent)
+	resp, err := s.wire.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	_, err = answered(resp, url)
+	return err
+}
+
+// answered reads an answer; one that is a refusal is an error.
+func answered(resp *http.Response, url string) ([]byte, error) {
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode == http.StatusOK {
+		return body, err
+	}
+	problem := &lego.ProblemDetails{HTTPStatus: resp.StatusCode, Detail: resp.Status}
+	// What normalize wrote always parses; anything else keeps the status line.
+	_ = json.Unmarshal(body, problem)
+	problem.URL = url
+	return nil, problem
+}
+
+// nonceSource fetches nonces (RFC 8555 section 7.2).
+type nonceSource struct{ *session }
+
+func (n nonceSource) Nonce() (string, error) {
+	req, err := http.NewRequestWithContext(n.ctx, http.MethodHead, n.core.GetDirectory().NewNonceURL, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("User-Agent", n.config.UserAgent)
+	resp, err := n.wire.RoundTrip(req)
+	if err != nil {
+		return "", err
+	}
+	return resp.Header.Get("Replay-Nonce"), nil
+}
+
+// signJWS signs with the algorithm that fits a key.
+func signJWS(key crypto.Signer, payload []byte, options *jose.SignerOptions) ([]byte, error) {
+	algorithm := jose.ES256
+	switch k := key.(type) {
+	case *rsa.PrivateKey:
+		algorithm = jose.RS256
+	case *ecdsa.PrivateKey:
+		if k.Curve == elliptic.P384() {
+			algorithm = jose.ES384
+		}
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: key}, options)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		return nil, err
+	}
+	return []byte(signed.FullSerialize()), nil
+}
+
+// deactivate deactivates the account at this directory and forgets its registration.
+func (c *Client) deactivate(ctx context.Context) (string, error) {
+	s, err := c.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	what, err := s.deactivate()
+	if err != nil {
+		return "", err
+	}
+	_, err = updateAccount(ctx, c.config.Store, func(account *certstore.Account) error {
+		delete(account.Registrations, c.config.Directory)
+		return nil
+	})
+	return what, err
+}
+
+func (s *session) deactivate() (string, error) {
+	_, err := call(s, "deactivate", func() (struct{}, error) { return struct{}{}, s.core.Accounts.Deactivate(s.account) })
+	switch {
+	case err == nil:
+		return "deactivated", nil
+	case isType(err, "accountDoesNotExist"), errors.Is(s.explainRefusal(err), ErrDeactivated):
+		return "was gone already", nil
+	default:
+		return "", err
+	}
+}
+
+// Reasons for a revocation that a CA may be given (RFC 5280 section 5.3.1), by their names.
+var Reasons = map[string]uint{"unspecified": 0, "keyCompromise": 1, "affiliationChanged": 3, "superseded": 4, "cessationOfOperation": 5}
+
+// Revoke revokes a certificate that this CA issued to the account (RFC 8555 section 7.6). One that is revoked already is
+// fine.
+func (c *Client) Revoke(ctx context.Context, v certstore.Version, reason uint) error {
+	if v.Directory != c.config.Directory {
+		return fmt.Errorf("the certificate was not issued by %s", c.config.Directory)
+	}
+	s, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	message := lego.RevokeCertMessage{Certificate: base64.RawURLEncoding.EncodeToString(v.Bundle.Leaf().Raw), Reason: &reason}
+	if s.account == "" || v.Account != s.account {
+		// Another account ordered it; whoever has the certificate's own key may revoke it as well.
+		s.key, s.account = v.Bundle.Key(), ""
+		if err := s.connect(); err != nil {
+			return err
+		}
+	}
+	_, err = call(s, "revokeCert", func() (struct{}, error) { return struct{}{}, s.core.Certificates.Revoke(message) })
+	if isType(err, "alreadyRevoked") {
+		return nil
+	}
+	return err
+}

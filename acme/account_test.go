@@ -1,0 +1,262 @@
+package acme_test
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme"
+	"maascert/acme/acmetest"
+	"maascert/certstore"
+	"maascert/internal/hint"
+)
+
+const keyChange = "/rollover-account-key"
+
+// stored is what a store holds of the account.
+func stored(t *testing.T, store certstore.Store) certstore.Account {
+	t.Helper()
+	account, _, err := certstore.LoadAccount(t.Context(), store)
+	require.NoError(t, err)
+	return account
+}
+
+func public(t *testing.T, account certstore.Account) crypto.PublicKey {
+	t.Helper()
+	key, err := account.Signer()
+	require.NoError(t, err)
+	return key.Public()
+}
+
+// two are clients of two CAs with one account.
+func two(t *testing.T, ready bool) (store certstore.Store, cas []*acmetest.CA, clients []*acme.Client) {
+	t.Helper()
+	store = certstore.NewOverlay(nil)
+	for range 2 {
+		ca := acmetest.New(t, acmetest.Options{})
+		c := client(t, ca, func(c *acme.Config) { c.Store = store })
+		if ready {
+			_, err := c.Obtain(t.Context(), request("a.example"))
+			require.NoError(t, err)
+		}
+		cas, clients = append(cas, ca), append(clients, c)
+	}
+	return store, cas, clients
+}
+
+func TestRolloverReplacesTheKeyAtEveryCA(t *testing.T) {
+	t.Parallel()
+	store, cas, clients := two(t, true)
+	before := stored(t, store)
+	changes, err := acme.Rollover(t.Context(), store, clients)
+	require.NoError(t, err)
+	require.Len(t, changes, 2)
+	after := stored(t, store)
+	require.NotEqual(t, public(t, before), public(t, after))
+	require.Empty(t, after.NextKey)
+	for i, c := range clients {
+		require.Equal(t, before.Registrations[c.Directory()].URL, after.Registrations[c.Directory()].URL, "it is the same account")
+		require.False(t, after.Registrations[c.Directory()].Next)
+		require.Equal(t, "has the new key", changes[i].What)
+		_, err := c.Obtain(t.Context(), request("b.example"))
+		require.NoError(t, err)
+		require.Equal(t, 1, cas[i].Count(acmetest.NewAccount))
+	}
+}
+
+// One CA is down: the other has the new key and is used with it; the next rollover goes on.
+func TestRolloverGoesOnWhereItStopped(t *testing.T) {
+	t.Parallel()
+	store, cas, clients := two(t, true)
+	before := stored(t, store)
+	broken := cas[1]
+	broken.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.URL.Path == keyChange {
+			http.Error(w, "down", http.StatusBadGateway)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	changes, err := acme.Rollover(t.Context(), store, clients)
+	require.ErrorContains(t, err, "1 of 2 directories failed")
+	var failed error
+	for _, change := range changes {
+		failed = errors.Join(failed, change.Err)
+	}
+	require.ErrorContains(t, failed, "keyChange: 502 Bad Gateway")
+	between := stored(t, store)
+	require.Equal(t, before.Key, between.Key)
+	require.NotEmpty(t, between.NextKey)
+	for _, c := range clients {
+		_, err := c.Obtain(t.Context(), request("b.example"))
+		require.NoError(t, err, "each is used with the key that it knows")
+	}
+	broken.Intercept(nil)
+	_, err = acme.Rollover(t.Context(), store, clients)
+	require.NoError(t, err)
+	require.Equal(t, between.NextKey, stored(t, store).Key)
+	require.Equal(t, 1, cas[0].Count(keyChange))
+	for _, c := range clients {
+		_, err := c.Obtain(t.Context(), request("c.example"))
+		require.NoError(t, err)
+	}
+}
+
+// The CA changed the key, and the run was killed before it wrote that down.
+func TestRolloverThatWasCutOff(t *testing.T) {
+	t.Parallel()
+	store, cas, clients := two(t, true)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cas[0].Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		next.ServeHTTP(w, r)
+		if r.URL.Path == keyChange {
+			cancel(errors.New("killed"))
+		}
+	})
+	_, err := acme.Rollover(ctx, store, clients)
+	require.Error(t, err)
+	cas[0].Intercept(nil)
+	changes, err := acme.Rollover(t.Context(), store, clients)
+	require.NoError(t, err, fmt.Sprint(changes))
+	for i, c := range clients {
+		_, err := c.Obtain(t.Context(), request("b.example"))
+		require.NoError(t, err)
+		require.NotContains(t, changes[i].What, "new account")
+	}
+}
+
+// step-ca names a URL for it and answers 501; others name none.
+func TestRolloverWhereTheCACannot(t *testing.T) {
+	t.Parallel()
+	store, cas, clients := two(t, true)
+	before := stored(t, store)
+	for _, ca := range cas {
+		ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if r.URL.Path == keyChange {
+				w.Header().Set("Content-Type", "application/problem+json")
+				w.WriteHeader(http.StatusNotImplemented)
+				fmt.Fprint(w, `{"type":"urn:ietf:params:acme:error:notImplemented","detail":"this operation is not implemented"}`)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	changes, err := acme.Rollover(t.Context(), store, clients)
+	require.NoError(t, err)
+	after := stored(t, store)
+	for i, c := range clients {
+		require.Contains(t, changes[i].What, "has a new account with the new key")
+		require.NotEqual(t, before.Registrations[c.Directory()].URL, after.Registrations[c.Directory()].URL)
+		_, err := c.Obtain(t.Context(), request("b.example"))
+		require.NoError(t, err)
+	}
+}
+
+func TestRolloverWithoutARegistration(t *testing.T) {
+	t.Parallel()
+	store, _, clients := two(t, false)
+	changes, err := acme.Rollover(t.Context(), store, clients)
+	require.NoError(t, err)
+	require.Empty(t, changes)
+	_, err = clients[0].Thumbprint(t.Context())
+	require.NoError(t, err)
+	before := stored(t, store).Key
+	_, err = acme.Rollover(t.Context(), store, clients[1:])
+	require.NoError(t, err)
+	require.NotEqual(t, before, stored(t, store).Key)
+}
+
+func TestRolloverForgetsADirectoryThatNobodyKnows(t *testing.T) {
+	t.Parallel()
+	store, _, clients := two(t, true)
+	changes, err := acme.Rollover(t.Context(), store, clients[:1])
+	require.NoError(t, err)
+	require.Len(t, stored(t, store).Registrations, 1)
+	require.Contains(t, changes[0].What+changes[1].What, "forgotten")
+}
+
+func TestDeactivate(t *testing.T) {
+	t.Parallel()
+	store, cas, clients := two(t, true)
+	_, err := acme.Deactivate(t.Context(), store, clients)
+	require.NoError(t, err)
+	require.Empty(t, stored(t, store).Key, "a CA lets nobody use the key again")
+	for i, c := range clients {
+		_, err := c.Obtain(t.Context(), request("b.example"))
+		require.NoError(t, err)
+		require.Equal(t, 2, cas[i].Count(acmetest.NewAccount))
+	}
+}
+
+// Somebody else deactivated the account: that is told, and a rollover makes another.
+func TestAnAccountThatIsDeactivated(t *testing.T) {
+	t.Parallel()
+	store, _, clients := two(t, true)
+	mine := stored(t, store)
+	theirs := certstore.NewOverlay(nil)
+	_, err := certstore.SaveAccount(t.Context(), theirs, mine, "")
+	require.NoError(t, err)
+	_, err = acme.Deactivate(t.Context(), theirs, clients)
+	require.NoError(t, err)
+	// The clients share a store of ours; what they forgot is put back.
+	_, revision, err := certstore.LoadAccount(t.Context(), store)
+	require.NoError(t, err)
+	_, err = certstore.SaveAccount(t.Context(), store, mine, revision)
+	require.NoError(t, err)
+
+	_, err = clients[0].Obtain(t.Context(), request("b.example"))
+	require.ErrorIs(t, err, acme.ErrDeactivated)
+	require.Contains(t, hint.Of(err), "maascert account rollover")
+	changes, err := acme.Rollover(t.Context(), store, clients)
+	require.NoError(t, err, fmt.Sprint(changes))
+	for _, c := range clients {
+		_, err := c.Obtain(t.Context(), request("b.example"))
+		require.NoError(t, err)
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	_, cas, clients := two(t, true)
+	issued, err := clients[0].Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err)
+	version := certstore.Version{Directory: issued.Directory, Account: issued.Account, Bundle: issued.Bundle}
+	require.NoError(t, clients[0].Revoke(t.Context(), version, acme.Reasons["superseded"]))
+	require.True(t, cas[0].IsRevoked(issued.Bundle.Leaf()))
+	require.NoError(t, clients[0].Revoke(t.Context(), version, acme.Reasons["superseded"]), "it is revoked already")
+	require.ErrorContains(t, clients[1].Revoke(t.Context(), version, 0), "was not issued by")
+
+	// By the certificate's own key, where another account ordered it.
+	issued, err = clients[0].Obtain(t.Context(), request("b.example"))
+	require.NoError(t, err)
+	other := client(t, cas[0])
+	require.NoError(t, other.Revoke(t.Context(), certstore.Version{Directory: issued.Directory, Account: issued.Account, Bundle: issued.Bundle}, 1))
+	require.True(t, cas[0].IsRevoked(issued.Bundle.Leaf()))
+}
+
+func TestTermsThatChanged(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	c := client(t, ca)
+	_, err := c.Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err)
+	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.Contains(r.URL.Path, acmetest.NewOrder) {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.Header().Set("Link", `<https://ca.example/terms-2>;rel="terms-of-service"`)
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprint(w, `{"type":"urn:ietf:params:acme:error:userActionRequired","detail":"terms have changed","instance":"https://ca.example/agree"}`)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	_, err = c.Obtain(t.Context(), request("a.example"))
+	require.ErrorContains(t, err, "terms have changed; the terms of service: https://ca.example/terms-2; visit: https://ca.example/agree")
+	require.Contains(t, hint.Of(err), "do what it says there")
+}
