@@ -50,7 +50,10 @@ type Config struct {
 	Store          certstore.Store          // where the account is kept
 	Solve          func(name string) Solver // how a name is proven; the same solver for the same name
 
-	Dial   world.Dial                                     // nil: the network
+	Resolvers []string // that tell where names lead, as host:port; none: the system's
+
+	Dial   world.Dial                                     // to the CA; nil: the network
+	Reach  world.Dial                                     // to whoever answers challenges; nil: the network
 	Now    func() time.Time                               // nil: the system's clock
 	NewKey func(certstore.KeyType) (crypto.Signer, error) // nil: KeyType.Generate
 }
@@ -257,6 +260,7 @@ type Requirements struct {
 	ExternalAccount bool
 	ARI             bool              // the CA suggests when to renew
 	Profiles        map[string]string // names and what they are for
+	CAAIdentities   []string          // by which CAA records name the CA; none: it looks at no CAA records
 }
 
 // Requirements asks the CA's directory. It makes no account.
@@ -271,7 +275,7 @@ func (c *Client) Requirements(ctx context.Context) (Requirements, error) {
 	}
 	return Requirements{
 		Terms: directory.Meta.TermsOfService, ExternalAccount: directory.Meta.ExternalAccountRequired, ARI: directory.RenewalInfo != "",
-		Profiles: directory.Meta.Profiles,
+		Profiles: directory.Meta.Profiles, CAAIdentities: directory.Meta.CaaIdentities,
 	}, nil
 }
 
@@ -296,23 +300,8 @@ func CheckProfile(profile string, offered map[string]string) error {
 	return hint.Add(fmt.Errorf("the CA has no profile %q", profile), "it has: %s", strings.Join(names, ", "))
 }
 
-// CanAnswer tells whether challenges for some names could be answered now, by getting ready for a moment.
-func (c *Client) CanAnswer(ctx context.Context, names []string) error {
+// accountURL is that of the account at this CA; empty while there is none.
+func (c *Client) accountURL(ctx context.Context) (string, error) {
 	account, _, err := certstore.LoadAccount(ctx, c.config.Store)
-	if err != nil {
-		return err
-	}
-	key, err := account.Signer()
-	if account.Key == "" {
-		key, err = certstore.EC256.Generate()
-	}
-	if err != nil {
-		return err
-	}
-	release, err := c.openSolvers(ctx, names, key.Public())
-	if err != nil {
-		return err
-	}
-	release()
-	return nil
+	return account.Registrations[c.config.Directory].URL, err
 }

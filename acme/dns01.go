@@ -83,7 +83,7 @@ func (d *DNS) open(ctx context.Context, _ crypto.PublicKey) (func(), error) {
 		}
 		d.records = records
 	}
-	d.view = &dnsView{dial: d.Dial, resolvers: d.Resolvers, asked: map[question]*lookup{}}
+	d.view = newView(d.Resolvers, d.Dial)
 	return func() {}, nil
 }
 

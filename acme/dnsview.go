@@ -37,6 +37,10 @@ type lookup struct {
 	err    error
 }
 
+func newView(resolvers []string, dial world.Dial) *dnsView {
+	return &dnsView{dial: dial, resolvers: resolvers, asked: map[question]*lookup{}}
+}
+
 // exchangeTime is how long one server may take for one question.
 const exchangeTime = 3 * time.Second
 
@@ -209,15 +213,15 @@ func (v *dnsView) authorities(ctx context.Context, name string) ([]server, error
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range servers {
 		group.Go(func() error {
-			servers[i].addresses = v.addresses(ctx, servers[i].name)
+			servers[i].addresses = v.addresses(ctx, servers[i].name, "53")
 			return nil
 		})
 	}
 	return servers, group.Wait()
 }
 
-// addresses are a name's, as host:port; none when it cannot be resolved.
-func (v *dnsView) addresses(ctx context.Context, name string) []string {
+// addresses are a name's, with a port; none when it cannot be resolved.
+func (v *dnsView) addresses(ctx context.Context, name, port string) []string {
 	var found []string
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
 		answer, err := v.resolve(ctx, name, qtype)
@@ -227,9 +231,9 @@ func (v *dnsView) addresses(ctx context.Context, name string) []string {
 		for _, rr := range answer.Answer {
 			switch address := rr.(type) {
 			case *dns.A:
-				found = append(found, net.JoinHostPort(address.A.String(), "53"))
+				found = append(found, net.JoinHostPort(address.A.String(), port))
 			case *dns.AAAA:
-				found = append(found, net.JoinHostPort(address.AAAA.String(), "53"))
+				found = append(found, net.JoinHostPort(address.AAAA.String(), port))
 			}
 		}
 	}

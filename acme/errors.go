@@ -195,6 +195,15 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// unwrapURL drops the method and URL that an error of net/http repeats.
+func unwrapURL(err error) error {
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		return failed.Err
+	}
+	return err
+}
+
 // isBroken tells whether a connection was cut or an answer stayed out, as opposed to never having been possible.
 func isBroken(err error) bool {
 	var timeout interface{ Timeout() bool }

@@ -242,6 +242,7 @@ type Attempt struct {
 	Stage string    `json:"stage,omitempty"` // where it failed
 	Error string    `json:"error,omitempty"`
 	Hint  string    `json:"hint,omitempty"`
+	Times int       `json:"times,omitempty"` // how often it failed like this in a row, when more than once
 
 	unknown
 }
@@ -272,6 +273,7 @@ const maxAttempts = 20
 // Remember appends an attempt and forgets the oldest ones. The same failure twice in a row is one.
 func (r *Record) Remember(a Attempt) {
 	if n := len(r.Attempts); a.Error != "" && n > 0 && r.Attempts[n-1].Error == a.Error && r.Attempts[n-1].Stage == a.Stage {
+		a.Times = max(1, r.Attempts[n-1].Times) + 1
 		r.Attempts = r.Attempts[:n-1]
 	}
 	r.Attempts = append(r.Attempts, a)

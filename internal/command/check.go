@@ -87,13 +87,16 @@ func checks(ctx context.Context, p *parts) []checkItem {
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		issuer := p.config.Issuers[name]
 		items = append(items, checkCA(ctx, p, name, issuer)...)
-		items = append(items, checkChallenges(ctx, p, name, issuer))
+		items = append(items, checkChallenges(ctx, p, name, issuer)...)
 	}
 	for _, cert := range p.engine.Certificates {
 		view, err := p.engine.Look(ctx, cert)
 		items = append(items, item("certificate", certificateWords(view), cert.Name, err))
 		if err != nil {
 			continue
+		}
+		for _, warning := range view.Warnings {
+			items = append(items, warn("certificate", warning, cert.Name, ""))
 		}
 		for _, name := range p.config.certificate(cert.Name).Targets {
 			items = slices.Concat(items, checkGuards(ctx, p, cert, view, name), []checkItem{checkEndpoints(ctx, p, name)})
@@ -169,7 +172,10 @@ func checkCA(ctx context.Context, p *parts, name string, issuer ACMEConfig) []ch
 	}
 	account, _, err := certstore.LoadAccount(ctx, p.store)
 	items = append(items, item("account", accountWords(account, directory), account.Registrations[directory].URL, err))
-	if _, registered := account.Registrations[directory]; registered {
+	if at, registered := account.Registrations[directory]; registered {
+		if at.Terms != "" && meta.Terms != "" && at.Terms != meta.Terms {
+			items = append(items, warn("terms", "the CA's terms of service changed since the account was registered: "+meta.Terms, at.Terms, "read them"))
+		}
 		return items
 	}
 	if meta.ExternalAccount && issuer.external == nil {
@@ -183,8 +189,9 @@ func checkCA(ctx context.Context, p *parts, name string, issuer ACMEConfig) []ch
 	return items
 }
 
-// checkChallenges gets ready, for a moment, to prove the names that a CA is asked for.
-func checkChallenges(ctx context.Context, p *parts, issuer string, config ACMEConfig) checkItem {
+// checkChallenges gets ready, for a moment, to prove the names that a CA is asked for, and looks whether the proof can be
+// seen and the CA may look for it.
+func checkChallenges(ctx context.Context, p *parts, issuer string, config ACMEConfig) []checkItem {
 	var names, ways []string
 	for _, cert := range p.config.Certificates {
 		if cert.Issuer == issuer {
@@ -195,7 +202,28 @@ func checkChallenges(ctx context.Context, p *parts, issuer string, config ACMECo
 		ways = append(ways, config.challengeFor(name).String())
 	}
 	slices.Sort(ways)
-	return item("challenge", "challenges can be answered", strings.Join(slices.Compact(ways), ", "), p.clients[issuer].CanAnswer(ctx, names))
+	client, evidence := p.clients[issuer], strings.Join(slices.Compact(ways), ", ")
+	unseen, err := client.CheckAnswers(ctx, names)
+	items := []checkItem{item("challenge", "challenges can be answered", evidence, err)}
+	for _, name := range slices.Sorted(maps.Keys(unseen)) {
+		items = append(items, warn("reachable", "the answer to a challenge is not seen at http://"+name+": "+unseen[name], name,
+			"the CA connects to port 80 of this name: lead it here, or answer there (maascert respond, maascert account snippet), or prove it by dns-01"))
+	}
+	if err == nil && len(unseen) == 0 && slices.ContainsFunc(names, func(name string) bool { return config.challengeFor(name).Type == "http-01" }) {
+		items = append(items, item("reachable", "the answer to a challenge is seen under every name", strings.Join(names, ", "), nil))
+	}
+	forbidden, err := client.CheckCAA(ctx, names)
+	if err != nil {
+		return items // the directory's own check says it
+	}
+	for _, name := range slices.Sorted(maps.Keys(forbidden)) {
+		items = append(items, warn("caa", forbidden[name], name, "have the zone's CAA records allow this CA and this account, or remove them"))
+	}
+	return items
+}
+
+func warn(code, summary, evidence, fix string) checkItem {
+	return checkItem{Code: code, State: checkWarn, Summary: oneLine(errors.New(summary)), Evidence: evidence, Fix: fix}
 }
 
 func accountWords(account certstore.Account, directory string) string {

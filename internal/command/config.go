@@ -38,6 +38,7 @@ type Config struct {
 	MAAS         MAASConfig              `yaml:"maas"`
 	Store        StoreConfig             `yaml:"store"`
 	Schedule     string                  `yaml:"schedule"`
+	Resolvers    []string                `yaml:"resolvers"`
 
 	schedule cron.Schedule
 }
@@ -87,7 +88,6 @@ type DNSConfig struct {
 	Provider    string                      `yaml:"provider"`
 	Settings    map[string]string           `yaml:"settings"`
 	Secrets     map[string]secret.Reference `yaml:"secrets"`
-	Resolvers   []string                    `yaml:"resolvers"`
 	Nameservers []string                    `yaml:"nameservers"`
 
 	secrets map[string]string // what the references led to
@@ -175,9 +175,8 @@ func loadConfig(file string) (*Config, error) {
 // validator fills in defaults and finds what is wrong beyond the types.
 type validator struct {
 	*document
-	config    *Config
-	folder    string
-	resolvers []string // of the dns sections
+	config *Config
+	folder string
 }
 
 func (v *validator) run() {
@@ -190,6 +189,7 @@ func (v *validator) run() {
 		c.Node = name
 	}
 	c.StateDir = v.path(c.StateDir, "/var/lib/maascert")
+	v.servers("resolvers", c.Resolvers)
 	v.issuers()
 	v.targets()
 	v.certificates()
@@ -366,15 +366,7 @@ func (v *validator) dns(key string, c *DNSConfig) {
 		}
 		c.secrets[name] = value
 	}
-	v.servers(key+".resolvers", c.Resolvers)
 	v.servers(key+".nameservers", c.Nameservers)
-	if len(c.Resolvers) == 0 {
-		return
-	}
-	if v.resolvers != nil && !slices.Equal(v.resolvers, c.Resolvers) {
-		v.fault(key+".resolvers", "another dns section has other resolvers; there can be only one set of them")
-	}
-	v.resolvers = c.Resolvers
 }
 
 // servers completes name servers with their port.
@@ -506,6 +498,7 @@ func (v *validator) certificates() {
 		cert.Issuer = fallback(cert.Issuer, defaultIssuer)
 		if issuer, ok := c.Issuers[cert.Issuer]; ok {
 			v.provable(key, cert, &issuer)
+			v.issuable(key, cert, &issuer)
 		} else {
 			v.fault(key+".issuer", "there is no issuer %q", cert.Issuer)
 		}
@@ -577,6 +570,19 @@ func (v *validator) provable(key string, cert *CertificateConfig, issuer *ACMECo
 		case certstore.IsAddress(name) && way == "dns-01":
 			v.fault(at, "%s: an address cannot be proven by dns-01: set http-01 or tls-alpn-01 for it in the issuer's challenges", name)
 		}
+	}
+}
+
+// issuable finds names that a CA is known not to issue for.
+func (v *validator) issuable(key string, cert *CertificateConfig, issuer *ACMEConfig) {
+	wrong := acme.CheckNames(issuer.Directory, issuer.Profile, cert.Names)
+	for i, name := range cert.Names {
+		if err := wrong[name]; err != nil {
+			v.fault(fmt.Sprintf("%s.names[%d]", key, i), "%v", err)
+		}
+	}
+	if err := wrong[""]; err != nil {
+		v.fault(key+".names", "%v", err)
 	}
 }
 

@@ -105,6 +105,9 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 
 func (s *service) report(r lifecycle.Result) {
 	log := s.log.With("cert", r.Name, "state", r.After.Summary, "why", r.Before.Plan.Why)
+	for _, warning := range r.After.Warnings {
+		log.Warn("warning", "warning", warning)
+	}
 	switch {
 	case r.Err != nil:
 		log.Error("not as it should be", "stage", r.Stage, "error", oneLine(r.Err), "hint", hint.Of(r.Err), "next", r.After.Plan.Next)

@@ -46,6 +46,8 @@ type certificateJSON struct {
 	Version     int          `json:"version"`
 	Error       string       `json:"error"`
 	Hint        string       `json:"hint"`
+	Warnings    []string     `json:"warnings,omitempty"`
+	Explanation string       `json:"explanation,omitempty"` // URL at which the CA explains its renewal window
 	Targets     []targetJSON `json:"targets"`
 }
 
@@ -127,7 +129,10 @@ func newCertificateJSON(cert lifecycle.Certificate, v lifecycle.View) certificat
 	doc := certificateJSON{
 		Name: cert.Name, State: string(v.Summary), Reason: string(v.Plan.Why), Names: cert.Wish.Names,
 		RenewAt: stamp(v.Plan.RenewAt), Failures: v.State.Record.Failures, NextAttempt: stamp(v.Plan.Wait), Version: v.Version(),
-		Targets: newTargetsJSON(cert, v),
+		Warnings: v.Warnings, Targets: newTargetsJSON(cert, v),
+	}
+	if v.State.Window != nil {
+		doc.Explanation = v.State.Window.Explanation
 	}
 	if attempts := v.State.Record.Attempts; len(attempts) > 0 && !v.Summary.IsHealthy() {
 		last := attempts[len(attempts)-1]
@@ -172,7 +177,7 @@ func newRenewedJSON(r lifecycle.Result) renewedJSON {
 	doc := renewedJSON{
 		Name: r.Name, Obtained: r.Obtained, Why: string(r.Before.Plan.Why), Deployed: maps.Clone(r.Deployed), Stage: string(r.Stage),
 		Version: r.After.Version(), Requests: r.Requests, Duration: r.Duration.Milliseconds(), Endpoints: []endpointJSON{},
-		Warnings: r.Warnings,
+		Warnings: slices.Concat(r.Warnings, r.After.Warnings),
 	}
 	if r.Err != nil {
 		doc.Error, doc.Hint = oneLine(r.Err), hint.Of(r.Err)

@@ -80,6 +80,9 @@ func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
 	if v.Plan.Differ {
 		fmt.Fprintln(a.stdout, "  this host's configuration differs from the one that is followed")
 	}
+	for _, warning := range v.Warnings {
+		fmt.Fprintf(a.stdout, "  warning: %s\n", warning)
+	}
 	a.printEndpoints(v)
 	if one.Error != "" {
 		fmt.Fprintf(a.stdout, "  last failure: %s\n", one.Error)

@@ -40,9 +40,10 @@ const exitCodes = `Exit codes:
    130  interrupted (SIGINT or SIGTERM)`
 
 // Main is the program.
-func Main() {
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}}
-	os.Exit(a.run(os.Args))
+func Main() { os.Exit(newApp().run(os.Args)) }
+
+func newApp() *app {
+	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}}
 }
 
 // app is one run of the program.
@@ -50,6 +51,7 @@ type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
 	fsys           world.FS
+	reach          world.Dial // to whoever answers challenges; nil: the network
 	log            *slog.Logger
 }
 

@@ -158,7 +158,7 @@ func (a *app) printEndpoints(v lifecycle.View) {
 // complainAll writes what went wrong, each with its certificate and stage, and what is worth a warning.
 func (a *app) complainAll(results []lifecycle.Result) {
 	for _, r := range results {
-		for _, warning := range r.Warnings {
+		for _, warning := range slices.Concat(r.Warnings, r.After.Warnings) {
 			fmt.Fprintf(a.stderr, "maascert: warning: %s: %s\n", r.Name, oneLine(errors.New(warning)))
 		}
 		if r.Err != nil {
@@ -202,7 +202,8 @@ func (a *app) rehearse(ctx context.Context, p *parts, options lifecycle.Options,
 	options.Force = true
 	results := r.engine.Pass(ctx, options)
 	doc := rehearsalJSON{Schema: schema, DryRun: true, Certificates: []rehearsedJSON{}}
-	for _, result := range results {
+	for i, result := range results {
+		results[i].After.Warnings = would[result.Name].Warnings // not those of what was rehearsed with
 		change := would[result.Name].Plan.IsWork()
 		doc.WouldChange = doc.WouldChange || change
 		one := newRehearsedJSON(result, would[result.Name])

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -27,7 +28,21 @@ import (
 
 func TestMain(m *testing.M) {
 	maastest.Main()
-	testscript.Main(m, map[string]func(){"maascert": Main})
+	testscript.Main(m, map[string]func(){"maascert": func() {
+		a := newApp()
+		a.reach = port80(os.Getenv("HTTP01_PORT"))
+		os.Exit(a.run(os.Args))
+	}})
+}
+
+// port80 connects to another port of the loopback instead of port 80.
+func port80(port string) world.Dial {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if host, asked, err := net.SplitHostPort(address); err == nil && asked == "80" {
+			address = net.JoinHostPort(host, port)
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
 }
 
 // site is a CA and a MAAS deployment for one test, with a configuration for them.
@@ -63,6 +78,7 @@ func newSite(dir string) (*site, error) {
 func (s *site) config() string {
 	return fmt.Sprintf(`node: region1
 state_dir: state
+resolvers: [%q]
 acme:
   directory: %s
   root: directory_root.pem
@@ -74,7 +90,7 @@ certificates:
 targets:
   maas: {endpoints: [%s], verify_timeout: 20s}
 maas: {command: %q, http_dir: %q, stage_dir: stage, version: 3.7.3}
-`, s.ca.Directory, s.ca.HTTPPort, strings.Join(s.maas.Endpoints(), ", "), s.maas.Command, s.maas.Regions[0].HTTPDir)
+`, s.ca.DNS.Address, s.ca.Directory, s.ca.HTTPPort, strings.Join(s.maas.Endpoints(), ", "), s.maas.Command, s.maas.Regions[0].HTTPDir)
 }
 
 func (s *site) stop() {
@@ -142,6 +158,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("DIRECTORY", s.ca.Directory)
 			env.Setenv("TLS_PORT", strconv.Itoa(s.ca.TLSPort))
 			env.Setenv("DNS", s.ca.DNS.Address)
+			env.Setenv("HTTP01_PORT", strconv.Itoa(s.ca.HTTPPort))
 			env.Setenv("TSIG_KEY", acmetest.KeyName)
 			if err := os.WriteFile(filepath.Join(env.WorkDir, "tsig"), []byte(acmetest.Key), 0o600); err != nil {
 				return err
@@ -152,9 +169,14 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "edit": edit, "region": region, "maas": maas, "ca": ca, "counts": counts, "snapshot": snapshot, "hold": hold, "rehearsal-ca": rehearsalCA,
+			"exits": exits, "edit": edit, "region": region, "maas": maas, "ca": ca, "counts": counts, "snapshot": snapshot, "hold": hold, "rehearsal-ca": rehearsalCA, "dns": dnsRecord,
 		},
 	})
+}
+
+// dns RECORD: gives the name server a record, in zone file syntax.
+func dnsRecord(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(siteOf(ts).ca.DNS.Set(args...))
 }
 
 func siteOf(ts *testscript.TestScript) *site { return ts.Value("site").(*site) }
@@ -370,7 +392,7 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	defer null.Close()
 	oneApp.Lock()
 	defer oneApp.Unlock()
-	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys}
+	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
 	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
 	return code, out.String(), errs.String()
 }

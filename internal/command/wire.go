@@ -28,14 +28,15 @@ type parts struct {
 	store   *certstore.FileStore
 	clients map[string]*acme.Client // by issuer
 	solvers *solvers
+	reach   world.Dial // to whoever answers challenges; nil: the network
 	targets map[string]*maasconfig.MAAS
 	engine  *lifecycle.Engine
 }
 
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *Config) *parts {
-	p := &parts{config: config, fsys: a.fsys, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
-	p.clients, p.solvers = map[string]*acme.Client{}, newSolvers(a.fsys)
+	p := &parts{config: config, fsys: a.fsys, reach: a.reach, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
+	p.clients, p.solvers = map[string]*acme.Client{}, newSolvers(a.fsys, config.Resolvers)
 	for name, issuer := range config.Issuers {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
 	}
@@ -51,7 +52,7 @@ func (a *app) assemble(config *Config) *parts {
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]
 		built := lifecycle.Certificate{
-			Name: cert.Name, Keep: cert.Keep, Issuer: p.clients[cert.Issuer],
+			Name: cert.Name, Keep: cert.Keep, Roots: issuer.issuerRoots, Issuer: p.clients[cert.Issuer],
 			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile},
 		}
 		for _, name := range cert.Targets {
@@ -71,13 +72,16 @@ func (a *app) assemble(config *Config) *parts {
 // solvers are all ways to prove names that a configuration knows, each once: clients that answer on the same address
 // share it.
 type solvers struct {
-	fsys world.FS
+	fsys      world.FS
+	resolvers []string
 
 	mu  sync.Mutex
 	all map[string]acme.Solver
 }
 
-func newSolvers(fsys world.FS) *solvers { return &solvers{fsys: fsys, all: map[string]acme.Solver{}} }
+func newSolvers(fsys world.FS, resolvers []string) *solvers {
+	return &solvers{fsys: fsys, resolvers: resolvers, all: map[string]acme.Solver{}}
+}
 
 func (s *solvers) solver(c ChallengeConfig) acme.Solver {
 	s.mu.Lock()
@@ -87,7 +91,7 @@ func (s *solvers) solver(c ChallengeConfig) acme.Solver {
 	switch {
 	case s.all[key] != nil:
 	case c.Type == "dns-01":
-		s.all[key] = newDNS(c.DNS)
+		s.all[key] = newDNS(c.DNS, s.resolvers)
 	case c.Webroot != "":
 		s.all[key] = &acme.Webroot{Dir: c.Webroot, FS: s.fsys}
 	case c.Type == "tls-alpn-01":
@@ -98,14 +102,14 @@ func (s *solvers) solver(c ChallengeConfig) acme.Solver {
 	return s.all[key]
 }
 
-func newDNS(c DNSConfig) *acme.DNS {
+func newDNS(c DNSConfig, resolvers []string) *acme.DNS {
 	settings := providers.Settings(maps.Clone(c.secrets))
 	maps.Copy(settings, c.Settings)
 	secrets := slices.Collect(maps.Values(c.secrets))
 	return &acme.DNS{
-		Resolvers: c.Resolvers, Nameservers: c.Nameservers,
+		Resolvers: resolvers, Nameservers: c.Nameservers,
 		Connect: func(ctx context.Context) (acme.Records, error) {
-			return providers.Connect(ctx, c.Provider, settings, secrets, providers.Parts{Runner: world.Exec{}, Resolvers: c.Resolvers})
+			return providers.Connect(ctx, c.Provider, settings, secrets, providers.Parts{Runner: world.Exec{}, Resolvers: resolvers})
 		},
 	}
 }
@@ -115,7 +119,7 @@ func (p *parts) acme(issuer ACMEConfig, store certstore.Store, known *solvers) a
 	return acme.Config{
 		Directory: issuer.Directory, Roots: issuer.roots, IssuerRoots: issuer.issuerRoots, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.external, Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
-		UserAgent: "maascert/" + version(), Store: store,
+		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach,
 		Solve: func(name string) acme.Solver { return known.solver(issuer.challengeFor(name)) },
 	}
 }
@@ -148,7 +152,7 @@ type rehearsal struct {
 func (p *parts) rehearsal(busy map[string]bool) *rehearsal {
 	store := certstore.NewOverlay(p.store)
 	r := &rehearsal{issuers: map[string]*lifecycle.Rehearser{}, targets: map[string][]*maasconfig.Rehearsal{}}
-	known := newSolvers(p.fsys)
+	known := newSolvers(p.fsys, p.config.Resolvers)
 	open := func(config acme.Config) *acme.Client {
 		client := acme.New(config)
 		r.clients = append(r.clients, client)

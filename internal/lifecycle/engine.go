@@ -35,7 +35,8 @@ type Publisher interface {
 type Certificate struct {
 	Name    string
 	Wish    certstore.Wish
-	Keep    int // versions, at least 1
+	Keep    int            // versions, at least 1
+	Roots   *x509.CertPool // that its certificates lead to; nil: not known
 	Issuer  Issuer
 	Targets []maasconfig.Target
 }
@@ -92,9 +93,10 @@ type Result struct {
 
 // View is a certificate as it was looked at.
 type View struct {
-	State   State
-	Plan    Plan
-	Summary CertState
+	State    State
+	Plan     Plan
+	Summary  CertState
+	Warnings []string // what is as it should be and may not stay so
 }
 
 // Healthy tells whether the certificate is as it should be.
@@ -160,7 +162,7 @@ func (e *Engine) look(ctx context.Context, cert Certificate, force bool) (View, 
 	}
 	e.ask(ctx, cert, &state)
 	plan := Decide(state)
-	return View{State: state, Plan: plan, Summary: Summary(state, plan)}, context.Cause(ctx)
+	return View{State: state, Plan: plan, Summary: Summary(state, plan), Warnings: warnings(state, cert.Roots)}, context.Cause(ctx)
 }
 
 // ask asks the CA and every target at the same time.

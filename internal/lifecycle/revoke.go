@@ -85,12 +85,9 @@ func (p *pass) rememberWindow(ctx context.Context) {
 		return
 	}
 	w := state.Window
-	err := p.update(ctx, func(r *certstore.Record) {
+	p.fail(StageSave, p.update(ctx, func(r *certstore.Record) {
 		r.Window = &certstore.Window{Version: r.Current, Start: w.Start.UTC(), End: w.End.UTC(), Explanation: w.Explanation}
-	})
-	if err != nil {
-		p.Log.Warn("writing down the renewal window", "cert", p.cert.Name, "error", err)
-	}
+	}))
 }
 
 // outageAsk is when to ask a CA again that could not be asked for its renewal information.

@@ -1,0 +1,70 @@
+package lifecycle
+
+import (
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"maascert/acme"
+	"maascert/certstore"
+)
+
+// warnings are what is as it should be and may not stay so.
+func warnings(s State, roots *x509.CertPool) []string {
+	return append(issuerExpiry(s, roots), limits(s)...)
+}
+
+// issuerExpiry warns of CA certificates that expire before the certificate would that follows the one in use: it will be
+// cut short, or there will be none.
+func issuerExpiry(s State, roots *x509.CertPool) []string {
+	if s.Current == nil {
+		return nil
+	}
+	above := s.Current.Bundle.Chain()
+	if roots != nil {
+		if chains, err := certstore.Verify(s.leaf(), above, roots, s.Now); err == nil {
+			above = chains[0][1:]
+		}
+	}
+	var found []string
+	follows := s.renewAt().Add(lifetime(s.leaf()))
+	for _, ca := range above {
+		if ca.NotAfter.Before(follows) {
+			found = append(found, fmt.Sprintf("the CA certificate %q expires at %s, before the next certificate would: its operator has to renew it",
+				ca.Subject.String(), ca.NotAfter.UTC().Format(time.RFC3339)))
+		}
+	}
+	return found
+}
+
+// Let's Encrypt's limits that one deployment can reach by itself: so many certificates for the same names a week, renewals
+// by ARI not counted, and so many failed validations of a name an hour.
+const (
+	sameNamesAWeek = 5
+	failuresAnHour = 5
+)
+
+// limits warns of the last order before a known limit of the CA, as far as the attempts that are remembered tell.
+func limits(s State) []string {
+	if s.Wish.Directory != acme.LetsEncrypt {
+		return nil
+	}
+	issued, failed := 0, 0
+	for _, a := range s.Record.Attempts {
+		age := s.Now.Sub(a.At)
+		switch {
+		case a.Error == "" && a.Why != string(ARI) && age < 7*24*time.Hour:
+			issued++
+		case a.Error != "" && a.Stage == string(StageObtain) && age < time.Hour:
+			failed += max(1, a.Times)
+		}
+	}
+	var found []string
+	if issued >= sameNamesAWeek-1 {
+		found = append(found, fmt.Sprintf("%d certificates were ordered within a week; Let's Encrypt issues %d for the same names, and then refuses for days", issued, sameNamesAWeek))
+	}
+	if failed >= failuresAnHour-1 {
+		found = append(found, fmt.Sprintf("%d orders failed within an hour; after %d failed validations of a name Let's Encrypt refuses for an hour: mend the cause first", failed, failuresAnHour))
+	}
+	return found
+}
