@@ -33,8 +33,9 @@ race: ## the tests once more, in random order and with the race detector, which 
 e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies and name servers; needs root, nginx, haproxy, apache2, named and ip
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -v ./internal/e2e
 
-bench: ## what an issuance takes, beside lego's own way
-	go test -run '^$$' -bench . -benchtime 1x ./acme
+bench: build ## what an issuance takes, beside lego's library, certbot and whatever else is installed; BENCH takes flags
+	go build -buildvcs=false -o bin/bench ./internal/bench
+	bin/bench -tools $(TOOLS) $(BENCH)
 
 allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, which needs 160 more modules
 	cd examples/allproviders && go mod tidy -diff && go vet ./... && go test ./...

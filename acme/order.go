@@ -59,7 +59,7 @@ const (
 	// orderTime bounds all of an order, whatever a CA does to prolong it.
 	orderTime = 15 * time.Minute
 	// The pauses between two looks at an order to which the CA gave no Retry-After.
-	firstLook   = 25 * time.Millisecond
+	firstLook   = 12 * time.Millisecond
 	longestLook = 500 * time.Millisecond
 	patientLook = 3 * time.Second
 	// patience is the time after which looks are patientLook apart.
@@ -578,7 +578,8 @@ func (o *order) pause() error {
 		// No time, or one that is past by our clock, is no leave to ask without a pause.
 		return sleep(o.ctx, min(max(wait, o.pauses), validationTime))
 	}
-	return sleep(o.ctx, o.pauses)
+	// While the last answer came here and the next question goes there the CA has its time as well.
+	return sleep(o.ctx, max(0, o.pauses-o.wire.trip()))
 }
 
 func (o *order) look() error {

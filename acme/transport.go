@@ -35,6 +35,7 @@ type transport struct {
 	client   *Client
 	ctx      context.Context
 	requests atomic.Int64
+	quickest atomic.Int64 // nanoseconds that the quickest request took; 0 for none yet
 
 	retryAfter sync.Map // URL to the time.Time of the last answer's Retry-After
 }
@@ -53,10 +54,12 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, requestTime)
 	defer cancel()
 	t.requests.Add(1)
+	begun := time.Now()
 	resp, err := t.client.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return nil, errors.Join(context.Cause(t.ctx), err)
 	}
+	t.took(time.Since(begun))
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	if err != nil {
@@ -76,6 +79,18 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	return reply(req, status, resp.Header, body), nil
 }
+
+func (t *transport) took(d time.Duration) {
+	for {
+		quickest := t.quickest.Load()
+		if quickest != 0 && quickest <= int64(d) || t.quickest.CompareAndSwap(quickest, int64(d)) {
+			return
+		}
+	}
+}
+
+// trip is about what the network takes to the CA and back.
+func (t *transport) trip() time.Duration { return time.Duration(t.quickest.Load()) }
 
 // wait is how long the last answer from a URL asked to wait, if it did.
 func (t *transport) wait(url string) (time.Duration, bool) {

@@ -105,6 +105,9 @@ func Start(options Options) (*CA, error) {
 	return c, nil
 }
 
+// Address is where the CA listens, as host:port.
+func (c *CA) Address() string { return c.server.Listener.Addr().String() }
+
 // Stop ends the CA.
 func (c *CA) Stop() {
 	c.server.CloseClientConnections()
