@@ -169,10 +169,12 @@ func RetryAfter(err error) (time.Time, bool) {
 	return at, !at.IsZero()
 }
 
-// IsRateLimited tells whether the CA refused because of a limit (RFC 8555 section 6.6).
+// IsRateLimited tells whether the CA refused because of a limit (RFC 8555 section 6.6). Let's Encrypt answers 503 with a
+// Retry-After when it has too much to do.
 func IsRateLimited(err error) bool {
 	var answered *Error
-	return errors.As(err, &answered) && (answered.Type == "rateLimited" || answered.Status == http.StatusTooManyRequests)
+	return errors.As(err, &answered) && (answered.Type == "rateLimited" || answered.Status == http.StatusTooManyRequests ||
+		answered.Status == http.StatusServiceUnavailable && !answered.RetryAfter.IsZero())
 }
 
 // validationHint says what has to be so for a proof to be seen; a nil solver stands for any.

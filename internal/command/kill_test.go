@@ -72,8 +72,7 @@ func checkConverged(t *testing.T, s *site, orders int) {
 
 // SIGKILL at every request to the CA, before it is handled and after it, and at moments of the deployment: the next run
 // converges with one extra order at the most.
-func TestKilledAnywhereTheNextRunConverges(t *testing.T) {
-	t.Parallel()
+func killedAnywhere(t *testing.T) {
 	whole := startSite(t)
 	require.NoError(t, program(t.Context(), t, whole, "renew", "--enable-tls").Run())
 	requests := len(whole.ca.Requests())
@@ -168,8 +167,7 @@ func exists(pattern string) bool {
 }
 
 // SIGTERM: exit 130 within a second, the children ended, the stage wiped.
-func TestInterrupted(t *testing.T) {
-	t.Parallel()
+func interrupted(t *testing.T) {
 	for name, row := range map[string]struct {
 		prepare func(*site)
 		when    func(*site) bool
@@ -239,8 +237,7 @@ func TestInterrupted(t *testing.T) {
 
 // A disk that fills up at any write, for good: one line and a hint, the old certificate is still served, and once there
 // is room the next run converges without a third order.
-func TestADiskThatFillsUp(t *testing.T) {
-	t.Parallel()
+func aDiskThatFillsUp(t *testing.T) {
 	var mu sync.Mutex
 	writes := 0
 	count := worldtest.FS{FS: world.OS{}, Fail: func(op, _ string) error {

@@ -55,8 +55,12 @@ type site struct {
 }
 
 // newSite starts a site in a folder.
-func newSite(dir string) (*site, error) {
-	ca, err := acmetest.Start(acmetest.Options{Validity: 90 * 24 * time.Hour})
+func newSite(dir string) (*site, error) { return newSiteWith(dir, acmetest.Options{}) }
+
+// newSiteWith starts a site whose CA has habits.
+func newSiteWith(dir string, habits acmetest.Options) (*site, error) {
+	habits.Validity = 90 * 24 * time.Hour
+	ca, err := acmetest.Start(habits)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ package e2e
 import (
 	"crypto/tls"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
@@ -114,7 +113,7 @@ func pebble(t *testing.T, resolver string, env ...string) (directory string, roo
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600))
 	start(t, env, tool(t, "pebble"), "-strict", "-dnsserver", resolver, "-config", filepath.Join(dir, "config.json"))
 	directory = "https://" + address + "/dir"
-	root = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Root.Raw})
+	root = authority.RootPEM()
 	wait(t, directory, root)
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: acmetest.Pool(root)}}}
 	resp, err := client.Get("https://127.0.0.1:" + strconv.Itoa(manage) + "/roots/0")

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -401,6 +402,34 @@ func (a *Authority) Issue(keyType certstore.KeyType, age, lifetime time.Duration
 		return nil, err
 	}
 	return certstore.NewBundle(key, []*x509.Certificate{leaf, a.Intermediate})
+}
+
+// RootPEM is the root.
+func (a *Authority) RootPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Root.Raw})
+}
+
+// Sign issues what a certificate request asks for, after change had its way with it, and returns the chain as PEM.
+func (a *Authority) Sign(request []byte, change func(template *x509.Certificate)) ([]byte, error) {
+	csr, err := x509.ParseCertificateRequest(request)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(90 * 24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames: csr.DNSNames, IPAddresses: csr.IPAddresses,
+	}
+	change(template)
+	leaf, err := sign(template, a.Intermediate, csr.PublicKey, a.key)
+	if err != nil {
+		return nil, err
+	}
+	var chain []byte
+	for _, cert := range []*x509.Certificate{leaf, a.Intermediate} {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
+	return chain, nil
 }
 
 func sign(template, parent *x509.Certificate, public, key any) (*x509.Certificate, error) {
