@@ -23,8 +23,9 @@ import (
 	"maascert/internal/hint"
 )
 
-// ErrDeactivated says that the CA knows the account and lets it do nothing any more (RFC 8555 section 7.3.6).
-var ErrDeactivated = errors.New("the CA has deactivated the ACME account")
+// ErrDeactivated says that the CA knows the account and lets it do nothing any more (RFC 8555 section 7.3.6). step-ca says
+// the same of an account whose key it knows at another of its provisioners.
+var ErrDeactivated = errors.New("the CA lets the ACME account do nothing: it is deactivated, or its key belongs to another provisioner")
 
 // explainRefusal finds out whether a request was refused because of the account's state.
 func (s *session) explainRefusal(err error) error {
@@ -35,7 +36,7 @@ func (s *session) explainRefusal(err error) error {
 	if !isType(gone, "unauthorized") {
 		return err
 	}
-	return hint.Add(fmt.Errorf("%w: %w", ErrDeactivated, err), "find out who did that and why; then make another account: maascert account rollover")
+	return hint.Add(fmt.Errorf("%w: %w", ErrDeactivated, err), "if nobody deactivated it by mistake, make another account with another key: maascert account rollover")
 }
 
 // AccountChange is what became of the account at one directory.

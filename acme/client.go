@@ -237,7 +237,7 @@ func (s *session) saveRegistration(registration certstore.Registration) error {
 // explainRegistration says what to do when a CA takes no account with this key.
 func (s *session) explainRegistration(err error) error {
 	if isType(err, "unauthorized") && strings.Contains(strings.ToLower(err.Error()), "deactivated") {
-		return hint.Add(fmt.Errorf("%w: %w", ErrDeactivated, err), "a deactivated key cannot be used again; make another: maascert account rollover")
+		return hint.Add(fmt.Errorf("%w: %w", ErrDeactivated, err), "a key whose account was deactivated cannot be used again; make another: maascert account rollover")
 	}
 	if isType(err, "externalAccountRequired") {
 		return hint.Add(fmt.Errorf("%w: %w", ErrExternalAccount, err), "set acme.eab to what the CA's operator gave you")

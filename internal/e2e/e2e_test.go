@@ -202,14 +202,73 @@ func TestStepCA(t *testing.T) {
 	initialize.Env = append(os.Environ(), env...)
 	out, err := initialize.CombinedOutput()
 	require.NoError(t, err, string(out))
+	alpn, err := loopback.Port()
+	require.NoError(t, err)
+	addProvisioners(t, filepath.Join(dir, "config", "ca.json"))
 	start(t, env, tool(t, "step-ca"), filepath.Join(dir, "config", "ca.json"), "--password-file", password,
-		"--resolver", resolver.Address, "--insecure", "--acme-http-port", strconv.Itoa(challenge))
+		"--resolver", resolver.Address, "--insecure", "--acme-http-port", strconv.Itoa(challenge), "--acme-tls-port", strconv.Itoa(alpn))
 	root, err := os.ReadFile(filepath.Join(dir, "certs", "root_ca.crt"))
 	require.NoError(t, err)
 	directory := "https://" + address + "/acme/acme/directory"
 	wait(t, directory, root)
 	s := newSite(t, directory, root, resolver, challenge)
 	s.mainJob(t)
+
+	// It can revoke, and it cannot change an account's key: the account is replaced.
+	require.Contains(t, s.run(t, 0, "revoke"), "the CA revoked version 2")
+	require.Contains(t, s.run(t, 0, "account", "rollover"), "has a new account with the new key")
+	s.run(t, 0, "renew", "--force")
+
+	// A lifetime of an hour, proven by tls-alpn-01: renewed after half of it.
+	s.edit(t, "/acme/acme/directory", "/acme/hourly/directory")
+	require.Contains(t, s.run(t, 1, "renew"), "its key belongs to another provisioner")
+	require.Contains(t, s.run(t, 0, "account", "rollover"), "has a new account with the new key")
+	s.edit(t, "type: http-01, listen: ", "type: tls-alpn-01, listen: ", ":"+strconv.Itoa(challenge), ":"+strconv.Itoa(alpn))
+	require.Contains(t, s.run(t, 0, "renew", "--force"), "obtained version 5")
+	left := time.Until(s.served(t).NotAfter)
+	require.InDelta(t, time.Hour, left, float64(5*time.Minute))
+	var status struct {
+		Certificates []struct {
+			RenewAt time.Time `json:"renew_at"`
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(s.run(t, 0, "status", "--json")), &status))
+	require.WithinDuration(t, time.Now().Add(30*time.Minute), status.Certificates[0].RenewAt, 5*time.Minute)
+
+	// Accounts that have to be bound: told before anything is tried, and a rehearsal binds nothing.
+	s.edit(t, "/acme/hourly/directory", "/acme/bound/directory", "state_dir: state", "state_dir: another")
+	require.Contains(t, s.run(t, 1, "check"), "the CA registers only accounts that are bound to an external one (EAB)")
+	require.Contains(t, s.run(t, 0, "renew", "--dry-run"), "the CA was asked for nothing")
+	require.Contains(t, s.run(t, 1, "renew"), "set acme.eab to what the CA's operator gave you")
+}
+
+// addProvisioners gives step-ca one whose certificates last an hour, and one that wants accounts to be bound.
+func addProvisioners(t *testing.T, file string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var config map[string]any
+	require.NoError(t, json.Unmarshal(text, &config))
+	authority := config["authority"].(map[string]any)
+	authority["provisioners"] = append(authority["provisioners"].([]any),
+		map[string]any{"type": "ACME", "name": "hourly", "claims": map[string]any{"minTLSCertDuration": "5m", "defaultTLSCertDuration": "1h", "maxTLSCertDuration": "1h"}},
+		map[string]any{"type": "ACME", "name": "bound", "requireEAB": true})
+	text, err = json.Marshal(config)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, text, 0o600))
+}
+
+// edit replaces texts of the configuration.
+func (s *site) edit(t *testing.T, texts ...string) {
+	t.Helper()
+	path := filepath.Join(s.dir, "maascert.yaml")
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for i := 0; i < len(texts); i += 2 {
+		require.Contains(t, string(text), texts[i])
+		text = bytes.ReplaceAll(text, []byte(texts[i]), []byte(texts[i+1]))
+	}
+	require.NoError(t, os.WriteFile(path, text, 0o640))
 }
 
 // isolated runs a test in a network namespace of its own, where every port of the loopback is free and one address is the
