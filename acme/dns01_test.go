@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -331,4 +333,79 @@ func TestDNSRehearsalLeavesNoRecord(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, ca.DNS.TXT())
 	require.Empty(t, ca.Issued())
+}
+
+// Interrupted at any request to the CA or change of the zone: the run is over within a second and no record is left.
+func TestDNSInterruptedAnywhereLeavesNoRecord(t *testing.T) {
+	t.Parallel()
+	asked := request("a.example", "*.a.example", "b.example")
+	whole := acmetest.New(t, acmetest.Options{})
+	_, err := client(t, whole, withDNS(dns01(&zone{dns: whole.DNS}))).Obtain(t.Context(), asked)
+	require.NoError(t, err)
+	moments := len(whole.Requests()) + len(whole.DNS.Puts())
+	for n := 1; n <= moments; n++ {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			t.Parallel()
+			ca := acmetest.New(t, acmetest.Options{})
+			ctx, cancel := context.WithCancelCause(t.Context())
+			var count atomic.Int32
+			var begun atomic.Int64
+			moment := func() {
+				if count.Add(1) == int32(n) {
+					begun.Store(time.Now().UnixNano())
+					cancel(errors.New("interrupted"))
+				}
+			}
+			ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				moment()
+				next.ServeHTTP(w, r)
+			})
+			ca.DNS.OnPut(func(string, string) { moment() })
+			// The last moments may come too late to interrupt anything.
+			_, _ = client(t, ca, withDNS(dns01(&zone{dns: ca.DNS}))).Obtain(ctx, asked)
+			if at := begun.Load(); at != 0 {
+				require.Less(t, time.Since(time.Unix(0, at)), time.Second)
+			}
+			require.Empty(t, ca.DNS.TXT())
+		})
+	}
+}
+
+// A provider that hangs does not hold up an interrupted run.
+func TestDNSInterruptedWhileTheProviderHangs(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	hanging := &hanging{zone: zone{dns: ca.DNS}, called: make(chan struct{})}
+	solver := dns01(&hanging.zone)
+	solver.Connect = func(context.Context) (acme.Records, error) { return hanging, nil }
+	ctx, cancel := context.WithCancelCause(t.Context())
+	asked, noted := request("a.example"), new(notes)
+	asked.Note = noted.note
+	var begun time.Time
+	go func() {
+		<-hanging.called
+		begun = time.Now()
+		cancel(errors.New("interrupted"))
+	}()
+	_, err := client(t, ca, withDNS(solver)).Obtain(ctx, asked)
+	require.ErrorContains(t, err, "interrupted")
+	require.Less(t, time.Since(begun), time.Second)
+	require.Len(t, noted.last(), 1, "it stays written down, because the record may still appear")
+}
+
+// hanging takes calls and never comes back before their context ends.
+type hanging struct {
+	zone
+	called chan struct{}
+}
+
+func (h *hanging) Put(ctx context.Context, _ acme.TXT) error {
+	close(h.called)
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (*hanging) Remove(ctx context.Context, _ acme.TXT) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
 }

@@ -1,0 +1,239 @@
+package providers_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-acme/lego/v4/challenge"
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme"
+	"maascert/acme/acmetest"
+	"maascert/acme/providers"
+	"maascert/internal/world"
+)
+
+var txt = acme.TXT{
+	FQDN: "_acme-challenge.a.example.", Value: "61rBZ_4knHblO0MNoxFsXZ_eTFUHum0B6IVRbhvUn5I", Name: "a.example", Token: "token", KeyAuthorization: "token.thumbprint",
+}
+
+// settings are enough to build each provider without asking anybody.
+var settings = map[string]providers.Settings{
+	"acme-dns":     {"ACME_DNS_API_BASE": "http://127.0.0.1:9", "ACME_DNS_STORAGE_PATH": "STORAGE"},
+	"bluecat":      {"BLUECAT_SERVER_URL": "http://127.0.0.1:9", "BLUECAT_USER_NAME": "u", "BLUECAT_PASSWORD": "hunter2", "BLUECAT_CONFIG_NAME": "c", "BLUECAT_DNS_VIEW": "v"},
+	"cloudflare":   {"CLOUDFLARE_DNS_API_TOKEN": "hunter2"},
+	"designate":    nil, // signs in at once
+	"digitalocean": {"DO_AUTH_TOKEN": "hunter2"},
+	"exec":         {"EXEC_PATH": "/bin/true"},
+	"httpreq":      {"HTTPREQ_ENDPOINT": "http://127.0.0.1:9"},
+	"infoblox":     {"INFOBLOX_HOST": "127.0.0.1", "INFOBLOX_USERNAME": "u", "INFOBLOX_PASSWORD": "hunter2"},
+	"pdns":         {"PDNS_API_URL": "http://127.0.0.1:9", "PDNS_API_KEY": "hunter2", "PDNS_API_VERSION": "1"},
+	"rfc2136":      {"RFC2136_NAMESERVER": "127.0.0.1:9"},
+	"route53":      {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_REGION": "us-east-1", "AWS_HOSTED_ZONE_ID": "z"},
+}
+
+// parts ask a resolver on the loopback.
+func parts(t *testing.T) (providers.Parts, *acmetest.DNS) {
+	t.Helper()
+	return providers.Parts{Runner: world.Exec{}, Resolvers: []string{resolver.Address}}, resolver
+}
+
+// resolver is one for all tests: which one lego's providers ask is one setting of the whole process.
+var resolver *acmetest.DNS
+
+func TestMain(m *testing.M) {
+	var err error
+	if resolver, err = acmetest.StartDNS(0); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	resolver.Stop()
+	os.Exit(code)
+}
+
+func TestEachProviderIsBuiltFromItsSettingsAndLeavesNoneBehind(t *testing.T) {
+	p, _ := parts(t)
+	names := providers.Names()
+	require.Len(t, names, 11)
+	for _, name := range names {
+		row, known := settings[name]
+		require.True(t, known, name)
+		for key, value := range row {
+			require.NoError(t, providers.CheckSetting(name, key))
+			if value == "STORAGE" {
+				row[key] = filepath.Join(t.TempDir(), "accounts.json")
+			}
+		}
+		if name != "route53" { // which may find a role of the machine's
+			_, err := providers.Connect(t.Context(), name, nil, nil, p)
+			require.Error(t, err, "%s wants settings", name)
+		}
+		if row == nil {
+			continue
+		}
+		records, err := providers.Connect(t.Context(), name, row, nil, p)
+		require.NoError(t, err, name)
+		require.GreaterOrEqual(t, records.Patience(), time.Duration(0))
+		for key := range row {
+			_, left := os.LookupEnv(key)
+			require.False(t, left, "%s is left in the environment", key)
+		}
+	}
+}
+
+func TestSettingsAreChecked(t *testing.T) {
+	require.ErrorContains(t, providers.CheckName("godaddy"), `"godaddy" is unknown; there are: acme-dns, bluecat,`)
+	require.ErrorContains(t, providers.CheckSetting("cloudflare", "LD_PRELOAD"), "begin with CLOUDFLARE_ or CF_")
+	for _, name := range []string{"CLOUDFLARE_DNS_API_TOKEN", "RFC2136_TSIG_SECRET", "AWS_SECRET_ACCESS_KEY", "PDNS_API_KEY", "OS_PASSWORD", "OS_APPLICATION_CREDENTIAL_SECRET"} {
+		require.True(t, providers.IsSecret(name), name)
+	}
+	for _, name := range []string{"RFC2136_TSIG_KEY", "AWS_ACCESS_KEY_ID", "CLOUDFLARE_DNS_API_TOKEN_FILE", "RFC2136_TSIG_FILE", "EXEC_PATH"} {
+		require.False(t, providers.IsSecret(name), name)
+	}
+}
+
+// A variable that was there before is there again.
+func TestTheEnvironmentIsPutBack(t *testing.T) {
+	p, _ := parts(t)
+	t.Setenv("DO_AUTH_TOKEN", "before")
+	_, err := providers.Connect(t.Context(), "digitalocean", settings["digitalocean"], nil, p)
+	require.NoError(t, err)
+	require.Equal(t, "before", os.Getenv("DO_AUTH_TOKEN"))
+}
+
+func TestNoErrorTellsASecret(t *testing.T) {
+	p, _ := parts(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		http.Error(w, "no access for "+user+" with "+password, http.StatusForbidden)
+	}))
+	t.Cleanup(server.Close)
+	records, err := providers.Connect(t.Context(), "httpreq", providers.Settings{
+		"HTTPREQ_ENDPOINT": server.URL, "HTTPREQ_USERNAME": "me", "HTTPREQ_PASSWORD": "hunter2",
+	}, []string{"hunter2", ""}, p)
+	require.NoError(t, err)
+	err = records.Put(t.Context(), txt)
+	require.ErrorContains(t, err, "no access for me with …")
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+// httpreq: what is put is what the TXT record has to be.
+func TestHTTPReq(t *testing.T) {
+	p, _ := parts(t)
+	var mu sync.Mutex
+	got := map[string]string{}
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var message struct{ FQDN, Value string }
+		if err := json.NewDecoder(r.Body).Decode(&message); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		got[r.URL.Path] = message.FQDN + " " + message.Value
+	}))
+	t.Cleanup(server.Close)
+	records, err := providers.Connect(t.Context(), "httpreq", providers.Settings{"HTTPREQ_ENDPOINT": server.URL, "HTTPREQ_PROPAGATION_TIMEOUT": "7"}, nil, p)
+	require.NoError(t, err)
+	require.Equal(t, 7*time.Second, records.Patience())
+	require.NoError(t, records.Put(t.Context(), txt))
+	require.NoError(t, records.Remove(t.Context(), txt))
+	require.Equal(t, map[string]string{"/present": txt.FQDN + " " + txt.Value, "/cleanup": txt.FQDN + " " + txt.Value}, got)
+}
+
+// rfc2136 with TSIG, the zone found by itself.
+func TestRFC2136(t *testing.T) {
+	p, server := parts(t)
+	row := providers.Settings{"RFC2136_NAMESERVER": server.Address, "RFC2136_TSIG_KEY": acmetest.KeyName, "RFC2136_TSIG_SECRET": acmetest.Key, "RFC2136_TSIG_ALGORITHM": "hmac-sha256."}
+	for _, prefix := range []string{"RFC2136_", "DNSUPDATE_"} {
+		named := providers.Settings{}
+		for key, value := range row {
+			named[strings.Replace(key, "RFC2136_", prefix, 1)] = value
+		}
+		records, err := providers.Connect(t.Context(), "rfc2136", named, nil, p)
+		require.NoError(t, err)
+		require.NoError(t, records.Put(t.Context(), txt), prefix)
+		require.Equal(t, []string{txt.FQDN + " " + txt.Value}, server.TXT())
+		require.NoError(t, records.Remove(t.Context(), txt))
+		require.Empty(t, server.TXT())
+	}
+	row["RFC2136_TSIG_SECRET"] = "AAAA"
+	records, err := providers.Connect(t.Context(), "rfc2136", row, nil, p)
+	require.NoError(t, err)
+	require.Error(t, records.Put(t.Context(), txt))
+	require.Empty(t, server.TXT())
+}
+
+// stuck is a provider whose calls hang until they are let go.
+type stuck struct {
+	mu      sync.Mutex
+	there   bool
+	present chan struct{}
+}
+
+func (s *stuck) Present(string, string, string) error {
+	<-s.present
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.there = true
+	return nil
+}
+
+func (s *stuck) CleanUp(string, string, string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.there = false
+	return nil
+}
+
+// lego's providers know no context: a call that hangs is left to itself, and what it puts all the same is taken away
+// after it.
+func TestACallThatHangsIsLeftToItselfAndCleanedUpAfter(t *testing.T) {
+	s := &stuck{present: make(chan struct{})}
+	providers.Add("stuck", providers.Provider{Prefixes: []string{"STUCK_"}, New: func() (challenge.Provider, error) { return s, nil }})
+	p, _ := parts(t)
+	records, err := providers.Connect(t.Context(), "stuck", nil, nil, p)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("ended"))
+	require.ErrorContains(t, records.Put(ctx, txt), "ended")
+	removed := make(chan error)
+	go func() { removed <- records.Remove(t.Context(), txt) }()
+	close(s.present)
+	require.NoError(t, <-removed)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	require.False(t, s.there)
+}
+
+func TestProgram(t *testing.T) {
+	p, _ := parts(t)
+	t.Setenv("EXEC_TOKEN", "hunter2")
+	dir := t.TempDir()
+	hook := filepath.Join(dir, "hook")
+	require.NoError(t, os.WriteFile(hook, []byte("#!/bin/sh\necho \"$@ $EXEC_TOKEN\" >>"+dir+"/told\n[ \"$1\" = present ] || { echo no such record >&2; exit 3; }\n"), 0o755))
+	for mode, want := range map[string]string{
+		"":    "present " + txt.FQDN + " " + txt.Value + " \ncleanup " + txt.FQDN + " " + txt.Value + " \n",
+		"RAW": "present -- a.example token token.thumbprint \ncleanup -- a.example token token.thumbprint \n",
+	} {
+		records, err := providers.Connect(t.Context(), "exec", providers.Settings{"EXEC_PATH": hook, "EXEC_MODE": mode, "EXEC_PROPAGATION_TIMEOUT": "9"}, nil, p)
+		require.NoError(t, err)
+		require.Equal(t, 9*time.Second, records.Patience())
+		require.NoError(t, records.Put(t.Context(), txt))
+		require.ErrorContains(t, records.Remove(t.Context(), txt), "hook cleanup: exit 3: no such record")
+		told, err := os.ReadFile(filepath.Join(dir, "told"))
+		require.NoError(t, err)
+		require.Equal(t, want, string(told))
+		require.NoError(t, os.Remove(filepath.Join(dir, "told")))
+	}
+	_, err := providers.Connect(t.Context(), "exec", providers.Settings{"EXEC_PATH": hook, "EXEC_PROPAGATION_TIMEOUT": "soon"}, nil, p)
+	require.ErrorContains(t, err, "no number of seconds")
+}
