@@ -339,8 +339,8 @@ func (o *order) proveLasting(tasks []*task) error {
 	if err := o.answers.add(some...); err != nil {
 		return err
 	}
+	// All at once: most of the time they wait until the answers are where the CA looks. Solvers bound what they ask for.
 	group, ctx := errgroup.WithContext(o.ctx)
-	group.SetLimit(sideBySide)
 	for _, together := range byPlace(ctx, some) {
 		group.Go(func() error {
 			for i, one := range together {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +63,18 @@ func TestGoldenFilesLoad(t *testing.T) {
 	require.Equal(t, at, d.Since)
 	require.Equal(t, at.Add(5*time.Minute), d.Told)
 
+	record, _, err = certstore.LoadRecord(ctx, store, "later")
+	require.NoError(t, err)
+	require.Equal(t, "dns-01 *.example.com token thumbprint", strings.Join([]string{
+		record.Answers[0].Type, record.Answers[0].Name, record.Answers[0].Token, record.Answers[0].Thumbprint}, " "))
+	require.Equal(t, at, record.Answers[0].At)
+	require.Equal(t, 3, record.Attempts[0].Times)
+	require.Equal(t, uint(1), record.Revocation(3).Reason)
+	require.True(t, record.Revocation(3).Done.IsZero())
+	require.Nil(t, record.Revocation(4))
+	require.Equal(t, 4, record.Window.Version)
+	require.Equal(t, at.AddDate(0, 1, 2), record.Window.End)
+
 	account, _, err := certstore.LoadAccount(ctx, store)
 	require.NoError(t, err)
 	_, err = account.Signer()
@@ -96,11 +109,15 @@ func TestUnknownFieldsSurviveARewrite(t *testing.T) {
 	require.NoError(t, err)
 	_, err = certstore.SaveRecord(ctx, store, "maas", record, revision)
 	require.NoError(t, err)
+	record, revision, err = certstore.LoadRecord(ctx, store, "later")
+	require.NoError(t, err)
+	_, err = certstore.SaveRecord(ctx, store, "later", record, revision)
+	require.NoError(t, err)
 	account, revision, err := certstore.LoadAccount(ctx, store)
 	require.NoError(t, err)
 	_, err = certstore.SaveAccount(ctx, store, account, revision)
 	require.NoError(t, err)
-	for _, name := range []string{"state/maas", "account"} {
+	for _, name := range []string{"state/maas", "state/later", "account"} {
 		want, err := os.ReadFile(filepath.Join("testdata/v1", name))
 		require.NoError(t, err)
 		got, err := os.ReadFile(filepath.Join(dir, name))

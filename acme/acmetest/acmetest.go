@@ -12,7 +12,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -28,6 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"maascert/internal/loopback"
+	"maascert/internal/world"
 )
 
 // Options are the CA's habits. The zero value is a quick and friendly CA.
@@ -118,7 +118,7 @@ func (c *CA) Stop() {
 func (c *CA) build(options Options) error {
 	knobs.Lock()
 	defer knobs.Unlock()
-	restore, err := setenv(map[string]string{
+	restore, err := world.Setenv(map[string]string{
 		"PEBBLE_WFE_NONCEREJECT": strconv.Itoa(options.NonceReject),
 		"PEBBLE_VA_NOSLEEP":      map[bool]string{true: "1", false: "0"}[options.Sleep == 0],
 		"PEBBLE_VA_SLEEPTIME":    strconv.Itoa(options.Sleep),
@@ -151,31 +151,6 @@ func (c *CA) build(options Options) error {
 	c.server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	c.server.EnableHTTP2 = true
 	return nil
-}
-
-// setenv sets variables of the process and returns what puts them back.
-func setenv(wanted map[string]string) (restore func(), err error) {
-	before := map[string]*string{}
-	for name, value := range wanted {
-		if old, ok := os.LookupEnv(name); ok {
-			before[name] = &old
-		} else {
-			before[name] = nil
-		}
-		if err := os.Setenv(name, value); err != nil {
-			return nil, err
-		}
-	}
-	return func() {
-		for name, old := range before {
-			// These names and values were accepted a moment ago.
-			if old == nil {
-				_ = os.Unsetenv(name)
-			} else {
-				_ = os.Setenv(name, *old)
-			}
-		}
-	}, nil
 }
 
 // withoutZeroRetryAfter drops the header that Pebble sends when it is told to send none: "0", or the present second.

@@ -160,7 +160,7 @@ var environment sync.Mutex
 
 // withEnvironment runs build while settings are in the process's environment, which is the only way to tell them to
 // lego's providers. No program is started meanwhile that would inherit them: world.Exec hands on a short list of names.
-func withEnvironment(settings Settings, resolvers []string, build func() error) (err error) {
+func withEnvironment(settings Settings, resolvers []string, build func() error) error {
 	environment.Lock()
 	defer environment.Unlock()
 	if len(resolvers) > 0 {
@@ -169,27 +169,11 @@ func withEnvironment(settings Settings, resolvers []string, build func() error) 
 			return err
 		}
 	}
-	before := map[string]*string{}
-	defer func() {
-		for name, value := range before {
-			// These names and values were accepted a moment ago.
-			if value == nil {
-				_ = os.Unsetenv(name)
-			} else {
-				_ = os.Setenv(name, *value)
-			}
-		}
-	}()
-	for name, value := range settings {
-		if old, ok := os.LookupEnv(name); ok {
-			before[name] = &old
-		} else {
-			before[name] = nil
-		}
-		if err := os.Setenv(name, value); err != nil {
-			return err
-		}
+	restore, err := world.Setenv(settings)
+	if err != nil {
+		return err
 	}
+	defer restore()
 	return build()
 }
 

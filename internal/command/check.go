@@ -167,6 +167,9 @@ func checkCA(ctx context.Context, p *parts, name string, issuer ACMEConfig) []ch
 	if err != nil {
 		return items
 	}
+	if issuer.Profile == "" && len(meta.Profiles) > 0 {
+		items = append(items, item("profile", "the CA chooses among its profiles: "+strings.Join(slices.Sorted(maps.Keys(meta.Profiles)), ", "), directory, nil))
+	}
 	if issuer.Profile != "" {
 		items = append(items, item("profile", "the CA has the profile", issuer.Profile, acme.CheckProfile(issuer.Profile, meta.Profiles)))
 	}
