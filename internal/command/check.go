@@ -149,7 +149,10 @@ var guardWords = map[string]string{
 }
 
 func item(code, summary, evidence string, err error) checkItem {
-	i := checkItem{Code: code, State: checkOK, Summary: summary, Evidence: evidence}
+	i := checkItem{Code: code, State: checkOK, Evidence: evidence}
+	if summary != "" {
+		i.Summary = oneLine(errors.New(summary)) // parts of it may come from outside
+	}
 	if err != nil {
 		i.State, i.Summary, i.Evidence, i.Fix = checkFail, oneLine(err), evidence, hint.Of(err)
 	}
