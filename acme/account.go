@@ -29,14 +29,20 @@ var ErrDeactivated = errors.New("the CA lets the ACME account do nothing: it is 
 
 // explainRefusal finds out whether a request was refused because of the account's state.
 func (s *session) explainRefusal(err error) error {
-	if !isType(err, "unauthorized") {
+	if isType(err, "unauthorized") {
+		_, gone := call(s, "account", func() (lego.Account, error) { return s.core.Accounts.Get(s.account) })
+		if isType(gone, "unauthorized") {
+			return hint.Add(fmt.Errorf("%w: %w", ErrDeactivated, err),
+				"if nobody deactivated it by mistake, make another account with another key: maascert account rollover")
+		}
+	}
+	if !IsRefusal(err) || s.next {
 		return err
 	}
-	_, gone := call(s, "account", func() (lego.Account, error) { return s.core.Accounts.Get(s.account) })
-	if !isType(gone, "unauthorized") {
-		return err
+	if account, _, loadErr := certstore.LoadAccount(s.ctx, s.config.Store); loadErr == nil && account.NextKey != "" {
+		return hint.Add(err, "the account's key is being replaced, and this CA may know only the new one: maascert account rollover goes on with that")
 	}
-	return hint.Add(fmt.Errorf("%w: %w", ErrDeactivated, err), "if nobody deactivated it by mistake, make another account with another key: maascert account rollover")
+	return err
 }
 
 // AccountChange is what became of the account at one directory.
@@ -69,11 +75,15 @@ func Rollover(ctx context.Context, store certstore.Store, clients []*Client) ([]
 	if err != nil {
 		return nil, fmt.Errorf("the ACME account's next key: %w", err)
 	}
-	changes, err := eachDirectory(account, clients, func(c *Client, at certstore.Registration) (string, error) {
-		if at.Next {
-			return "has the new key already", nil
+	changes, err := eachDirectory(account, clients, nil, func(c *Client, at certstore.Registration) (string, error) {
+		what := "has the new key already"
+		if !at.Next {
+			var err error
+			if what, err = c.rollover(ctx, at, next); err != nil {
+				return what, err
+			}
 		}
-		return c.rollover(ctx, at, next)
+		return what, c.endFormer(ctx)
 	})
 	if err != nil {
 		return changes, err
@@ -100,20 +110,29 @@ func Deactivate(ctx context.Context, store certstore.Store, clients []*Client) (
 	if err != nil {
 		return nil, err
 	}
-	changes, err := eachDirectory(account, clients, func(c *Client, at certstore.Registration) (string, error) {
+	unknown := hint.Add(errors.New("the configuration does not know this directory, so nobody can deactivate the account there"),
+		"add it under issuers, with its root, for this once")
+	changes, err := eachDirectory(account, clients, unknown, func(c *Client, _ certstore.Registration) (string, error) {
 		return c.deactivate(ctx)
 	})
 	if err != nil {
 		return changes, err
 	}
-	return changes, store.Delete(ctx, "account")
+	_, err = updateAccount(ctx, store, func(account *certstore.Account) error {
+		if len(account.Registrations) == 0 {
+			account.Key, account.NextKey = "", ""
+		}
+		return nil
+	})
+	return changes, err
 }
 
-// eachDirectory does something at every directory that an account is registered with.
-func eachDirectory(account certstore.Account, clients []*Client, do func(*Client, certstore.Registration) (string, error)) (changes []AccountChange, err error) {
+// eachDirectory does something at every directory that an account is registered with. unknown is what is said of one that
+// no client knows; nil: it is forgotten.
+func eachDirectory(account certstore.Account, clients []*Client, unknown error, do func(*Client, certstore.Registration) (string, error)) (changes []AccountChange, err error) {
 	failed := 0
 	for _, directory := range slices.Sorted(maps.Keys(account.Registrations)) {
-		change := AccountChange{Directory: directory, What: "forgotten: the configuration does not know this directory"}
+		change := AccountChange{Directory: directory, What: "forgotten: the configuration does not know this directory", Err: unknown}
 		if at := slices.IndexFunc(clients, func(c *Client) bool { return c.config.Directory == directory }); at >= 0 {
 			change.What, change.Err = do(clients[at], account.Registrations[directory])
 		}
@@ -157,11 +176,12 @@ func (c *Client) rollover(ctx context.Context, at certstore.Registration, next c
 		at.Next = true
 		return "has the new key", s.saveRegistration(at)
 	}
-	if !IsRefusal(refused) && !isStatus(refused, http.StatusNotImplemented) {
+	var answered *Error
+	if !errors.As(refused, &answered) || answered.Type == "" && answered.Status != http.StatusNotImplemented {
 		return "", refused
 	}
-	// Perhaps it has the new key, from a run that was cut off; or it can have only a new account.
-	other := &session{Client: c, ctx: ctx, wire: s.wire, key: next, next: true}
+	// Perhaps it has the new key, from a run that was cut off.
+	other := &session{Client: c, ctx: ctx, wire: s.wire, key: next, next: true, former: at.URL}
 	if err := other.connect(); err != nil {
 		return "", err
 	}
@@ -172,13 +192,41 @@ func (c *Client) rollover(ctx context.Context, at certstore.Registration, next c
 		at.Next = true
 		return "has the new key", s.saveRegistration(at)
 	}
+	cannot := answered.Status == http.StatusNotImplemented
+	gone := answered.Type == "accountDoesNotExist" || errors.Is(s.explainRefusal(refused), ErrDeactivated)
+	if !cannot && !gone {
+		return "", refused
+	}
 	if err := other.register(); err != nil {
 		return "", errors.Join(refused, err)
 	}
-	if _, err := s.deactivate(); err != nil {
-		return fmt.Sprintf("has a new account with the new key, because it could not change the old one's (%v); the old one stays: %v", refused, err), nil
-	}
 	return fmt.Sprintf("has a new account with the new key, because it could not change the old one's (%v)", refused), nil
+}
+
+// endFormer deactivates the account whose place another one took because its key could not be changed: whoever has the old
+// key must not be able to use it.
+func (c *Client) endFormer(ctx context.Context) error {
+	account, _, err := certstore.LoadAccount(ctx, c.config.Store)
+	if err != nil {
+		return err
+	}
+	at := account.Registrations[c.config.Directory]
+	if at.Former == "" {
+		return nil
+	}
+	key, err := account.Signer()
+	if err != nil {
+		return err
+	}
+	s := &session{Client: c, ctx: ctx, wire: &transport{client: c, ctx: ctx}, key: key, account: at.Former}
+	if err := s.connect(); err != nil {
+		return err
+	}
+	if _, err := s.deactivate(); err != nil && !isStatus(err, http.StatusNotImplemented) {
+		return fmt.Errorf("the old account is still active: %w", err)
+	}
+	at.Former = ""
+	return s.saveRegistration(at)
 }
 
 func isStatus(err error, status int) bool {

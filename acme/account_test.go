@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -259,4 +261,97 @@ func TestTermsThatChanged(t *testing.T) {
 	_, err = c.Obtain(t.Context(), request("a.example"))
 	require.ErrorContains(t, err, "terms have changed; the terms of service: https://ca.example/terms-2; visit: https://ca.example/agree")
 	require.Contains(t, hint.Of(err), "do what it says there")
+}
+
+// A proxy stands in the way: nothing is made of that, and the account is the same afterwards.
+func TestRolloverBehindAProxyThatRefuses(t *testing.T) {
+	t.Parallel()
+	store, cas, clients := two(t, true)
+	before := stored(t, store)
+	for _, ca := range cas {
+		ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if r.URL.Path == keyChange {
+				http.Error(w, "forbidden", http.StatusForbidden)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	_, err := acme.Rollover(t.Context(), store, clients)
+	require.ErrorContains(t, err, "2 of 2 directories failed")
+	require.Equal(t, before.Registrations, stored(t, store).Registrations)
+	for _, ca := range cas {
+		ca.Intercept(nil)
+	}
+	_, err = acme.Rollover(t.Context(), store, clients)
+	require.NoError(t, err)
+	require.Equal(t, before.Registrations[clients[0].Directory()].URL, stored(t, store).Registrations[clients[0].Directory()].URL)
+}
+
+// The old account is not deactivated at once: the old key is kept until it is.
+func TestRolloverEndsTheFormerAccount(t *testing.T) {
+	t.Parallel()
+	store, cas, clients := two(t, true)
+	before := stored(t, store)
+	broken := true
+	cas[0].Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		switch {
+		case r.URL.Path == keyChange:
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusNotImplemented)
+			fmt.Fprint(w, `{"type":"urn:ietf:params:acme:error:notImplemented","detail":"no"}`)
+		case broken && strings.HasSuffix(before.Registrations[clients[0].Directory()].URL, r.URL.Path):
+			http.Error(w, "forbidden", http.StatusForbidden)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+	_, err := acme.Rollover(t.Context(), store, clients)
+	require.Error(t, err)
+	between := stored(t, store)
+	require.Equal(t, before.Key, between.Key)
+	require.NotEmpty(t, between.Registrations[clients[0].Directory()].Former)
+	_, err = clients[0].Obtain(t.Context(), request("b.example"))
+	require.NoError(t, err, "the new account is used meanwhile")
+	broken = false
+	_, err = acme.Rollover(t.Context(), store, clients)
+	require.NoError(t, err)
+	after := stored(t, store)
+	require.Empty(t, after.Registrations[clients[0].Directory()].Former)
+	require.NotEqual(t, before.Key, after.Key)
+}
+
+// The CA changed the key and its answer got lost: an order says what to do.
+func TestAnOrderInTheMiddleOfARolloverSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	store, cas, clients := two(t, true)
+	cas[0].Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.URL.Path == keyChange {
+			next.ServeHTTP(httptest.NewRecorder(), r)
+			http.Error(w, "bad gateway", http.StatusBadGateway)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := acme.Rollover(ctx, store, clients)
+	require.Error(t, err)
+	cas[0].Intercept(nil)
+	_, err = clients[0].Obtain(t.Context(), request("b.example"))
+	require.Error(t, err)
+	require.Contains(t, hint.Of(err), "maascert account rollover goes on")
+	_, err = acme.Rollover(t.Context(), store, clients)
+	require.NoError(t, err)
+	_, err = clients[0].Obtain(t.Context(), request("b.example"))
+	require.NoError(t, err)
+}
+
+func TestDeactivateKeepsTheKeyWhileAnAccountIsOutOfReach(t *testing.T) {
+	t.Parallel()
+	store, _, clients := two(t, true)
+	_, err := acme.Deactivate(t.Context(), store, clients[:1])
+	require.Error(t, err)
+	require.NotEmpty(t, stored(t, store).Key)
+	require.Len(t, stored(t, store).Registrations, 1)
 }

@@ -66,28 +66,53 @@ func (a *answers) write() error {
 	for _, one := range a.visible {
 		if one.solver.lasts() {
 			written = append(written, certstore.Answer{
-				Type: one.solver.Type(), Name: one.asked, Token: one.token, Thumbprint: one.thumbprint, At: one.at.UTC(),
+				Type: one.solver.Type(), Name: one.asked, Token: one.token, Thumbprint: one.thumbprint, Place: one.place, At: one.at.UTC(),
 			})
 		}
 	}
 	return a.note(written)
 }
 
-// takeLeft takes over what earlier runs left, but for what is about to be made visible again.
-func (a *answers) takeLeft(solve func(string) Solver, now time.Time, except []answer) []answer {
+// takeLeft takes over what earlier runs left, but for what is about to be made visible again. What it has no way to take
+// away now stays written down, with why; what it never will have one for is given up, which is told too.
+func (a *answers) takeLeft(ready func(Solver) error, solve func(string) Solver, now time.Time, except []answer) (old []answer, told []error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var old []answer
+	var stays []certstore.Answer
 	for _, left := range a.left {
-		one := answer{proof{strings.TrimPrefix(left.Name, "*."), left.Token, left.Thumbprint}, left.Name, solve(left.Name), left.At, false}
-		again := slices.ContainsFunc(except, func(other answer) bool { return other.proof == one.proof })
-		if !again && one.solver != nil && one.solver.Type() == left.Type && now.Sub(left.At) < answerAge {
+		one := answer{
+			proof: proof{name: strings.TrimPrefix(left.Name, "*."), token: left.Token, thumbprint: left.Thumbprint, place: left.Place},
+			asked: left.Name, solver: solve(left.Name), at: left.At,
+		}
+		switch {
+		case slices.ContainsFunc(except, func(other answer) bool { return other.name == one.name && other.token == one.token }):
+		case now.Sub(left.At) > answerAge:
+			told = append(told, fmt.Errorf("what proved %s since %s is given up: %s", left.Name, left.At.UTC().Format(time.DateOnly), one.words(left.Type)))
+		case one.solver == nil || one.solver.Type() != left.Type || !one.solver.lasts():
+			told = append(told, fmt.Errorf("%s is not proven by %s any more, so nothing takes away %s", left.Name, left.Type, one.words(left.Type)))
+		default:
+			if err := ready(one.solver); err != nil {
+				stays, told = append(stays, left), append(told, fmt.Errorf("what proves %s stays visible: %w", left.Name, err))
+				continue
+			}
 			old = append(old, one)
 		}
 	}
-	a.left = nil
+	a.left = stays
 	a.visible = append(a.visible, old...)
-	return old
+	return old, told
+}
+
+// words are what a person has to look for.
+func (a answer) words(challengeType string) string {
+	if challengeType == "dns-01" {
+		at := a.place
+		if at == "" {
+			at = "_acme-challenge." + a.name + "."
+		}
+		return fmt.Sprintf("the TXT record %s with %q", at, a.digest())
+	}
+	return fmt.Sprintf("the file %s%s", challengePath, a.token)
 }
 
 // retract takes some answers away, side by side but one after another at each place. What cannot be taken away stays
@@ -101,7 +126,7 @@ func (a *answers) retract(ctx context.Context, some []answer) []error {
 	var errs []error
 	group := new(errgroup.Group)
 	group.SetLimit(sideBySide)
-	for _, together := range byPlace(ctx, some) {
+	for _, together := range byPlace(some) {
 		group.Go(func() error {
 			for _, one := range together {
 				if one.hidden {
@@ -137,24 +162,17 @@ func (a *answers) retract(ctx context.Context, some []answer) []error {
 
 // Retract takes away what earlier runs left visible, and returns what stays.
 func (c *Client) Retract(ctx context.Context, left []certstore.Answer) (stays []certstore.Answer, err error) {
-	names := make([]string, len(left))
-	for i, one := range left {
-		names[i] = one.Name
-	}
-	release, err := c.openSolvers(ctx, names, nil)
-	if err != nil {
-		return left, err
-	}
-	defer release()
+	var opened ready
+	defer opened.release()
 	a := answers{left: left, note: func(written []certstore.Answer) error {
 		stays = written
 		return nil
 	}}
-	old := a.takeLeft(c.config.Solve, c.config.Now(), nil)
+	old, told := a.takeLeft(func(s Solver) error { return opened.open(ctx, s, nil) }, c.config.Solve, c.config.Now(), nil)
 	if err := a.write(); err != nil {
 		return left, err
 	}
-	return stays, errors.Join(a.retract(ctx, old)...)
+	return stays, errors.Join(append(told, a.retract(ctx, old)...)...)
 }
 
 // all are the answers that may be visible.
@@ -164,27 +182,29 @@ func (a *answers) all() []answer {
 	return slices.Clone(a.visible)
 }
 
-// byPlace groups answers: those of one group stand at one place.
-func byPlace(ctx context.Context, some []answer) [][]answer {
-	places := make([]string, len(some))
-	group := new(errgroup.Group)
+// findPlaces finds out where answers are to stand.
+func findPlaces(ctx context.Context, some []answer) error {
+	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(sideBySide)
-	for i, one := range some {
-		group.Go(func() error {
-			places[i] = one.solver.place(ctx, one.name)
-			return nil
+	for i := range some {
+		group.Go(func() (err error) {
+			some[i].place, err = some[i].solver.place(ctx, some[i].name)
+			return err
 		})
 	}
-	// The functions above return no error.
-	_ = group.Wait()
+	return group.Wait()
+}
+
+// byPlace groups answers: those of one group stand at one place.
+func byPlace(some []answer) [][]answer {
 	var groups [][]answer
 	at := map[string]int{}
-	for i, one := range some {
-		if n, ok := at[places[i]]; ok && places[i] != "" {
+	for _, one := range some {
+		if n, ok := at[one.place]; ok && one.place != "" {
 			groups[n] = append(groups[n], one)
 			continue
 		}
-		at[places[i]] = len(groups)
+		at[one.place] = len(groups)
 		groups = append(groups, []answer{one})
 	}
 	return groups

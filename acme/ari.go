@@ -32,6 +32,9 @@ func NewWindow(leaf *x509.Certificate, start, end time.Time) (Window, error) {
 	if start.IsZero() || !start.Before(end) {
 		return Window{}, errors.New("renewalInfo: the CA's window does not begin before it ends")
 	}
+	if start.UTC().Year() < 1 || end.UTC().Year() > 9999 {
+		return Window{}, errors.New("renewalInfo: the CA's window is in no year that can be written down")
+	}
 	return Window{Start: start, End: end, id: id}, nil
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
+
+	"maascert/certstore"
 )
 
 // CheckCAA finds CAA records (RFC 8659) that forbid this CA to issue for some names, for this account, or by the way in
@@ -26,6 +28,9 @@ func (c *Client) CheckCAA(ctx context.Context, names []string) (map[string]strin
 	var group errgroup.Group
 	group.SetLimit(sideBySide)
 	for i, name := range names {
+		if certstore.IsAddress(name) {
+			continue // which CAA says nothing about
+		}
 		group.Go(func() error {
 			set, at, err := view.caa(ctx, name)
 			if err != nil {
@@ -76,18 +81,20 @@ func forbids(set []*dns.CAA, wildcard bool, identities []string, account, method
 	if wildcard && slices.ContainsFunc(set, func(r *dns.CAA) bool { return strings.EqualFold(r.Tag, "issuewild") }) {
 		tag = "issuewild"
 	}
+	for _, record := range set {
+		if record.Flag&128 != 0 && !slices.Contains([]string{"issue", "issuewild", "iodef"}, strings.ToLower(record.Tag)) {
+			return fmt.Sprintf("has a critical property %q that CAs may not know", clean(record.Tag))
+		}
+	}
 	why, relevant := "", false
 	for _, record := range set {
 		if !strings.EqualFold(record.Tag, tag) {
-			if record.Flag&128 != 0 && !slices.Contains([]string{"issue", "issuewild", "iodef"}, strings.ToLower(record.Tag)) {
-				return fmt.Sprintf("has a critical property %q that CAs may not know", clean(record.Tag))
-			}
 			continue
 		}
 		relevant = true
 		issuer, rest, _ := strings.Cut(record.Value, ";")
-		issuer = strings.ToLower(strings.TrimSpace(issuer))
-		if !slices.Contains(identities, issuer) {
+		issuer = strings.TrimSpace(issuer)
+		if !slices.ContainsFunc(identities, func(identity string) bool { return strings.EqualFold(identity, issuer) }) {
 			continue
 		}
 		one := ""

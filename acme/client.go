@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lego "github.com/go-acme/lego/v4/acme"
@@ -121,17 +122,20 @@ type session struct {
 	wire       *transport
 	core       *api.Core
 	key        crypto.Signer
-	thumbprint string // of the key
-	account    string // URL of the account
-	newKey     bool   // the key was made in this session
-	harmless   bool   // nothing may be bound for good
-	next       bool   // the key is the account's next one
+	thumbprint string       // of the key
+	account    string       // URL of the account
+	newKey     bool         // the key was made in this session
+	harmless   bool         // nothing may be bound for good
+	next       bool         // the key is the account's next one
+	former     string       // URL of the account whose place this one takes
+	ended      atomic.Int64 // when the context ended, in nanoseconds since 1970; 0 while it has not
 }
 
 // open loads the directory and prepares a session that signs with the account's key, which is made when there is none.
 // It registers nothing.
 func (c *Client) open(ctx context.Context) (*session, error) {
 	s := &session{Client: c, ctx: ctx, wire: &transport{client: c, ctx: ctx}}
+	context.AfterFunc(ctx, func() { s.ended.CompareAndSwap(0, time.Now().UnixNano()) })
 	account, err := s.loadKey()
 	if err != nil {
 		return s, err
@@ -181,10 +185,7 @@ func (s *session) loadKey() (certstore.Account, error) {
 			return account, err
 		}
 	}
-	s.key, err = account.Signer()
-	if account.Registrations[s.config.Directory].Next {
-		s.key, err = certstore.ParseKey([]byte(account.NextKey))
-	}
+	s.key, s.next, err = signerAt(account, s.config.Directory)
 	if err != nil {
 		return account, fmt.Errorf("the ACME account's key: %w", err)
 	}
@@ -199,7 +200,7 @@ func (s *session) register() error {
 	}
 	meta := s.core.GetDirectory().Meta
 	if meta.TermsOfService != "" && !s.config.AcceptTerms {
-		return hint.Add(fmt.Errorf("the CA asks to agree to its terms of service: %s", meta.TermsOfService),
+		return hint.Add(fmt.Errorf("the CA asks to agree to its terms of service: %s", clean(meta.TermsOfService)),
 			"read them, then set acme.accept_terms: true")
 	}
 	external := s.config.External
@@ -223,7 +224,7 @@ func (s *session) register() error {
 		return errors.New("newAccount: the CA named no account URL")
 	}
 	s.account = account.Location
-	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC(), Terms: meta.TermsOfService, Next: s.next})
+	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC(), Terms: clean(meta.TermsOfService), Next: s.next, Former: s.former})
 }
 
 func (s *session) saveRegistration(registration certstore.Registration) error {
@@ -274,7 +275,7 @@ func (c *Client) Requirements(ctx context.Context) (Requirements, error) {
 		return Requirements{}, c.unreachable(err)
 	}
 	return Requirements{
-		Terms: directory.Meta.TermsOfService, ExternalAccount: directory.Meta.ExternalAccountRequired, ARI: directory.RenewalInfo != "",
+		Terms: clean(directory.Meta.TermsOfService), ExternalAccount: directory.Meta.ExternalAccountRequired, ARI: directory.RenewalInfo != "",
 		Profiles: directory.Meta.Profiles, CAAIdentities: directory.Meta.CaaIdentities,
 	}, nil
 }
@@ -298,6 +299,16 @@ func CheckProfile(profile string, offered map[string]string) error {
 	}
 	slices.Sort(names)
 	return hint.Add(fmt.Errorf("the CA has no profile %q", profile), "it has: %s", strings.Join(names, ", "))
+}
+
+// signerAt is the key by which a directory knows the account, and whether that is the next one already.
+func signerAt(account certstore.Account, directory string) (key crypto.Signer, next bool, err error) {
+	if account.Registrations[directory].Next {
+		key, err = certstore.ParseKey([]byte(account.NextKey))
+		return key, true, err
+	}
+	key, err = account.Signer()
+	return key, false, err
 }
 
 // accountURL is that of the account at this CA; empty while there is none.

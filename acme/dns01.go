@@ -3,6 +3,7 @@ package acme
 import (
 	"context"
 	"crypto"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -87,26 +88,41 @@ func (d *DNS) open(ctx context.Context, _ crypto.PublicKey) (func(), error) {
 	return func() {}, nil
 }
 
-func (d *DNS) parts() (Records, *dnsView) {
+// parts are the provider and what DNS looks like; an error before open.
+func (d *DNS) parts() (Records, *dnsView, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.records, d.view
+	if d.records == nil || d.view == nil {
+		return nil, nil, errors.New("dns-01: the provider is not ready")
+	}
+	return d.records, d.view, nil
 }
 
 // place is where the record for a name stands: a wildcard shares it with its base name, and names whose CNAMEs lead to one
 // place share that.
-func (d *DNS) place(ctx context.Context, name string) string {
-	_, view := d.parts()
-	return view.follow(ctx, "_acme-challenge."+name+".")
+func (d *DNS) place(ctx context.Context, name string) (string, error) {
+	_, view, err := d.parts()
+	if err != nil {
+		return "", err
+	}
+	at, err := view.follow(ctx, "_acme-challenge."+name+".")
+	if err != nil {
+		return "", hint.Add(fmt.Errorf("dns-01: where _acme-challenge.%s leads cannot be found out: %s", name, clean(err.Error())),
+			"where this host's resolvers do not know the name as the CA does, set resolvers")
+	}
+	return at, nil
 }
 
-func (d *DNS) record(ctx context.Context, p proof) TXT {
-	return TXT{FQDN: d.place(ctx, p.name), Value: p.digest(), Name: p.name, Token: p.token, KeyAuthorization: p.keyAuthorization()}
+func record(p proof) TXT {
+	return TXT{FQDN: p.place, Value: p.digest(), Name: p.name, Token: p.token, KeyAuthorization: p.keyAuthorization()}
 }
 
 func (d *DNS) present(ctx context.Context, p proof) error {
-	records, _ := d.parts()
-	r := d.record(ctx, p)
+	records, _, err := d.parts()
+	if err != nil {
+		return err
+	}
+	r := record(p)
 	if err := records.Put(ctx, r); err != nil {
 		return hint.Add(fmt.Errorf("dns-01: %s: %s", p.name, clean(err.Error())), "check the challenge's dns settings and secrets, and that the provider has a zone for %s", r.FQDN)
 	}
@@ -117,8 +133,16 @@ func (d *DNS) present(ctx context.Context, p proof) error {
 }
 
 func (d *DNS) retract(ctx context.Context, p proof) error {
-	records, _ := d.parts()
-	r := d.record(ctx, p)
+	records, _, err := d.parts()
+	if err != nil {
+		return err
+	}
+	if p.place == "" {
+		if p.place, err = d.place(ctx, p.name); err != nil {
+			return err
+		}
+	}
+	r := record(p)
 	if err := records.Remove(ctx, r); err != nil {
 		return fmt.Errorf("dns-01: the TXT record %s with %q: %s", r.FQDN, r.Value, clean(err.Error()))
 	}
@@ -128,7 +152,10 @@ func (d *DNS) retract(ctx context.Context, p proof) error {
 // await waits until every server of the zone has a record. Servers that do not answer are given a while; then it is the
 // others that count, because the CA asks others too.
 func (d *DNS) await(ctx context.Context, r TXT) error {
-	records, view := d.parts()
+	records, view, err := d.parts()
+	if err != nil {
+		return err
+	}
 	patience := defaultPatience
 	if wanted := records.Patience(); wanted > 0 {
 		patience = min(wanted, longestPatience)
@@ -149,7 +176,7 @@ func (d *DNS) await(ctx context.Context, r TXT) error {
 				err = look.missing()
 			}
 			return hint.Add(fmt.Errorf("after %v the TXT record %s is not where the CA looks: %w", patience, r.FQDN, err),
-				"is the name delegated to the zone that the provider changes? Where these servers cannot be asked from here, set dns.nameservers; for a slow zone raise the provider's …_PROPAGATION_TIMEOUT")
+				"is the name delegated to the zone that the provider changes? Where this host sees another zone than the CA does, set resolvers; where these servers cannot be asked from here, dns.nameservers; for a slow zone raise the provider's …_PROPAGATION_TIMEOUT")
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return err

@@ -235,7 +235,7 @@ func TestDNSFails(t *testing.T) {
 	impatient := &impatient{zone{dns: ca.DNS}}
 	solver.Connect = func(context.Context) (acme.Records, error) { return impatient, nil }
 	_, err = client(t, ca, withDNS(solver)).Obtain(t.Context(), request("b.example"))
-	require.ErrorContains(t, err, "the TXT record _acme-challenge.b.example. is not where the CA looks")
+	require.ErrorContains(t, err, "where _acme-challenge.b.example leads cannot be found out: ")
 	require.Empty(t, ca.DNS.TXT())
 }
 
@@ -321,9 +321,113 @@ func TestDNSKeepsInMindWhatItCannotTakeAway(t *testing.T) {
 	old := []certstore.Answer{{Type: "dns-01", Name: "a.example", Token: "t", Thumbprint: "p", At: time.Now().Add(-8 * 24 * time.Hour)}}
 	z.fail = errors.New("still down")
 	stays, err = c.Retract(t.Context(), old)
-	require.NoError(t, err, "after a week it is given up")
+	require.ErrorContains(t, err, "is given up: the TXT record _acme-challenge.a.example.", "after a week")
 	require.Empty(t, stays)
 }
+
+// What an earlier run left is for a name that is no longer ordered, or is proven in another way now.
+func TestDNSAnswersOfNamesThatAreNoLongerOrdered(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	web := &acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}
+	z := &zone{dns: ca.DNS}
+	solver := dns01(z)
+	c := client(t, ca, func(c *acme.Config) {
+		c.Solve = func(name string) acme.Solver {
+			if strings.HasSuffix(name, "b.example") {
+				return solver
+			}
+			return web
+		}
+	})
+	ca.DNS.Put("_acme-challenge.b.example", digest("t.p"))
+	left := []certstore.Answer{
+		{Type: "dns-01", Name: "*.b.example", Token: "t", Thumbprint: "p", At: time.Now()},
+		{Type: "dns-01", Name: "c.example", Token: "t", Thumbprint: "p", At: time.Now()},
+	}
+	asked, noted := request("a.example"), new(notes)
+	asked.Left, asked.Note = left, noted.note
+	issued, err := c.Obtain(t.Context(), asked)
+	require.NoError(t, err)
+	require.Empty(t, ca.DNS.TXT())
+	require.Empty(t, noted.last())
+	require.Len(t, issued.Warnings, 1)
+	require.Contains(t, issued.Warnings[0], "c.example is not proven by dns-01 any more, so nothing takes away the TXT record _acme-challenge.c.example.")
+
+	stays, err := c.Retract(t.Context(), left[1:])
+	require.ErrorContains(t, err, "nothing takes away")
+	require.Empty(t, stays)
+
+	// The provider cannot be had now: the certificate is there all the same, and the answer stays written down.
+	broken := dns01(z)
+	broken.Connect = func(context.Context) (acme.Records, error) { return nil, errors.New("no credentials") }
+	solver = broken
+	asked.Left = left[:1]
+	issued, err = c.Obtain(t.Context(), asked)
+	require.NoError(t, err)
+	require.Contains(t, issued.Warnings[0], "no credentials")
+	stays, err = c.Retract(t.Context(), left[:1])
+	require.ErrorContains(t, err, "no credentials")
+	require.Len(t, stays, 1)
+}
+
+// Where a CNAME leads cannot be found out: nothing is done at the wrong place. What was written down says where.
+func TestDNSWithoutAWordAboutTheCNAME(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	c := client(t, ca, withDNS(dns01(&zone{dns: ca.DNS})))
+	ca.DNS.Put("there.delegated.test", digest("t.p"))
+	ca.DNS.Fail("_acme-challenge.a.example", dns.RcodeServerFailure)
+	left := certstore.Answer{Type: "dns-01", Name: "a.example", Token: "t", Thumbprint: "p", At: time.Now()}
+	stays, err := c.Retract(t.Context(), []certstore.Answer{left})
+	require.ErrorContains(t, err, "where _acme-challenge.a.example leads cannot be found out")
+	require.Len(t, stays, 1)
+	left.Place = "there.delegated.test."
+	stays, err = c.Retract(t.Context(), []certstore.Answer{left})
+	require.NoError(t, err)
+	require.Empty(t, stays)
+	require.Empty(t, ca.DNS.TXT())
+}
+
+// One name fails while two others take turns at one place: the order is over, and does not wait for their turn.
+func TestDNSAnOrderThatFailedIsOver(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{Sleep: 5})
+	z := &zone{dns: ca.DNS}
+	solver := dns01(z)
+	c := client(t, ca, withDNS(solver))
+	ca.DNS.Fail("_acme-challenge.b.example", dns.RcodeServerFailure)
+	ca.DNS.Alias("_acme-challenge.a.example", "here.test")
+	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.Contains(r.URL.Path, acmetest.Challenge) {
+			http.Error(w, "refused", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	begun := time.Now()
+	_, err := c.Obtain(t.Context(), request("a.example", "*.a.example", "b.example"))
+	require.Error(t, err)
+	require.Less(t, time.Since(begun), 20*time.Second)
+	require.Empty(t, ca.DNS.TXT())
+}
+
+// A record that stays does not stop the next one at its place.
+func TestDNSAWildcardAndItsBaseNameWhereNothingIsRemoved(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	z := &sticky{zone{dns: ca.DNS}}
+	solver := dns01(&z.zone)
+	solver.Connect = func(context.Context) (acme.Records, error) { return z, nil }
+	issued, err := client(t, ca, withDNS(solver)).Obtain(t.Context(), request("a.example", "*.a.example"))
+	require.NoError(t, err)
+	require.NotEmpty(t, issued.Warnings)
+}
+
+// sticky refuses to remove records.
+type sticky struct{ zone }
+
+func (*sticky) Remove(context.Context, acme.TXT) error { return errors.New("not allowed") }
 
 func TestDNSRehearsalLeavesNoRecord(t *testing.T) {
 	t.Parallel()

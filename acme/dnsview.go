@@ -142,24 +142,24 @@ func (v *dnsView) exchangeBy(ctx context.Context, network, server string, messag
 	return answer, err
 }
 
-// follow follows CNAMEs from a name to where its records stand. A name that cannot be resolved stands for itself.
-func (v *dnsView) follow(ctx context.Context, name string) string {
+// follow follows CNAMEs from a name to where its records stand; a name that does not exist has none.
+func (v *dnsView) follow(ctx context.Context, name string) (string, error) {
 	name = dns.CanonicalName(name)
 	for range 10 {
 		answer, err := v.resolve(ctx, name, dns.TypeCNAME)
 		if err != nil {
-			return name
+			return "", err
 		}
 		at := slices.IndexFunc(answer.Answer, func(rr dns.RR) bool {
 			_, ok := rr.(*dns.CNAME)
 			return ok && dns.CanonicalName(rr.Header().Name) == name
 		})
 		if at < 0 {
-			return name
+			return name, nil
 		}
 		name = dns.CanonicalName(answer.Answer[at].(*dns.CNAME).Target)
 	}
-	return name
+	return "", fmt.Errorf("%s: too many CNAMEs in a row", name)
 }
 
 // zone is the one that a name is in: the nearest name above that has a start of authority.

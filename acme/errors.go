@@ -114,7 +114,7 @@ func (s *session) explain(op string, err error) error {
 	}
 	var transport *url.Error
 	if errors.As(err, &transport) {
-		return fmt.Errorf("%s: %w", op, transport.Err)
+		return fmt.Errorf("%s: %w", op, transport.Err) // whoever shows it cleans it
 	}
 	return fmt.Errorf("%s: %s", op, clean(err.Error()))
 }

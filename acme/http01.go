@@ -51,7 +51,7 @@ func (r *Responder) remedy() string {
 	return "the CA must reach this host under each name on port 80, path " + challengePath + "; check DNS, firewall and acme.challenge.listen"
 }
 
-func (r *Responder) place(context.Context, string) string { return "" }
+func (r *Responder) place(context.Context, string) (string, error) { return "", nil }
 
 // present has nothing to do: any token is answered.
 func (r *Responder) present(context.Context, proof) error { return nil }

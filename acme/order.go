@@ -102,6 +102,7 @@ type order struct {
 	proven   []string // authorizations that were still open
 	key      <-chan keyResult
 	answers  *answers
+	ready    *ready // solvers
 	warnings []string
 	deadline time.Time
 	pauses   time.Duration // the last one
@@ -116,11 +117,11 @@ type keyResult struct {
 }
 
 func (o *order) obtain() (*certstore.Bundle, error) {
-	release, err := o.openSolvers(o.ctx, o.request.Names, o.session.key.Public())
-	if err != nil {
+	var err error
+	if o.ready, err = o.openSolvers(o.ctx, o.request.Names, o.session.key.Public()); err != nil {
 		return nil, err
 	}
-	defer release()
+	defer o.ready.release()
 	retracted := sync.OnceFunc(func() { o.retract(o.ctx) })
 	defer retracted()
 	if err := o.begin(); err != nil {
@@ -326,13 +327,18 @@ func (o *order) authorize() error {
 // is taken away. Where several stand at one place, each is judged before the next one takes its place.
 func (o *order) proveLasting(tasks []*task) error {
 	some := make([]answer, len(tasks))
+	for i, t := range tasks {
+		some[i] = t.answer
+	}
+	if err := findPlaces(o.ctx, some); err != nil {
+		return err
+	}
 	by := map[proof]*task{}
 	for i, t := range tasks {
-		some[i], by[t.proof] = t.answer, t
+		t.answer = some[i]
+		by[t.proof] = t
 	}
-	for _, err := range o.answers.retract(o.ctx, o.answers.takeLeft(o.config.Solve, o.config.Now(), some)) {
-		o.warn("%v", err)
-	}
+	o.retractLeft(o.ctx, some)
 	if len(tasks) == 0 {
 		return nil
 	}
@@ -341,7 +347,7 @@ func (o *order) proveLasting(tasks []*task) error {
 	}
 	// All at once: most of the time they wait until the answers are where the CA looks. Solvers bound what they ask for.
 	group, ctx := errgroup.WithContext(o.ctx)
-	for _, together := range byPlace(ctx, some) {
+	for _, together := range byPlace(some) {
 		group.Go(func() error {
 			for i, one := range together {
 				if err := o.prove(ctx, by[one.proof]); err != nil {
@@ -350,13 +356,12 @@ func (o *order) proveLasting(tasks []*task) error {
 				if i == len(together)-1 {
 					return nil
 				}
-				if err := o.judged(by[one.proof]); err != nil {
+				if err := o.judged(ctx, by[one.proof]); err != nil {
 					return err
 				}
+				// One that stays does no harm: a name may have several records, and this one has done its work.
 				one.hidden = false
-				if errs := o.answers.retract(ctx, []answer{one}); len(errs) > 0 {
-					return errors.Join(errs...)
-				}
+				o.warnAll(o.answers.retract(ctx, []answer{one}))
 			}
 			return nil
 		})
@@ -364,12 +369,20 @@ func (o *order) proveLasting(tasks []*task) error {
 	return group.Wait()
 }
 
+// retractLeft takes away what earlier runs left, but for some answers.
+func (o *order) retractLeft(ctx context.Context, except []answer) {
+	ready := func(s Solver) error { return o.ready.open(ctx, s, o.session.key.Public()) }
+	old, told := o.answers.takeLeft(ready, o.config.Solve, o.config.Now(), except)
+	o.warnAll(told)
+	o.warnAll(o.answers.retract(ctx, old))
+}
+
 // judged waits until an authorization is pending no more.
-func (o *order) judged(t *task) error {
+func (o *order) judged(ctx context.Context, t *task) error {
 	deadline := time.Now().Add(validationTime)
 	for pause := firstLook; ; pause = min(pause*8/5, patientLook) {
 		wait, _ := o.wire.wait(t.url)
-		if err := sleep(o.ctx, min(max(wait, pause), validationTime)); err != nil {
+		if err := sleep(ctx, min(max(wait, pause), validationTime)); err != nil {
 			return err
 		}
 		authorization, err := o.authorization(t.url)
@@ -387,27 +400,32 @@ func (o *order) judged(t *task) error {
 
 // retract takes away all answers that are visible. It goes on for a moment when the order is interrupted.
 func (o *order) retract(ctx context.Context) {
-	ctx, cancel := linger(ctx, tidyTime, retractTime)
+	ctx, cancel := o.linger(ctx, retractTime)
 	defer cancel()
-	o.answers.takeLeft(o.config.Solve, o.config.Now(), nil)
-	for _, err := range o.answers.retract(ctx, o.answers.all()) {
-		o.warn("%v", err)
-	}
+	o.retractLeft(ctx, nil)
+	o.warnAll(o.answers.retract(ctx, o.answers.all()))
 }
 
 // retractTime is how long taking answers away may take.
 const retractTime = time.Minute
 
-// linger is a context that ends a moment after its parent does, and after so long at the most.
-func linger(parent context.Context, moment, most time.Duration) (context.Context, context.CancelFunc) {
+// linger is a context that ends a moment after its parent was ended, and after so long at the most.
+func (s *session) linger(parent context.Context, most time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), most)
 	stop := context.AfterFunc(parent, func() {
-		timer := time.AfterFunc(moment, cancel)
+		s.ended.CompareAndSwap(0, time.Now().UnixNano())
+		timer := time.AfterFunc(tidyTime-time.Since(time.Unix(0, s.ended.Load())), cancel)
 		context.AfterFunc(ctx, func() { timer.Stop() })
 	})
 	return ctx, func() {
 		stop()
 		cancel()
+	}
+}
+
+func (o *order) warnAll(errs []error) {
+	for _, err := range errs {
+		o.warn("%v", err)
 	}
 }
 

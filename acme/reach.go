@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -25,18 +28,19 @@ func (c *Client) CheckAnswers(ctx context.Context, names []string) (unseen map[s
 	if err != nil {
 		return nil, err
 	}
-	key, err := account.Signer()
+	key, _, err := signerAt(account, c.config.Directory)
 	if account.Key == "" {
 		key, err = certstore.EC256.Generate()
 	}
 	if err != nil {
 		return nil, err
 	}
-	release, err := c.openSolvers(ctx, names, key.Public())
+	opened, err := c.openSolvers(ctx, names, key.Public())
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer opened.release()
+	defer c.withoutFolders(names)()
 	reasons := make([]string, len(names))
 	var group errgroup.Group
 	group.SetLimit(sideBySide)
@@ -61,6 +65,29 @@ func (c *Client) CheckAnswers(ctx context.Context, names []string) (unseen map[s
 		}
 	}
 	return unseen, nil
+}
+
+// withoutFolders returns what removes the folders of webroots that are made meanwhile.
+func (c *Client) withoutFolders(names []string) func() {
+	var made []func()
+	for _, solver := range c.solvers(names) {
+		w, ok := solver.(*Webroot)
+		if !ok {
+			continue
+		}
+		folder := filepath.Dir(w.file(proof{token: "x"}))
+		for _, dir := range []string{folder, filepath.Dir(folder)} {
+			if _, err := w.FS.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+				// One that is not empty, because an order uses it meanwhile, cannot be removed.
+				made = append(made, func() { _ = w.FS.Remove(dir) })
+			}
+		}
+	}
+	return func() {
+		for _, remove := range made {
+			remove()
+		}
+	}
 }
 
 // reachTime is how long a name may take to answer.
@@ -91,10 +118,20 @@ func (c *Client) reach(ctx context.Context, solver Solver, name string, public c
 		return err
 	}
 	req.Header.Set("User-Agent", c.config.UserAgent)
-	transport := &http.Transport{DialContext: c.dialAsCA, DisableKeepAlives: true, ResponseHeaderTimeout: reachTime}
+	// CAs follow redirects to the usual ports of names, and take any certificate there.
+	transport := &http.Transport{
+		DialContext: c.dialAsCA, DisableKeepAlives: true, ResponseHeaderTimeout: reachTime, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
-		if len(via) > 10 {
+		req.Header.Del("Referer")
+		port := req.URL.Port()
+		switch {
+		case len(via) > 10:
 			return errors.New("more than 10 redirects")
+		case port != "" && port != "80" && port != "443":
+			return fmt.Errorf("it redirects to port %s, which CAs do not follow", port)
+		case certstore.IsAddress(strings.Trim(req.URL.Hostname(), "[]")):
+			return fmt.Errorf("it redirects to the address %s, which CAs do not follow", req.URL.Hostname())
 		}
 		return nil
 	}}

@@ -27,11 +27,10 @@ func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Iss
 	request.Resume = nil
 	s.harmless = true
 	o := &order{session: s, request: request, answers: new(answers)}
-	release, err := o.openSolvers(bounded, request.Names, s.key.Public())
-	if err != nil {
+	if o.ready, err = o.openSolvers(bounded, request.Names, s.key.Public()); err != nil {
 		return &Issued{Requests: s.sent()}, err
 	}
-	defer release()
+	defer o.ready.release()
 	err = o.rehearse()
 	if keep {
 		o.proven = nil

@@ -23,7 +23,7 @@ type Solver interface {
 	open(ctx context.Context, account crypto.PublicKey) (release func(), err error)
 	// place is where the answer for a name stands. Answers at one place stand there one after another; those without a
 	// place stand beside all others.
-	place(ctx context.Context, name string) string
+	place(ctx context.Context, name string) (string, error)
 	// present makes an answer visible and returns when the CA can see it.
 	present(ctx context.Context, p proof) error
 	// retract takes an answer away, also one that an earlier run made visible.
@@ -39,6 +39,7 @@ type proof struct {
 	name       string // canonical; without the wildcard
 	token      string
 	thumbprint string
+	place      string // where it stands; found out before it is presented
 }
 
 // keyAuthorization is what proves that the account's holder answers (RFC 8555 section 8.1).
@@ -61,23 +62,40 @@ func (c *Client) solvers(names []string) []Solver {
 	return all
 }
 
-// open makes every solver ready that some names need.
-func (c *Client) openSolvers(ctx context.Context, names []string, account crypto.PublicKey) (release func(), err error) {
-	var releases []func()
-	release = func() {
-		for _, f := range slices.Backward(releases) {
-			f()
-		}
+// ready are solvers that were opened.
+type ready struct {
+	solvers  []Solver
+	releases []func()
+}
+
+func (r *ready) open(ctx context.Context, solver Solver, account crypto.PublicKey) error {
+	if slices.Contains(r.solvers, solver) {
+		return nil
 	}
+	release, err := solver.open(ctx, account)
+	if err != nil {
+		return err
+	}
+	r.solvers, r.releases = append(r.solvers, solver), append(r.releases, release)
+	return nil
+}
+
+func (r *ready) release() {
+	for _, f := range slices.Backward(r.releases) {
+		f()
+	}
+}
+
+// openSolvers makes every solver ready that some names need.
+func (c *Client) openSolvers(ctx context.Context, names []string, account crypto.PublicKey) (*ready, error) {
+	r := &ready{}
 	for _, solver := range c.solvers(names) {
-		one, err := solver.open(ctx, account)
-		if err != nil {
-			release()
+		if err := r.open(ctx, solver, account); err != nil {
+			r.release()
 			return nil, err
 		}
-		releases = append(releases, one)
 	}
-	return release, nil
+	return r, nil
 }
 
 // Webroot answers http-01 through a web server that is there already: the answers lie as files below the folder that it
@@ -98,7 +116,7 @@ func (w *Webroot) remedy() string {
 	return "the CA must reach " + challengePath + " under each name on port 80, and there the folder " + w.Dir + "; check DNS, firewall and the web server"
 }
 
-func (w *Webroot) place(context.Context, string) string { return "" }
+func (w *Webroot) place(context.Context, string) (string, error) { return "", nil }
 
 func (w *Webroot) open(context.Context, crypto.PublicKey) (func(), error) {
 	if err := w.FS.Writable(w.Dir); err != nil {

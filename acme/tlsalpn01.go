@@ -124,7 +124,7 @@ func (r *TLSResponder) remedy() string {
 	return "the CA must reach this host under each name on port 443, which must not be served by anybody else meanwhile; check DNS, firewall and the challenge's listen"
 }
 
-func (r *TLSResponder) place(context.Context, string) string { return "" }
+func (r *TLSResponder) place(context.Context, string) (string, error) { return "", nil }
 
 func (r *TLSResponder) present(_ context.Context, p proof) error {
 	cert, err := challengeCertificate(p)

@@ -228,7 +228,8 @@ type Answer struct {
 	Type       string    `json:"type"` // the challenge's: dns-01, http-01
 	Name       string    `json:"name"` // without the wildcard
 	Token      string    `json:"token"`
-	Thumbprint string    `json:"thumbprint"` // of the account's key
+	Thumbprint string    `json:"thumbprint"`      // of the account's key
+	Place      string    `json:"place,omitempty"` // where it stands, for dns-01: the name after all CNAMEs
 	At         time.Time `json:"at"`
 
 	unknown
@@ -307,8 +308,9 @@ type Account struct {
 type Registration struct {
 	URL     string    `json:"url"` // the account's (RFC 8555 section 7.3)
 	Created time.Time `json:"created"`
-	Terms   string    `json:"terms,omitempty"` // URL of the terms of service that were agreed to
-	Next    bool      `json:"next,omitempty"`  // it is by the next key that the CA knows the account
+	Terms   string    `json:"terms,omitempty"`  // URL of the terms of service that were agreed to
+	Next    bool      `json:"next,omitempty"`   // it is by the next key that the CA knows the account
+	Former  string    `json:"former,omitempty"` // URL of an account with the old key that is yet to be deactivated
 
 	unknown
 }

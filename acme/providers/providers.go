@@ -5,11 +5,15 @@ package providers
 
 import (
 	"context"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +31,7 @@ import (
 	"github.com/go-acme/lego/v4/providers/dns/pdns"
 	"github.com/go-acme/lego/v4/providers/dns/rfc2136"
 	"github.com/go-acme/lego/v4/providers/dns/route53"
+	"github.com/miekg/dns"
 
 	"maascert/acme"
 	"maascert/internal/hint"
@@ -99,10 +104,24 @@ func CheckSetting(provider, name string) error {
 	return nil
 }
 
-var secrets = regexp.MustCompile(`(TOKEN|PASSWORD|SECRET|API_KEY|SECRET_ACCESS_KEY|HMAC|PRIVATE_KEY)$`)
+var secrets = regexp.MustCompile(`(TOKENS?|PASS|PASSWD|PASSWORD|PASSPHRASE|PWD|SECRET|KEY|HMAC|CREDENTIALS?)$`)
 
-// IsSecret tells by a setting's name whether its value is a secret, which must not stand where it could be read.
-func IsSecret(name string) bool { return secrets.MatchString(name) }
+// IsSecret tells by a setting's name whether its value is a secret, which must not stand where it could be read. The TSIG
+// key of RFC 2136 is a name.
+func IsSecret(name string) bool {
+	return secrets.MatchString(name) && !strings.HasSuffix(name, "TSIG_KEY")
+}
+
+// counts are settings that lego takes for absent when they are no number.
+var counts = regexp.MustCompile(`_(PROPAGATION_TIMEOUT|POLLING_INTERVAL|SEQUENCE_INTERVAL|HTTP_TIMEOUT|DNS_TIMEOUT|TTL)$`)
+
+// CheckValue tells whether a setting's value can be one.
+func CheckValue(name, value string) error {
+	if n, err := strconv.Atoi(value); counts.MatchString(name) && (err != nil || n < 0) {
+		return fmt.Errorf("%s is a whole number of seconds, not %q", name, value)
+	}
+	return nil
+}
 
 // Connect builds a provider. The error tells no secret. A provider that asks the network and gets no answer is left to
 // itself when the context ends.
@@ -139,19 +158,30 @@ func Connect(ctx context.Context, name string, settings Settings, secrets []stri
 	return &records{provider: r.provider, hide: hide, calls: make(chan struct{}, max(1, provider.Calls)), putting: map[string]chan struct{}{}}, nil
 }
 
-// redactor takes secrets out of errors: a provider may tell what it sent.
+// redactor takes secrets out of errors, in each form in which a provider may tell what it sent.
 func redactor(secrets []string) func(error) error {
+	var forms []string
+	for _, secret := range secrets {
+		if secret == "" {
+			continue
+		}
+		quoted := strconv.Quote(secret)
+		forms = append(forms, secret, url.QueryEscape(secret), url.PathEscape(secret), quoted[1:len(quoted)-1],
+			base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)))
+	}
+	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
 	return func(err error) error {
 		if err == nil {
 			return nil
 		}
 		text := err.Error()
-		for _, secret := range secrets {
-			if secret != "" {
-				text = strings.ReplaceAll(text, secret, "…")
-			}
+		for _, form := range forms {
+			text = strings.ReplaceAll(text, form, "…")
 		}
-		return fmt.Errorf("%s", text)
+		if h := hint.Of(err); h != "" {
+			return hint.Add(errors.New(text), "%s", h)
+		}
+		return errors.New(text)
 	}
 }
 
@@ -163,11 +193,8 @@ var environment sync.Mutex
 func withEnvironment(settings Settings, resolvers []string, build func() error) error {
 	environment.Lock()
 	defer environment.Unlock()
-	if len(resolvers) > 0 {
-		// lego's providers find zones by these, process-wide.
-		if err := dns01.AddRecursiveNameservers(resolvers)(nil); err != nil {
-			return err
-		}
+	if err := resolveBy(resolvers); err != nil {
+		return err
 	}
 	restore, err := world.Setenv(settings)
 	if err != nil {
@@ -175,6 +202,26 @@ func withEnvironment(settings Settings, resolvers []string, build func() error) 
 	}
 	defer restore()
 	return build()
+}
+
+// resolving is whom lego's providers ask for zones, process-wide: nil stands for this host's resolvers, which they read at
+// the start.
+var resolving []string
+
+func resolveBy(resolvers []string) error {
+	if slices.Equal(resolving, resolvers) {
+		return nil
+	}
+	servers := resolvers
+	if len(servers) == 0 {
+		config, err := dns.ClientConfigFromFile("/etc/resolv.conf")
+		if err != nil {
+			return fmt.Errorf("this host's resolvers: %w", err)
+		}
+		servers = config.Servers
+	}
+	resolving = resolvers
+	return dns01.AddRecursiveNameservers(servers)(nil)
 }
 
 // records are TXT records at a provider of lego's, which knows no context: a call that takes too long is left to itself.

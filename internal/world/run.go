@@ -89,7 +89,7 @@ func (Exec) Run(ctx context.Context, command Command) (Result, error) {
 	cmd.Env = environment(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 500 * time.Millisecond
+	cmd.WaitDelay = 150 * time.Millisecond // for what is left in a pipe that somebody else holds
 
 	err := cmd.Run()
 	if cmd.Process != nil {
