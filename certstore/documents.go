@@ -182,7 +182,9 @@ type Revocation struct {
 	Version int       `json:"version"`
 	Reason  uint      `json:"reason"` // RFC 5280 section 5.3.1
 	Asked   time.Time `json:"asked"`
-	Done    time.Time `json:"done,omitzero"` // when the CA revoked it; until then it is to be replaced first
+	Expires time.Time `json:"expires,omitzero"` // the version, after which there is nothing to revoke
+	Done    time.Time `json:"done,omitzero"`     // when the CA revoked it; until then it is to be replaced first
+	Refused string    `json:"refused,omitempty"` // why the CA does not; it is not asked again unless somebody wishes it
 
 	unknown
 }
@@ -195,6 +197,16 @@ type Window struct {
 	Explanation string    `json:"explanation,omitempty"`
 
 	unknown
+}
+
+// PendingRevocation is the oldest revocation that the CA has not made, or nil.
+func (r *Record) PendingRevocation() *Revocation {
+	for i := range r.Revocations {
+		if r.Revocations[i].Done.IsZero() {
+			return &r.Revocations[i]
+		}
+	}
+	return nil
 }
 
 // Revocation is what is wanted of a version, or nil.
@@ -243,7 +255,7 @@ type Attempt struct {
 	Stage string    `json:"stage,omitempty"` // where it failed
 	Error string    `json:"error,omitempty"`
 	Hint  string    `json:"hint,omitempty"`
-	Times int       `json:"times,omitempty"` // how often it failed like this in a row, when more than once
+	Times int       `json:"times,omitempty"` // how often it failed like this, each within an hour of the last
 
 	unknown
 }
@@ -274,7 +286,9 @@ const maxAttempts = 20
 // Remember appends an attempt and forgets the oldest ones. The same failure twice in a row is one.
 func (r *Record) Remember(a Attempt) {
 	if n := len(r.Attempts); a.Error != "" && n > 0 && r.Attempts[n-1].Error == a.Error && r.Attempts[n-1].Stage == a.Stage {
-		a.Times = max(1, r.Attempts[n-1].Times) + 1
+		if a.At.Sub(r.Attempts[n-1].At) < time.Hour {
+			a.Times = max(1, r.Attempts[n-1].Times) + 1
+		}
 		r.Attempts = r.Attempts[:n-1]
 	}
 	r.Attempts = append(r.Attempts, a)

@@ -65,10 +65,11 @@ func (a *app) account(c *cli.Context) (*parts, acme.Thumbprint, error) {
 }
 
 func thumbprintOf(ctx context.Context, p *parts) (acme.Thumbprint, error) {
-	for _, client := range p.clients {
-		return client.Thumbprint(ctx)
+	names := slices.Sorted(maps.Keys(p.clients))
+	if len(names) == 0 {
+		return "", errors.New("there is no CA")
 	}
-	return "", errors.New("there is no CA")
+	return p.clients[names[0]].Thumbprint(ctx)
 }
 
 func (a *app) accountShow(c *cli.Context) error {
@@ -82,6 +83,12 @@ func (a *app) accountShow(c *cli.Context) error {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "thumbprint %s\n", thumbprint)
+	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
+		client := p.clients[name]
+		if other, err := client.Thumbprint(c.Context); err == nil && other != thumbprint {
+			fmt.Fprintf(a.stdout, "thumbprint %s at %s\n", other, client.Directory())
+		}
+	}
 	for _, directory := range slices.Sorted(maps.Keys(account.Registrations)) {
 		fmt.Fprintf(a.stdout, "registered %s as %s\n", directory, account.Registrations[directory].URL)
 	}
@@ -148,6 +155,14 @@ func (a *app) accountSnippet(c *cli.Context) error {
 		return err
 	}
 	defer p.close()
+	account, _, err := certstore.LoadAccount(c.Context, p.store)
+	if err != nil {
+		return err
+	}
+	if account.NextKey != "" {
+		a.complain(hint.Add(errors.New("account snippet: the account's key is being replaced, so that there are two thumbprints"), "end that first: maascert account rollover"))
+		return outcome(exitAttention)
+	}
 	text, _ := acme.Snippet(kind, thumbprint)
 	fmt.Fprint(a.stdout, text)
 	return nil

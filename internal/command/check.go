@@ -177,6 +177,9 @@ func checkCA(ctx context.Context, p *parts, name string, issuer ACMEConfig) []ch
 		items = append(items, item("profile", "the CA has the profile", issuer.Profile, acme.CheckProfile(issuer.Profile, meta.Profiles)))
 	}
 	account, _, err := certstore.LoadAccount(ctx, p.store)
+	if account.NextKey != "" {
+		items = append(items, warn("account", "the account's key is being replaced, and not every CA has the new one", directory, "maascert account rollover goes on with that"))
+	}
 	items = append(items, item("account", accountWords(account, directory), account.Registrations[directory].URL, err))
 	if at, registered := account.Registrations[directory]; registered {
 		if at.Terms != "" && meta.Terms != "" && at.Terms != meta.Terms {
@@ -212,18 +215,22 @@ func checkChallenges(ctx context.Context, p *parts, issuer string, config ACMECo
 	unseen, err := client.CheckAnswers(ctx, names)
 	items := []checkItem{item("challenge", "challenges can be answered", evidence, err)}
 	for _, name := range slices.Sorted(maps.Keys(unseen)) {
-		items = append(items, warn("reachable", "the answer to a challenge is not seen at http://"+name+": "+unseen[name], name,
-			"the CA connects to port 80 of this name: lead it here, or answer there (maascert respond, maascert account snippet), or prove it by dns-01"))
+		fix := "the CA connects to port 80 of this name: lead it here, or answer there (maascert respond, maascert account snippet)"
+		if !certstore.IsAddress(name) {
+			fix += ", or prove it by dns-01"
+		}
+		items = append(items, warn("reachable", "the answer to a challenge is not seen at "+name+", port 80: "+unseen[name], name, fix))
 	}
-	if err == nil && len(unseen) == 0 && slices.ContainsFunc(names, func(name string) bool { return config.challengeFor(name).Type == "http-01" }) {
-		items = append(items, item("reachable", "the answer to a challenge is seen under every name", strings.Join(names, ", "), nil))
+	asked := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return config.challengeFor(name).Type != "http-01" })
+	if err == nil && len(unseen) == 0 && len(asked) > 0 {
+		items = append(items, item("reachable", "the answer to a challenge is seen under every name", strings.Join(asked, ", "), nil))
 	}
 	forbidden, err := client.CheckCAA(ctx, names)
 	if err != nil {
 		return items // the directory's own check says it
 	}
 	for _, name := range slices.Sorted(maps.Keys(forbidden)) {
-		items = append(items, warn("caa", forbidden[name], name, "have the zone's CAA records allow this CA and this account, or remove them"))
+		items = append(items, warn("caa", forbidden[name], name, "dig CAA "+name+"; have the zone's CAA records allow this CA and this account, or its servers answer"))
 	}
 	return items
 }

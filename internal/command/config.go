@@ -286,12 +286,25 @@ func (v *validator) acme(key string, a *ACMEConfig) {
 			v.fault(at, "match is missing: the names that this is for, as patterns like *.example.com")
 		}
 		for j, pattern := range rule.Match {
-			if _, err := path.Match(pattern, "x"); err != nil {
+			canonical, err := canonicalPattern(pattern)
+			if err != nil {
 				v.fault(fmt.Sprintf("%s.match[%d]", at, j), "%q is no pattern; write *.example.com", pattern)
 			}
+			rule.Match[j] = canonical
 		}
 		v.challenge(at, &a.Challenges[i].ChallengeConfig)
 	}
+}
+
+// canonicalPattern is a pattern in the one spelling of the names that it is for: lower case and A-labels.
+func canonicalPattern(pattern string) (string, error) {
+	if _, err := path.Match(pattern, "x"); err != nil {
+		return pattern, err
+	}
+	if name, err := certstore.CanonicalName(pattern); err == nil {
+		return name, nil
+	}
+	return strings.ToLower(pattern), nil
 }
 
 // challengeTypes are the ways to prove names (RFC 8555 section 8, RFC 8737).
@@ -351,6 +364,10 @@ func (v *validator) dns(key string, c *DNSConfig) {
 			v.fault(at, "%v", err)
 		case doubled:
 			v.fault(at, "%s stands under secrets as well", name)
+		default:
+			if err := providers.CheckValue(name, c.Settings[name]); err != nil {
+				v.fault(at, "%v", err)
+			}
 		}
 	}
 	c.secrets = map[string]string{}

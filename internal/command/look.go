@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -67,7 +68,7 @@ func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
 	if current := v.State.Current; current != nil {
 		leaf := current.Bundle.Leaf()
 		fmt.Fprintf(a.stdout, "  version %d, %s, issued by %s\n  names: %s\n  valid from %s until %s, renewal %s\n",
-			current.Number, one.KeyType, one.Issuer, join(certstore.CertificateNames(leaf)), day(leaf.NotBefore), day(leaf.NotAfter), day(v.Plan.RenewAt))
+			current.Number, one.KeyType, oneLine(errors.New(one.Issuer)), join(certstore.CertificateNames(leaf)), day(leaf.NotBefore), day(leaf.NotAfter), day(v.Plan.RenewAt))
 	} else {
 		fmt.Fprintf(a.stdout, "  no certificate yet; wanted: %s\n", join(one.Names))
 	}
@@ -81,14 +82,14 @@ func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
 		fmt.Fprintln(a.stdout, "  this host's configuration differs from the one that is followed")
 	}
 	for _, warning := range v.Warnings {
-		fmt.Fprintf(a.stdout, "  warning: %s\n", warning)
+		fmt.Fprintf(a.stdout, "  warning: %s\n", oneLine(errors.New(warning)))
 	}
 	a.printEndpoints(v)
 	if one.Error != "" {
-		fmt.Fprintf(a.stdout, "  last failure: %s\n", one.Error)
+		fmt.Fprintf(a.stdout, "  last failure: %s\n", oneLine(errors.New(one.Error)))
 	}
 	if one.Hint != "" {
-		fmt.Fprintf(a.stdout, "  hint: %s\n", one.Hint)
+		fmt.Fprintf(a.stdout, "  hint: %s\n", oneLine(errors.New(one.Hint)))
 	}
 }
 

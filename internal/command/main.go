@@ -91,7 +91,7 @@ func (a *app) complain(err error) {
 	}
 	fmt.Fprintf(a.stderr, "maascert: %s\n", oneLine(err))
 	if h := hint.Of(err); h != "" {
-		fmt.Fprintf(a.stderr, "hint: %s\n", h)
+		fmt.Fprintf(a.stderr, "hint: %s\n", oneLine(errors.New(h)))
 	}
 }
 

@@ -132,6 +132,7 @@ func (a *app) printResult(r lifecycle.Result) {
 		leaf := v.State.Current.Bundle.Leaf()
 		fmt.Fprintf(a.stdout, "%s: obtained version %d (%s), valid until %s, %d requests to the CA\n",
 			r.Name, v.Version(), r.Before.Plan.Why, day(leaf.NotAfter), r.Requests)
+	case r.Changed && len(r.Deployed) == 0: // it revoked, which is said below
 	case r.Changed && r.Err == nil:
 		fmt.Fprintf(a.stdout, "%s: deployed version %d\n", r.Name, v.Version())
 	case r.Changed:
@@ -248,6 +249,10 @@ func intention(v lifecycle.View) string {
 		return fmt.Sprintf("wait: a certificate is due (%s), but not before %s", p.Why, day(p.Wait))
 	case len(p.Deploy) > 0:
 		return fmt.Sprintf("deploy version %d to %s", v.Version(), strings.Join(p.Deploy, ", "))
+	case len(v.State.Record.Answers) > 0:
+		return "take away what an earlier run left to prove names"
+	case p.Settle && v.State.Record.PendingRevocation() != nil:
+		return fmt.Sprintf("have the CA revoke version %d", v.State.Record.PendingRevocation().Version)
 	default:
 		return fmt.Sprintf("change nothing (%s, renewal %s)", p.Why, day(p.RenewAt))
 	}

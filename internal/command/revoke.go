@@ -50,6 +50,9 @@ func (a *app) revoke(c *cli.Context) error {
 	if name == "" && len(config.Certificates) == 1 {
 		name = config.Certificates[0].Name
 	}
+	if name == "" {
+		return hint.Add(errors.New("revoke: there are several certificates"), "name one: maascert revoke --cert NAME; the configuration has: %s", certificateList(config))
+	}
 	if config.certificate(name).Name == "" {
 		return hint.Add(fmt.Errorf("revoke: there is no certificate %q", name), "maascert revoke --cert NAME; the configuration has: %s", certificateList(config))
 	}

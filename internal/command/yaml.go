@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -53,7 +54,7 @@ func (e *configErrors) Lines(excerpt bool) []string {
 	var lines []string
 	for _, one := range e.errors {
 		line := fmt.Sprintf("%s:%d:%d: %s", e.name, one.line, one.column, one.text)
-		if excerpt && !e.secret[one.line] && one.line >= 1 && one.line <= len(e.lines) {
+		if excerpt && !e.secret[one.line] && one.line >= 1 && one.line <= len(e.lines) && !secretive.MatchString(e.lines[one.line-1]) {
 			text := strings.TrimRight(e.lines[one.line-1], " \r")
 			line += "\n    " + text + "\n    " + strings.Repeat(" ", max(0, min(one.column-1, len(text)))) + "^"
 		}
@@ -61,6 +62,9 @@ func (e *configErrors) Lines(excerpt bool) []string {
 	}
 	return lines
 }
+
+// secretive are lines that speak of a secret: what somebody wrote there by mistake is not repeated.
+var secretive = regexp.MustCompile(`(?i)secret|token|passw|passphrase|credential|hmac|tsig|seal|api_?key|private_?key|access_?key|consumer_?key`)
 
 // decodeYAML decodes a text into a struct whose fields have yaml tags.
 func decodeYAML(name string, text []byte, into any) *document {

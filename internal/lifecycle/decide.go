@@ -108,13 +108,14 @@ func (s State) isRevokedByCA() bool {
 	return s.isGrown() && s.Window != nil && !s.Window.End.After(s.Now)
 }
 
-// isRevoked tells whether nobody should be served the version in use any more, as opposed to it being about to be revoked.
+// isRevoked tells whether nobody should be served the version in use any more. One that is about to be revoked is better
+// than none, and so is one whose window has passed: that may be because nobody looked in time.
 func (s State) isRevoked() bool {
 	if s.Current == nil {
 		return false
 	}
 	r := s.Record.Revocation(s.Current.Number)
-	return r != nil && !r.Done.IsZero() || s.isRevokedByCA()
+	return r != nil && !r.Done.IsZero()
 }
 
 // toRevoke are the versions that are to be revoked now, because every target serves another one.
@@ -124,7 +125,8 @@ func (s State) toRevoke() []certstore.Revocation {
 	}
 	var now []certstore.Revocation
 	for _, r := range s.Record.Revocations {
-		if r.Version != s.Current.Number && r.Done.IsZero() {
+		expired := !r.Expires.IsZero() && !r.Expires.After(s.Now)
+		if r.Version != s.Current.Number && r.Done.IsZero() && (r.Refused == "" || expired) {
 			now = append(now, r)
 		}
 	}
@@ -429,6 +431,11 @@ const (
 // IsHealthy tells whether the state is as it should be.
 func (c CertState) IsHealthy() bool { return c == StateOK || c == StateDue || c == StateHeld }
 
+// refusedRevocation tells whether a CA does not revoke what somebody wants revoked.
+func refusedRevocation(s State) bool {
+	return slices.ContainsFunc(s.Record.Revocations, func(r certstore.Revocation) bool { return r.Refused != "" })
+}
+
 // Summary is the state of a certificate, given what was decided.
 func Summary(s State, p Plan) CertState {
 	last := certstore.Attempt{}
@@ -444,12 +451,14 @@ func Summary(s State, p Plan) CertState {
 		return StateExpired
 	case s.Current == nil:
 		return StateMissing
-	case last.Error != "" && last.Stage == string(StageGuard) && p.IsWork(), rolledBack && !serving:
+	case last.Error != "" && last.Stage == string(StageGuard) && p.IsWork(), rolledBack && !serving, refusedRevocation(s):
 		return StateFailed
 	case !p.Wait.IsZero(), s.Record.Failures > 0 && p.Obtain, last.Error != "" && last.Stage == string(StageDeploy) && !serving:
 		return StateWaiting
 	case !serving:
 		return StateDegraded
+	case s.Record.PendingRevocation() != nil:
+		return StateWaiting
 	case p.Why == Held:
 		return StateHeld
 	case p.Obtain:

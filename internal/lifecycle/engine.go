@@ -72,6 +72,7 @@ const (
 	StageSave   Stage = "save"
 	StageDeploy Stage = "deploy"
 	StageVerify Stage = "verify"
+	StageRevoke Stage = "revoke"
 )
 
 // Result is what a pass made of one certificate.
@@ -247,9 +248,12 @@ func (p *pass) run(ctx context.Context) {
 	p.result.After = view
 	if view.Plan.IsWork() {
 		p.act(ctx, view)
-		p.lookBack(ctx)
-		p.revokeReplaced(ctx)
-		p.rememberWindow(ctx)
+		if p.lookBack(ctx) {
+			p.rememberWindow(ctx)
+			if p.revokeReplaced(ctx) {
+				p.lookBack(ctx)
+			}
+		}
 	}
 	p.conclude(ctx)
 }
@@ -346,16 +350,17 @@ func (p *pass) prune(ctx context.Context, current int) error {
 }
 
 // lookBack sees what the pass came to, and with it when to look again. A pass that is interrupted keeps what it saw last.
-func (p *pass) lookBack(ctx context.Context) {
+func (p *pass) lookBack(ctx context.Context) bool {
 	if ctx.Err() != nil {
-		return
+		return false
 	}
 	view, err := p.look(ctx, p.cert, false)
 	if err != nil {
 		p.fail(StageLook, err)
-		return
+		return false
 	}
 	p.result.After = view
+	return true
 }
 
 func (p *pass) current(ctx context.Context) (*certstore.Version, error) {
@@ -491,6 +496,9 @@ func (p *pass) conclude(ctx context.Context) {
 			err = hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err), "look into MAAS's and nginx's log, then: maascert renew --force")
 		}
 		p.fail(StageVerify, hint.Add(err, "%s", target.Remedy(ctx)))
+	}
+	for _, open := range revocations(view.State) {
+		p.fail(StageRevoke, hint.Add(errors.New(open), "maascert revoke goes on with it; maascert revoke --reason R changes the reason"))
 	}
 }
 

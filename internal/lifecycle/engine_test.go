@@ -52,10 +52,18 @@ type memory struct {
 	effects *effects
 	mu      *sync.Mutex
 	locked  map[string]bool
+	broken  func(name string) bool // whether a read fails; nil: none does
 }
 
 func newMemory(e *effects) *memory {
-	return &memory{certstore.NewOverlay(nil), e, new(sync.Mutex), map[string]bool{}}
+	return &memory{certstore.NewOverlay(nil), e, new(sync.Mutex), map[string]bool{}, nil}
+}
+
+func (m *memory) Read(ctx context.Context, name string) ([]byte, certstore.Revision, error) {
+	if m.broken != nil && m.broken(name) {
+		return nil, "", errors.New("input/output error")
+	}
+	return m.Overlay.Read(ctx, name)
 }
 
 func (m *memory) Write(ctx context.Context, name string, data []byte, prev certstore.Revision) (certstore.Revision, error) {

@@ -13,7 +13,8 @@ import (
 )
 
 // AskRevocation writes down that the version in use is to be revoked. From then on every pass replaces it, and once every
-// target serves another one the CA is told. With first the CA is told at once, whatever is served. It returns the version.
+// target serves another one the CA is told. With first the CA is told at once, whatever is served. Asked again while an
+// earlier version has yet to be revoked, it is that one that is meant, now with this reason. It returns the version.
 func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, reason uint, first bool, wait time.Duration) (certstore.Version, error) {
 	p := &pass{Engine: e, cert: cert}
 	ctx, unlock, err := certstore.LockWithin(ctx, e.Store, cert.Name, wait)
@@ -21,60 +22,98 @@ func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, reason uin
 		return certstore.Version{}, hint.Add(err, "wait for the other run, and try again")
 	}
 	defer unlock()
-	current, err := p.current(ctx)
+	record, _, err := certstore.LoadRecord(ctx, e.Store, cert.Name)
 	if err != nil {
 		return certstore.Version{}, err
 	}
-	if current == nil {
+	number := record.Current
+	if pending := record.PendingRevocation(); pending != nil {
+		number = pending.Version
+	}
+	if number == 0 {
 		return certstore.Version{}, errors.New("there is no certificate to revoke")
 	}
-	if current.Origin != certstore.FromACME {
-		return *current, fmt.Errorf("version %d did not come from an ACME CA", current.Number)
+	version, err := certstore.LoadVersion(ctx, e.Store, cert.Name, number)
+	if err != nil {
+		return version, err
+	}
+	if version.Origin != certstore.FromACME {
+		return version, fmt.Errorf("version %d did not come from an ACME CA", version.Number)
 	}
 	err = p.update(ctx, func(r *certstore.Record) {
-		if asked := r.Revocation(current.Number); asked != nil {
-			asked.Reason = reason
+		if asked := r.Revocation(number); asked != nil {
+			asked.Reason, asked.Refused = reason, ""
 			return
 		}
-		r.Revocations = append(r.Revocations, certstore.Revocation{Version: current.Number, Reason: reason, Asked: e.Now().UTC()})
+		r.Revocations = append(r.Revocations, certstore.Revocation{
+			Version: number, Reason: reason, Asked: e.Now().UTC(), Expires: version.Bundle.Leaf().NotAfter.UTC(),
+		})
 	})
 	if err != nil || !first {
-		return *current, err
+		return version, err
 	}
-	return *current, p.revoke(ctx, certstore.Revocation{Version: current.Number, Reason: reason})
+	if err := p.revoke(ctx, version, reason); err != nil {
+		return version, err
+	}
+	return version, nil
 }
 
-// revokeReplaced has the CA revoke what was to be replaced first, now that every target serves another version.
-func (p *pass) revokeReplaced(ctx context.Context) {
-	for _, r := range p.result.After.State.toRevoke() {
-		if err := p.revoke(ctx, r); err != nil {
-			p.fail(StageObtain, fmt.Errorf("revoking version %d: %w", r.Version, err))
-			continue
+// revokeReplaced has the CA revoke what was to be replaced first, now that every target was seen to serve another version.
+// It returns whether there was anything to do.
+func (p *pass) revokeReplaced(ctx context.Context) bool {
+	all := p.result.After.State.toRevoke()
+	for _, wanted := range all {
+		version, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, wanted.Version)
+		switch {
+		case errors.Is(err, certstore.ErrNotFound):
+			p.warn("version %d was not revoked: the store has it no more", wanted.Version)
+			err = p.forget(ctx, wanted.Version)
+		case err == nil && !version.Bundle.Leaf().NotAfter.After(p.Now()):
+			p.warn("version %d was not revoked: it has expired", wanted.Version)
+			err = p.forget(ctx, wanted.Version)
+		case err == nil:
+			if err = p.revoke(ctx, version, wanted.Reason); err == nil {
+				p.result.Revoked, p.result.Changed = append(p.result.Revoked, wanted.Version), true
+			}
 		}
-		p.result.Revoked = append(p.result.Revoked, r.Version)
-		p.result.Changed = true
+		if err != nil {
+			err = fmt.Errorf("revoking version %d: %w", wanted.Version, err)
+			p.note(ctx, StageRevoke, err)
+			p.fail(StageRevoke, err)
+		}
 	}
+	return len(all) > 0
 }
 
-// revoke has the CA revoke a version, and writes that down. A version that is kept no more cannot be revoked by us.
-func (p *pass) revoke(ctx context.Context, wanted certstore.Revocation) error {
-	version, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, wanted.Version)
-	if err != nil && !errors.Is(err, certstore.ErrNotFound) {
+// revoke has the CA revoke a version, and writes down what it said.
+func (p *pass) revoke(ctx context.Context, version certstore.Version, reason uint) error {
+	err := p.Revoke(ctx, version, reason)
+	if acme.IsRefusal(err) {
+		refused := p.update(ctx, func(r *certstore.Record) {
+			if asked := r.Revocation(version.Number); asked != nil {
+				asked.Refused = err.Error()
+			}
+		})
+		return errors.Join(hint.Add(err, "it is not asked again; with another reason: maascert revoke --reason R"), refused)
+	}
+	if err != nil {
 		return err
 	}
-	if err == nil && version.Bundle.Leaf().NotAfter.After(p.Now()) {
-		if err := p.Revoke(ctx, version, wanted.Reason); err != nil {
-			return err
-		}
-	}
 	return p.update(ctx, func(r *certstore.Record) {
-		if asked := r.Revocation(wanted.Version); asked != nil {
+		if asked := r.Revocation(version.Number); asked != nil {
 			asked.Done = p.Now().UTC()
 		}
 		// Those that are done matter only while their version is in use.
 		r.Revocations = slices.DeleteFunc(r.Revocations, func(one certstore.Revocation) bool {
 			return !one.Done.IsZero() && one.Version != r.Current
 		})
+	})
+}
+
+// forget drops a revocation that has become pointless.
+func (p *pass) forget(ctx context.Context, version int) error {
+	return p.update(ctx, func(r *certstore.Record) {
+		r.Revocations = slices.DeleteFunc(r.Revocations, func(one certstore.Revocation) bool { return one.Version == version })
 	})
 }
 

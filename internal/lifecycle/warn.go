@@ -3,6 +3,8 @@ package lifecycle
 import (
 	"crypto/x509"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"maascert/acme"
@@ -11,7 +13,24 @@ import (
 
 // warnings are what is as it should be and may not stay so.
 func warnings(s State, roots *x509.CertPool) []string {
-	return append(issuerExpiry(s, roots), limits(s)...)
+	return slices.Concat(revocations(s), issuerExpiry(s, roots), limits(s))
+}
+
+// revocations tells what is not revoked yet.
+func revocations(s State) []string {
+	var found []string
+	for _, r := range s.Record.Revocations {
+		switch {
+		case !r.Done.IsZero():
+		case r.Refused != "":
+			found = append(found, fmt.Sprintf("version %d is not revoked: the CA refuses: %s", r.Version, r.Refused))
+		case s.Current != nil && r.Version == s.Current.Number:
+			found = append(found, fmt.Sprintf("version %d is to be revoked when it has been replaced", r.Version))
+		default:
+			found = append(found, fmt.Sprintf("version %d is not revoked yet: it is when every endpoint serves another", r.Version))
+		}
+	}
+	return found
 }
 
 // issuerExpiry warns of CA certificates that expire before the certificate would that follows the one in use: it will be
@@ -42,6 +61,8 @@ func issuerExpiry(s State, roots *x509.CertPool) []string {
 const (
 	sameNamesAWeek = 5
 	failuresAnHour = 5
+	// validationFailed is what the error of a failed validation begins with; one that never came so far costs nothing.
+	validationFailed = "validation: "
 )
 
 // limits warns of the last order before a known limit of the CA, as far as the attempts that are remembered tell.
@@ -55,13 +76,13 @@ func limits(s State) []string {
 		switch {
 		case a.Error == "" && a.Why != string(ARI) && age < 7*24*time.Hour:
 			issued++
-		case a.Error != "" && a.Stage == string(StageObtain) && age < time.Hour:
+		case strings.Contains(a.Error, validationFailed) && a.Stage == string(StageObtain) && age < time.Hour:
 			failed += max(1, a.Times)
 		}
 	}
 	var found []string
 	if issued >= sameNamesAWeek-1 {
-		found = append(found, fmt.Sprintf("%d certificates were ordered within a week; Let's Encrypt issues %d for the same names, and then refuses for days", issued, sameNamesAWeek))
+		found = append(found, fmt.Sprintf("%d certificates were ordered within a week; Let's Encrypt issues %d for exactly the same names, and then refuses for days", issued, sameNamesAWeek))
 	}
 	if failed >= failuresAnHour-1 {
 		found = append(found, fmt.Sprintf("%d orders failed within an hour; after %d failed validations of a name Let's Encrypt refuses for an hour: mend the cause first", failed, failuresAnHour))

@@ -53,7 +53,7 @@ func TestWarnings(t *testing.T) {
 	}
 	require.Contains(t, warnings(s, nil)[0], "4 certificates were ordered within a week")
 	for range 4 {
-		remember(time.Minute, "missing", errors.New("connection refused"))
+		remember(time.Minute, "missing", errors.New("validation: a.example: connection: refused"))
 	}
 	require.Contains(t, warnings(s, nil)[1], "4 orders failed within an hour")
 	s.Wish.Directory = "https://ca.example/directory"
