@@ -182,7 +182,7 @@ type Revocation struct {
 	Version int       `json:"version"`
 	Reason  uint      `json:"reason"` // RFC 5280 section 5.3.1
 	Asked   time.Time `json:"asked"`
-	Expires time.Time `json:"expires,omitzero"` // the version, after which there is nothing to revoke
+	Expires time.Time `json:"expires,omitzero"`  // the version, after which there is nothing to revoke
 	Done    time.Time `json:"done,omitzero"`     // when the CA revoked it; until then it is to be replaced first
 	Refused string    `json:"refused,omitempty"` // why the CA does not; it is not asked again unless somebody wishes it
 
