@@ -491,3 +491,16 @@ func TestWindow(t *testing.T) {
 	}
 	require.False(t, slices.ContainsFunc(ca.Requests(), func(r acmetest.Request) bool { return strings.HasSuffix(r.Path, "//") }))
 }
+
+// A window that no document can hold must not stop the pass that hears of it.
+func TestAWindowInNoYear(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	issued, err := client(t, ca).Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err)
+	end := time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("west", -12*3600))
+	_, err = acme.NewWindow(issued.Bundle.Leaf(), time.Now(), end)
+	require.ErrorContains(t, err, "in no year that can be written down")
+	_, err = acme.NewWindow(issued.Bundle.Leaf(), time.Now(), end.Add(-24*time.Hour))
+	require.NoError(t, err)
+}

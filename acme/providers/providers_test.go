@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -62,11 +64,9 @@ func TestMain(m *testing.M) {
 
 func TestEachProviderIsBuiltFromItsSettingsAndLeavesNoneBehind(t *testing.T) {
 	p, _ := parts(t)
-	names := providers.Names()
-	require.Len(t, names, 11)
-	for _, name := range names {
-		row, known := settings[name]
-		require.True(t, known, name)
+	names := slices.DeleteFunc(providers.Names(), func(name string) bool { return name == "stuck" }) // another test's
+	require.ElementsMatch(t, slices.Collect(maps.Keys(settings)), names)
+	for name, row := range settings {
 		for key, value := range row {
 			require.NoError(t, providers.CheckSetting(name, key))
 			if value == "STORAGE" {

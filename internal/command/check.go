@@ -213,7 +213,11 @@ func checkChallenges(ctx context.Context, p *parts, issuer string, config ACMECo
 	slices.Sort(ways)
 	client, evidence := p.clients[issuer], strings.Join(slices.Compact(ways), ", ")
 	unseen, err := client.CheckAnswers(ctx, names)
-	items := []checkItem{item("challenge", "challenges can be answered", evidence, err)}
+	summary := "challenges can be answered"
+	if slices.ContainsFunc(names, func(name string) bool { return config.challengeFor(name).Type == "dns-01" }) {
+		summary += "; whether the DNS provider takes records, only a rehearsal tells"
+	}
+	items := []checkItem{item("challenge", summary, evidence, err)}
 	for _, name := range slices.Sorted(maps.Keys(unseen)) {
 		fix := "the CA connects to port 80 of this name: lead it here, or answer there (maascert respond, maascert account snippet)"
 		if !certstore.IsAddress(name) {

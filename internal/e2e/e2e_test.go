@@ -92,6 +92,7 @@ func newSite(t *testing.T, directory string, root []byte, resolver *acmetest.DNS
 	endpoints := strings.Join(s.maas.Endpoints(), ", ")
 	text := fmt.Sprintf(`node: region1
 state_dir: state
+resolvers: [%q]
 acme:
   directory: %s
   root: root.pem
@@ -101,7 +102,7 @@ certificates:
 targets:
   maas: {endpoints: [%s], verify_timeout: 30s}
 maas: {command: %q, http_dir: %q, stage_dir: stage, version: 3.7.3}
-`, directory, net.JoinHostPort(region1, strconv.Itoa(challenge)), region1, endpoints, s.maas.Command, s.maas.Regions[0].HTTPDir)
+`, resolver.Address, directory, net.JoinHostPort(region1, strconv.Itoa(challenge)), region1, endpoints, s.maas.Command, s.maas.Regions[0].HTTPDir)
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o640))
 	return s
 }
