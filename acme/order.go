@@ -58,10 +58,8 @@ const (
 	validationTime = 5 * time.Minute
 	// orderTime bounds all of an order, whatever a CA does to prolong it.
 	orderTime = 15 * time.Minute
-	// The pauses between two looks at an order to which the CA gave no Retry-After; before the first one it has a moment
-	// for each name.
+	// The pauses between two looks at an order to which the CA gave no Retry-After.
 	firstLook   = 12 * time.Millisecond
-	lookPerName = 2 * time.Millisecond
 	longestLook = 500 * time.Millisecond
 	patientLook = 3 * time.Second
 	// patience is the time after which looks are patientLook apart.
@@ -108,7 +106,6 @@ type order struct {
 	warnings []string
 	deadline time.Time
 	pauses   time.Duration // the last one
-	soonest  time.Duration // the first one
 
 	saving sync.Mutex
 	over   bool
@@ -323,7 +320,6 @@ func (o *order) authorize() error {
 		err = o.proveLasting(later)
 	}
 	o.deadline = time.Now().Add(validationTime)
-	o.soonest = min(firstLook+time.Duration(len(o.at.Authorizations))*lookPerName, 5*firstLook)
 	return err
 }
 
@@ -592,7 +588,7 @@ func (o *order) leave(statuses ...string) error {
 // pause waits until the order may be looked at again: as long as the CA's Retry-After says, else a little longer than
 // the last time.
 func (o *order) pause() error {
-	o.pauses = min(max(o.pauses*8/5, firstLook, o.soonest), longestLook)
+	o.pauses = min(max(o.pauses*8/5, firstLook), longestLook)
 	if time.Until(o.deadline) < validationTime-patience {
 		o.pauses = patientLook
 	}
@@ -623,7 +619,7 @@ func (o *order) finalize(key crypto.Signer) error {
 	if err != nil {
 		return err
 	}
-	o.at, o.pauses, o.soonest = at.Order, 0, 0
+	o.at, o.pauses = at.Order, 0
 	if wait, ok := o.wire.wait(url); ok {
 		o.wire.retryAfter.Store(o.url, o.config.Now().Add(wait))
 	}

@@ -231,7 +231,7 @@ func (b *bench) print(table *tabwriter.Writer, s *scene, c client, what string, 
 	row := fmt.Sprintf("%s\t%s\t%d\t%v\t%v\t", c.name, what, s.names, s.validation, s.trip)
 	switch {
 	case f.err != nil && f.wall >= b.cap:
-		fmt.Fprintf(table, "%s>%.0f\t%.2f\t%.0f\t>%d\t\n", row, b.cap.Seconds(), f.cpu.Seconds(), float64(f.peak)/1024, f.requests)
+		fmt.Fprintf(table, "%s>%.0f\t\t\t>%d\t\n", row, b.cap.Seconds(), f.requests)
 	case f.err != nil:
 		fmt.Fprintf(table, "%sfailed: %v\t\t\t\t\n", row, f.err)
 	default:
