@@ -327,6 +327,10 @@ func newRFC2136() (*rfc2136.DNSProvider, error) {
 		config.Zones = strings.Split(zones, ",")
 	}
 	config.TSIGFile, config.TSIGKey, config.TSIGSecret = setting("TSIG_FILE"), setting("TSIG_KEY"), setting("TSIG_SECRET")
+	if (config.TSIGKey == "") != (config.TSIGSecret == "") {
+		// lego would send updates that are not signed.
+		return nil, errors.New("rfc2136: RFC2136_TSIG_KEY, the key's name, and RFC2136_TSIG_SECRET belong together")
+	}
 	config.TSIGGSSRealm, config.TSIGGSSUsername = setting("TSIG_GSS_REALM"), setting("TSIG_GSS_USERNAME")
 	config.TSIGGSSPassword, config.TSIGGSSKeytabFile = setting("TSIG_GSS_PASSWORD"), setting("TSIG_GSS_KEYTAB_FILE")
 	return rfc2136.NewDNSProviderConfig(config)

@@ -165,6 +165,8 @@ func TestRFC2136(t *testing.T) {
 		require.NoError(t, records.Remove(t.Context(), txt))
 		require.Empty(t, server.TXT())
 	}
+	_, err := providers.Connect(t.Context(), "rfc2136", providers.Settings{"RFC2136_NAMESERVER": server.Address, "RFC2136_TSIG_SECRET": acmetest.Key}, nil, p)
+	require.ErrorContains(t, err, "belong together", "lego would not sign")
 	row["RFC2136_TSIG_SECRET"] = "AAAA"
 	records, err := providers.Connect(t.Context(), "rfc2136", row, nil, p)
 	require.NoError(t, err)
