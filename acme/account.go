@@ -113,6 +113,9 @@ func Deactivate(ctx context.Context, store certstore.Store, clients []*Client) (
 	unknown := hint.Add(errors.New("the configuration does not know this directory, so nobody can deactivate the account there"),
 		"add it under issuers, with its root, for this once")
 	changes, err := eachDirectory(account, clients, unknown, func(c *Client, _ certstore.Registration) (string, error) {
+		if err := c.endFormer(ctx); err != nil {
+			return "", err
+		}
 		return c.deactivate(ctx)
 	})
 	if err != nil {

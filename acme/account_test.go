@@ -355,3 +355,36 @@ func TestDeactivateKeepsTheKeyWhileAnAccountIsOutOfReach(t *testing.T) {
 	require.NotEmpty(t, stored(t, store).Key)
 	require.Len(t, stored(t, store).Registrations, 1)
 }
+
+// Deactivating in the middle of a rollover ends the account with the old key as well, before that key is forgotten.
+func TestDeactivateEndsTheFormerAccountToo(t *testing.T) {
+	t.Parallel()
+	store, cas, clients := two(t, true)
+	before := stored(t, store)
+	broken := true
+	cas[0].Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		switch {
+		case r.URL.Path == keyChange:
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusNotImplemented)
+			fmt.Fprint(w, `{"type":"urn:ietf:params:acme:error:notImplemented","detail":"no"}`)
+		case broken && strings.HasSuffix(before.Registrations[clients[0].Directory()].URL, r.URL.Path):
+			http.Error(w, "forbidden", http.StatusForbidden)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+	_, err := acme.Rollover(t.Context(), store, clients)
+	require.Error(t, err)
+	broken = false
+	_, err = acme.Deactivate(t.Context(), store, clients)
+	require.NoError(t, err)
+	require.Empty(t, stored(t, store).Key)
+
+	leaked := certstore.NewOverlay(nil)
+	_, err = certstore.SaveAccount(t.Context(), leaked, before, "")
+	require.NoError(t, err)
+	thief := client(t, cas[0], func(c *acme.Config) { c.Store = leaked })
+	_, err = thief.Obtain(t.Context(), request("b.example"))
+	require.ErrorIs(t, err, acme.ErrDeactivated, "nobody can use the old key")
+}

@@ -56,6 +56,9 @@ const (
 	maxNonces = 100
 )
 
+// FailedValidation is what the errors of validations that failed begin with, which CAs count.
+const FailedValidation = "validation: "
+
 // ErrUnfit says that a certificate which the CA issued is not what was asked for, and that it never will be.
 var ErrUnfit = errors.New("the CA's certificate is refused")
 

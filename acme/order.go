@@ -393,7 +393,7 @@ func (o *order) judged(ctx context.Context, t *task) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("validation: %s: still %s after %v", t.asked, authorization.Status, validationTime)
+			return fmt.Errorf("%s%s: still %s after %v", FailedValidation, t.asked, authorization.Status, validationTime)
 		}
 	}
 }
@@ -521,7 +521,7 @@ func (o *order) prove(ctx context.Context, t *task) error {
 			return nil
 		}
 		if challenge.Status == lego.StatusInvalid || try == challengeTries {
-			return validationHint(problemError("validation: "+t.asked, challenge.Error), t.solver)
+			return validationHint(problemError(FailedValidation+t.asked, challenge.Error), t.solver)
 		}
 		if err := sleep(ctx, challengePause); err != nil {
 			return err
@@ -681,10 +681,10 @@ func failedAuthorization(authorization lego.Authorization, solver Solver) error 
 	name := authorization.Identifier.Value
 	for _, challenge := range authorization.Challenges {
 		if challenge.Error != nil {
-			return validationHint(problemError("validation: "+name, challenge.Error), solver)
+			return validationHint(problemError(FailedValidation+name, challenge.Error), solver)
 		}
 	}
-	return fmt.Errorf("validation: %s: the authorization is %s", name, authorization.Status)
+	return fmt.Errorf("%s%s: the authorization is %s", FailedValidation, name, authorization.Status)
 }
 
 // downloadTries is how often a certificate is asked for that the CA says it issued: some need a moment to find it.

@@ -16,7 +16,8 @@ import (
 //
 // The error is ErrExternalAccount when the rehearsal would bind an account for good.
 //
-// What it returns has no bundle. keep leaves the authorizations as they are: an order that is under way elsewhere may share them.
+// What it returns has no bundle. keep leaves the authorizations as they are: an order that is under way elsewhere may
+// share them.
 func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Issued, error) {
 	bounded, cancel := context.WithTimeoutCause(ctx, orderTime, fmt.Errorf("the order took more than %v", orderTime))
 	defer cancel()

@@ -61,8 +61,6 @@ func issuerExpiry(s State, roots *x509.CertPool) []string {
 const (
 	sameNamesAWeek = 5
 	failuresAnHour = 5
-	// validationFailed is what the error of a failed validation begins with; one that never came so far costs nothing.
-	validationFailed = "validation: "
 )
 
 // limits warns of the last order before a known limit of the CA, as far as the attempts that are remembered tell.
@@ -76,7 +74,8 @@ func limits(s State) []string {
 		switch {
 		case a.Error == "" && a.Why != string(ARI) && age < 7*24*time.Hour:
 			issued++
-		case strings.Contains(a.Error, validationFailed) && a.Stage == string(StageObtain) && age < time.Hour:
+		// An order that never came to a validation costs nothing.
+		case strings.Contains(a.Error, acme.FailedValidation) && a.Stage == string(StageObtain) && age < time.Hour:
 			failed += max(1, a.Times)
 		}
 	}
