@@ -45,6 +45,46 @@ func (s *session) explainRefusal(err error) error {
 	return err
 }
 
+// hasOtherKey tells, after a session's request was refused, whether the CA knows the account by another key than the
+// session has: one that was stored meanwhile, or the next one of a rollover that was cut off after the CA took it. That is
+// written down then, so that the next session signs with it.
+func (c *Client) hasOtherKey(ctx context.Context, s *session) bool {
+	account, _, err := certstore.LoadAccount(ctx, c.config.Store)
+	if err != nil || s.next || s.key == nil {
+		return false
+	}
+	if now, _, err := signerAt(account, c.config.Directory); err == nil && !isSameKey(now, s.key) {
+		return true
+	}
+	at, registered := account.Registrations[c.config.Directory]
+	if account.NextKey == "" || !registered {
+		return false
+	}
+	next, err := certstore.ParseKey([]byte(account.NextKey))
+	if err != nil {
+		return false
+	}
+	other := &session{Client: c, ctx: ctx, wire: s.wire, key: next, next: true}
+	if other.connect() != nil || !other.isKnownAs(at.URL) {
+		return false
+	}
+	at.Next = true
+	return other.saveRegistration(at) == nil
+}
+
+func isSameKey(a, b crypto.Signer) bool {
+	public, ok := a.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(b.Public())
+}
+
+// isKnownAs tells whether the CA knows the session's key as that of an account.
+func (s *session) isKnownAs(account string) bool {
+	found, err := call(s, "newAccount", func() (lego.ExtendedAccount, error) {
+		return s.core.Accounts.New(lego.Account{OnlyReturnExisting: true})
+	})
+	return err == nil && found.Location == account
+}
+
 // AccountChange is what became of the account at one directory.
 type AccountChange struct {
 	Directory string
@@ -188,10 +228,7 @@ func (c *Client) rollover(ctx context.Context, at certstore.Registration, next c
 	if err := other.connect(); err != nil {
 		return "", err
 	}
-	found, err := call(other, "newAccount", func() (lego.ExtendedAccount, error) {
-		return other.core.Accounts.New(lego.Account{OnlyReturnExisting: true})
-	})
-	if err == nil && found.Location == at.URL {
+	if other.isKnownAs(at.URL) {
 		at.Next = true
 		return "has the new key", s.saveRegistration(at)
 	}

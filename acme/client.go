@@ -13,7 +13,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +27,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/internal/world"
 )
 
@@ -67,6 +70,8 @@ type Client struct {
 	mu        sync.Mutex
 	directory *cachedDirectory
 	windows   map[string]Window
+	skew      time.Duration // by how much the CA's clock is ahead of ours
+	skewKnown bool
 }
 
 // ExternalAccount is an external account binding (RFC 8555 section 7.3.4). Its text never holds the key.
@@ -105,6 +110,8 @@ func New(config Config) *Client {
 		IdleConnTimeout:       30 * time.Second,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: requestTime,
+		// A CA's headers are a few URLs and a nonce.
+		MaxResponseHeaderBytes: maxHeader,
 	}
 	return &Client{config: config, base: transport, windows: map[string]Window{}}
 }
@@ -220,8 +227,8 @@ func (s *session) register() error {
 	if err != nil {
 		return s.explainRegistration(err)
 	}
-	if account.Location == "" {
-		return errors.New("newAccount: the CA named no account URL")
+	if err := checkURL("newAccount", account.Location); err != nil {
+		return err
 	}
 	s.account = account.Location
 	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC(), Terms: clean(meta.TermsOfService), Next: s.next, Former: s.former})
@@ -276,8 +283,72 @@ func (c *Client) Requirements(ctx context.Context) (Requirements, error) {
 	}
 	return Requirements{
 		Terms: clean(directory.Meta.TermsOfService), ExternalAccount: directory.Meta.ExternalAccountRequired, ARI: directory.RenewalInfo != "",
-		Profiles: directory.Meta.Profiles, CAAIdentities: directory.Meta.CaaIdentities,
+		Profiles: cleanProfiles(directory.Meta.Profiles), CAAIdentities: printable.Lines(directory.Meta.CaaIdentities, 253, 20),
 	}, nil
+}
+
+// maxProfiles is how many profiles of a directory are looked at.
+const maxProfiles = 50
+
+func cleanProfiles(profiles map[string]string) map[string]string {
+	cleaned := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(profiles))[:min(len(profiles), maxProfiles)] {
+		cleaned[clean(name)] = clean(profiles[name])
+	}
+	return cleaned
+}
+
+// maxURL is how long a URL may be that a CA names and that is written down.
+const maxURL = 2 << 10
+
+// checkURL refuses a URL that is none that a CA may name for what is asked of it again (RFC 8555 section 6.1).
+func checkURL(op, text string) error {
+	if text == "" {
+		return fmt.Errorf("%s: the CA named no URL", op)
+	}
+	address, err := url.Parse(text)
+	if err != nil || address.Scheme != "https" || address.Host == "" || address.User != nil || len(text) > maxURL || text != clip(text) {
+		return fmt.Errorf("%s: the CA names a URL that is none: %s", op, clean(text))
+	}
+	return nil
+}
+
+// clip is a text as it may be written down.
+func clip(text string) string { return printable.Line(text, maxURL) }
+
+// Skew is by how much the CA's clock was ahead of ours when it answered last, as its Date header says to the second; false
+// while it has not.
+func (c *Client) Skew() (ahead time.Duration, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.skew, c.skewKnown
+}
+
+func (c *Client) noteDate(header http.Header) {
+	date, err := http.ParseTime(header.Get("Date"))
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.skew, c.skewKnown = date.Sub(c.config.Now().Round(0)).Round(time.Second), true
+}
+
+// maxClock is by how much a CA's clock may differ from ours before nothing is ordered.
+const maxClock = 24 * time.Hour
+
+// checkClock refuses to order while this host's clock, or the CA's, is off by more than a day: what is issued would be
+// refused, and the order lost.
+func (c *Client) checkClock() error {
+	skew, known := c.Skew()
+	if !known || skew.Abs() <= maxClock {
+		return nil
+	}
+	where := "behind"
+	if skew < 0 {
+		where = "ahead of"
+	}
+	return hint.Add(fmt.Errorf("this host's clock is %v %s the CA's", skew.Abs(), where), "set the clock (timedatectl), or mend the CA's; nothing was ordered")
 }
 
 func (c *Client) unreachable(err error) error {

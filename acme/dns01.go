@@ -5,9 +5,12 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/miekg/dns"
 
 	"maascert/internal/hint"
 	"maascert/internal/world"
@@ -105,12 +108,33 @@ func (d *DNS) place(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	at, err := view.follow(ctx, "_acme-challenge."+name+".")
+	own := dns.CanonicalName("_acme-challenge." + name + ".")
+	at, err := view.follow(ctx, own)
+	if err == nil && at != own {
+		err = checkPlace(ctx, view, at)
+	}
 	if err != nil {
 		return "", hint.Add(fmt.Errorf("dns-01: where _acme-challenge.%s leads cannot be found out: %s", name, clean(err.Error())),
 			"where this host's resolvers do not know the name as the CA does, set resolvers")
 	}
 	return at, nil
+}
+
+// places are names at which a record may be put: letters, digits, hyphens (not first) and underscores. They are handed to
+// programs, and to providers that may take other signs for something else.
+var places = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9_-]*)\.)+$`)
+
+// checkPlace refuses a place that a CNAME names and that nobody would delegate for this: DNS answers can be forged, and some
+// providers replace all records of a name.
+func checkPlace(ctx context.Context, view *dnsView, at string) error {
+	if len(at) > 254 || !places.MatchString(at) {
+		return errors.New("the CNAME leads to a name that is none for a record")
+	}
+	zone, err := view.zone(ctx, at)
+	if err == nil && zone == at {
+		return fmt.Errorf("the CNAME leads to %s, which is a whole zone: its own records would be in danger", at)
+	}
+	return err
 }
 
 func record(p proof) TXT {

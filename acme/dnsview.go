@@ -23,7 +23,15 @@ type dnsView struct {
 
 	mu    sync.Mutex
 	asked map[question]*lookup
+	turns chan struct{} // each question to a server takes one
 }
+
+// A zone chooses how many servers it names and where they are; so many of them are asked, at so many addresses each, and
+// so many questions are under way at the same time.
+const (
+	maxServers   = 16
+	maxAddresses = 8
+)
 
 type question struct {
 	name  string
@@ -38,7 +46,7 @@ type lookup struct {
 }
 
 func newView(resolvers []string, dial world.Dial) *dnsView {
-	return &dnsView{dial: dial, resolvers: resolvers, asked: map[question]*lookup{}}
+	return &dnsView{dial: dial, resolvers: resolvers, asked: map[question]*lookup{}, turns: make(chan struct{}, sideBySide)}
 }
 
 // exchangeTime is how long one server may take for one question.
@@ -112,6 +120,12 @@ func (v *dnsView) resolveNow(ctx context.Context, q question) (*dns.Msg, error) 
 
 // exchange asks one server one question, by UDP and, where the answer does not fit, by TCP.
 func (v *dnsView) exchange(ctx context.Context, server string, q question, recursive bool) (*dns.Msg, error) {
+	select {
+	case v.turns <- struct{}{}:
+		defer func() { <-v.turns }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeTime)
 	defer cancel()
 	message := new(dns.Msg).SetQuestion(q.name, q.qtype)
@@ -203,7 +217,7 @@ func (v *dnsView) authorities(ctx context.Context, name string) ([]server, error
 	}
 	var servers []server
 	for _, rr := range answer.Answer {
-		if ns, ok := rr.(*dns.NS); ok {
+		if ns, ok := rr.(*dns.NS); ok && len(servers) < maxServers {
 			servers = append(servers, server{name: dns.CanonicalName(ns.Ns)})
 		}
 	}
@@ -237,7 +251,7 @@ func (v *dnsView) addresses(ctx context.Context, name, port string) []string {
 			}
 		}
 	}
-	return found
+	return found[:min(len(found), maxAddresses)]
 }
 
 // lookAt asks servers, side by side, whether they have a record.

@@ -3,7 +3,6 @@ package acme
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	lego "github.com/go-acme/lego/v4/acme"
+	"golang.org/x/net/http2"
 
 	"maascert/internal/hint"
 )
@@ -105,8 +105,26 @@ func triesOf(op string) int {
 // longestPause is the longest Retry-After that is waited out within a run; a longer one is remembered instead.
 const longestPause = 30 * time.Second
 
+// tamed is an error whose text came from outside: it is shown in one line of bounded length, and still is what it is.
+type tamed struct {
+	text string
+	error
+}
+
+func tame(op string, err error) error { return &tamed{op + ": " + clean(err.Error()), err} }
+
+func (t *tamed) Error() string { return t.text }
+
+func (t *tamed) Unwrap() error { return t.error }
+
+// noNonce is what go-jose says instead of why there is no nonce.
+const noNonce = "Error generating nonce"
+
 // explain turns lego's error into ours.
 func (s *session) explain(op string, err error) error {
+	if failure := s.wire.nonceFailure.Load(); failure != nil && strings.Contains(err.Error(), noNonce) {
+		op, err = "newNonce", *failure
+	}
 	var problem *lego.ProblemDetails
 	if errors.As(err, &problem) {
 		e := problemError(op, problem)
@@ -117,9 +135,9 @@ func (s *session) explain(op string, err error) error {
 	}
 	var transport *url.Error
 	if errors.As(err, &transport) {
-		return fmt.Errorf("%s: %w", op, transport.Err) // whoever shows it cleans it
+		err = transport.Err
 	}
-	return fmt.Errorf("%s: %s", op, clean(err.Error()))
+	return tame(op, err)
 }
 
 // userAction says what to do when a CA wants a person to agree to something.
@@ -132,7 +150,7 @@ func userAction(err error) error {
 
 func problemError(op string, problem *lego.ProblemDetails) *Error {
 	detail := problem.Detail
-	for _, sub := range problem.SubProblems {
+	for _, sub := range problem.SubProblems[:min(len(problem.SubProblems), maxSubProblems)] {
 		if sub.Identifier.Value != "" {
 			detail += "; " + sub.Identifier.Value + ": " + sub.Detail
 		}
@@ -142,6 +160,9 @@ func problemError(op string, problem *lego.ProblemDetails) *Error {
 		Detail: clean(detail),
 	}
 }
+
+// maxSubProblems is how many subproblems of an answer are told, each of which is about one name.
+const maxSubProblems = 20
 
 // isTransient tells whether asking again may help: the server failed, or the way to it did. Nobody listening, an
 // unknown host or a wrong certificate stay as they are for the next second.
@@ -212,6 +233,10 @@ func unwrapURL(err error) error {
 // isBroken tells whether a connection was cut or an answer stayed out, as opposed to never having been possible.
 func isBroken(err error) bool {
 	var timeout interface{ Timeout() bool }
+	var stream http2.StreamError
+	if errors.As(err, &stream) || strings.Contains(err.Error(), "http2: ") { // a GOAWAY, or a connection that was lost, has no type
+		return true
+	}
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.As(err, &timeout) && timeout.Timeout()

@@ -9,16 +9,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
-	"golang.org/x/net/netutil"
 
 	"maascert/internal/hint"
 	"maascert/internal/world"
@@ -27,15 +28,19 @@ import (
 // Responder answers http-01 challenges (RFC 8555 section 8.3) statelessly: the answer to a token is the token and the
 // account key's thumbprint, so it needs to know no token, and any host that knows the thumbprint can answer for any
 // order. It listens only while an order needs it. It is safe for concurrent use.
+//
+// Several runs on one host share the address without a moment in which nobody answers: the one that has it keeps it while
+// another one on this host goes on asking for it, and the other one takes it over when it is free.
 type Responder struct {
 	Address string       // where to listen, ":80" for example
 	Listen  world.Listen // nil: net.Listen
 	Dial    world.Dial   // nil: the network; to see who answers when the address is taken
 
-	mu     sync.Mutex
-	users  int
-	server *http.Server
-	done   chan struct{}
+	mu       sync.Mutex
+	users    int
+	server   *http.Server
+	done     chan struct{}
+	borrowed atomic.Int64 // when another run on this host asked last, in nanoseconds since 1970
 }
 
 const challengePath = "/.well-known/acme-challenge/"
@@ -53,8 +58,11 @@ func (r *Responder) remedy() string {
 
 func (r *Responder) place(context.Context, string) (string, error) { return "", nil }
 
-// present has nothing to do: any token is answered.
-func (r *Responder) present(context.Context, proof) error { return nil }
+// present has nothing to do but to see that somebody answers: any token is answered.
+func (r *Responder) present(ctx context.Context, p proof) error {
+	_, err := r.answered(ctx, p.thumbprint)
+	return err
+}
 
 func (r *Responder) retract(context.Context, proof) error { return nil }
 
@@ -65,35 +73,61 @@ func (r *Responder) open(ctx context.Context, account crypto.PublicKey) (release
 	if err != nil {
 		return nil, err
 	}
+	ours, err := r.answered(ctx, thumbprint)
+	if err != nil {
+		return nil, err
+	}
+	if !ours {
+		return r.borrow(ctx, thumbprint), nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.users == 0 {
-		switch err := r.start(thumbprint); {
-		case errors.Is(err, syscall.EADDRINUSE) && r.answersAlready(ctx, thumbprint):
-			return r.borrow(thumbprint), nil
-		case err != nil:
-			return nil, hint.Add(fmt.Errorf("http-01: %w", err), "free the address, run as a user that may listen there, or set acme.challenge.listen")
-		}
-	}
 	r.users++
-	return sync.OnceFunc(r.release), nil
+	return sync.OnceFunc(func() { r.release(ctx) }), nil
 }
 
-// borrow uses the address of somebody who answers as we would. He may end before we do, so that the address is taken
-// over as soon as it is free.
-func (r *Responder) borrow(thumbprint string) (release func()) {
-	stop, done := make(chan struct{}), make(chan struct{})
+// answerPatience is how long an address is tried that somebody has who does not answer: he may be about to leave.
+const answerPatience = 2 * time.Second
+
+// answered makes sure that somebody answers at the address now, and tells whether it is us.
+func (r *Responder) answered(ctx context.Context, thumbprint string) (ours bool, err error) {
+	for deadline := time.Now().Add(answerPatience); ; {
+		r.mu.Lock()
+		if r.server == nil {
+			err = r.start(thumbprint)
+		}
+		ours = r.server != nil
+		r.mu.Unlock()
+		switch {
+		case ours:
+			return true, nil
+		case !errors.Is(err, syscall.EADDRINUSE):
+		case r.answersAlready(ctx, thumbprint):
+			return false, nil
+		case time.Now().Before(deadline):
+			if err := sleep(ctx, borrowLook); err != nil {
+				return false, err
+			}
+			continue
+		}
+		return false, hint.Add(fmt.Errorf("http-01: %w", err), "free the address, run as a user that may listen there, or set acme.challenge.listen")
+	}
+}
+
+// borrow uses the address of somebody who answers as we would. Asking him all the time keeps him there; should he end all
+// the same, the address is taken over as soon as it is free.
+func (r *Responder) borrow(ctx context.Context, thumbprint string) (release func()) {
+	asking, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
 	taken := false
 	go func() {
 		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(borrowLook):
+		for sleep(asking, borrowLook) == nil {
+			if r.answersAlready(asking, thumbprint) {
+				continue
 			}
 			r.mu.Lock()
-			if r.users > 0 || r.start(thumbprint) == nil {
+			if asking.Err() == nil && (r.server != nil || r.start(thumbprint) == nil) {
 				r.users++
 				taken = true
 			}
@@ -104,19 +138,24 @@ func (r *Responder) borrow(thumbprint string) (release func()) {
 		}
 	}()
 	return sync.OnceFunc(func() {
-		close(stop)
+		stop()
 		<-done
 		if taken {
-			r.release()
+			r.release(ctx)
 		}
 	})
 }
 
-// borrowLook is how often a borrowed address is tried.
-const borrowLook = 20 * time.Millisecond
-
-// maxConnections is how many validators may ask at the same time.
-const maxConnections = 256
+const (
+	// borrowLook is how often a borrowed address is asked.
+	borrowLook = 20 * time.Millisecond
+	// lingerTime is how long after a borrower's last question the address is free, and longestLinger how long it is kept
+	// for borrowers at the most.
+	lingerTime    = 10 * borrowLook
+	longestLinger = time.Minute
+	// answerTime is how long one question and its answer may take.
+	answerTime = 3 * time.Second
+)
 
 func (r *Responder) start(thumbprint string) error {
 	listen := r.Listen
@@ -127,27 +166,48 @@ func (r *Responder) start(thumbprint string) error {
 	if err != nil {
 		return err
 	}
-	r.server = &http.Server{
-		Handler: answerWith(thumbprint), ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
-		IdleTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
+	r.borrowed.Store(0)
+	server := &http.Server{
+		Handler: r.answerWith(thumbprint), ReadHeaderTimeout: answerTime, ReadTimeout: answerTime, WriteTimeout: answerTime, MaxHeaderBytes: 16 << 10,
+		ErrorLog: log.New(io.Discard, "", 0), // what strangers send is no news
 	}
-	r.done = make(chan struct{})
-	go func(server *http.Server, done chan struct{}) {
+	// A validator asks once; whoever keeps a connection keeps others out.
+	server.SetKeepAlivesEnabled(false)
+	r.server, r.done = server, make(chan struct{})
+	go func(done chan struct{}) {
 		defer close(done)
 		// Serve ends with ErrServerClosed; a listener that breaks shows as a failed validation.
-		_ = server.Serve(netutil.LimitListener(listener, maxConnections))
-	}(r.server, r.done)
+		_ = server.Serve(newCrowd(listener))
+	}(r.done)
 	return nil
 }
 
-func (r *Responder) release() {
-	r.mu.Lock()
+// release stops answering when nobody needs it any more. While another run on this host goes on asking, it goes on
+// answering, unless the run is interrupted.
+func (r *Responder) release(ctx context.Context) {
+	for deadline := time.Now().Add(longestLinger); ; {
+		r.mu.Lock()
+		asked := time.Unix(0, r.borrowed.Load())
+		if r.users > 1 || time.Since(asked) > lingerTime || time.Now().After(deadline) || ctx.Err() != nil {
+			break
+		}
+		r.mu.Unlock()
+		if sleep(ctx, borrowLook) != nil {
+			continue
+		}
+	}
 	defer r.mu.Unlock()
 	if r.users--; r.users == 0 {
-		// Nothing is left to lose when closing fails.
-		_ = r.server.Close()
-		<-r.done
+		r.stop()
 	}
+}
+
+// stop stops answering; the caller holds the mutex.
+func (r *Responder) stop() {
+	// Nothing is left to lose when closing fails.
+	_ = r.server.Close()
+	<-r.done
+	r.server = nil
 }
 
 // tokens are base64url (RFC 8555 section 8.3); the longest seen have 43 characters.
@@ -174,8 +234,7 @@ func Respond(ctx context.Context, listen world.Listen, address string, thumbprin
 	case <-r.done:
 		return errors.New("http-01: the listener broke")
 	}
-	r.users = 1
-	r.release()
+	r.stop()
 	return nil
 }
 
@@ -218,7 +277,10 @@ location ~ "^/\.well-known/acme-challenge/([A-Za-z0-9_-]+)$" {
 `,
 }
 
-func answerWith(thumbprint string) http.Handler {
+// borrower is what another run on this host calls itself when it asks whether somebody answers.
+const borrower = "maascert-borrower"
+
+func (r *Responder) answerWith(thumbprint string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+challengePath+"{token}", func(w http.ResponseWriter, req *http.Request) {
 		token := req.PathValue("token")
@@ -226,11 +288,26 @@ func answerWith(thumbprint string) http.Handler {
 			http.NotFound(w, req)
 			return
 		}
+		if req.UserAgent() == borrower && isFromHere(req) {
+			r.borrowed.Store(time.Now().UnixNano())
+		}
 		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		// A validator that hung up does not read the answer.
 		_, _ = io.WriteString(w, token+"."+thumbprint)
 	})
 	return mux
+}
+
+// isFromHere tells whether a request comes from this host: from an address to which it is sent.
+func isFromHere(req *http.Request) bool {
+	local, ok := req.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return false
+	}
+	to, _, toErr := net.SplitHostPort(local.String())
+	from, _, fromErr := net.SplitHostPort(req.RemoteAddr)
+	return toErr == nil && fromErr == nil && to == from
 }
 
 // answersAlready asks whoever listens at the address for the answer to a token nobody knows.
@@ -243,13 +320,14 @@ func (r *Responder) answersAlready(ctx context.Context, thumbprint string) bool 
 		host = "127.0.0.1"
 	}
 	token := rand.Text()
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+challengePath+token, nil)
 	if err != nil {
 		return false
 	}
-	transport := &http.Transport{DialContext: r.Dial, DisableKeepAlives: true}
+	req.Header.Set("User-Agent", borrower)
+	transport := &http.Transport{DialContext: r.Dial, DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeader}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return false

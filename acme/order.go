@@ -20,6 +20,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 )
 
 // Request is what to obtain.
@@ -79,6 +80,16 @@ func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 	visible := &answers{note: request.Note, left: request.Left}
 	o := &order{session: s, request: request, answers: visible}
 	bundle, err := o.obtain()
+	if IsRefusal(err) && c.hasOtherKey(ctx, s) {
+		// The account's key was changed meanwhile, or by a run that was cut off.
+		sent := s.sent()
+		if s, err = c.open(ctx); err != nil {
+			return &Issued{Requests: sent + s.sent()}, err
+		}
+		s.wire.requests.Add(int64(sent))
+		o = &order{session: s, request: request, answers: visible}
+		bundle, err = o.obtain()
+	}
 	if o.resumed && IsRefusal(err) && !errors.Is(err, ErrUnfit) {
 		// The run that left the order may have been killed just when the CA came to look.
 		request.Resume = nil
@@ -167,6 +178,9 @@ func (o *order) newOrder() error {
 	if err := CheckProfile(o.config.Profile, o.core.GetDirectory().Meta.Profiles); err != nil {
 		return err
 	}
+	if err := o.checkClock(); err != nil {
+		return err
+	}
 	options := &api.OrderOptions{Profile: o.config.Profile, ReplacesCertID: o.replaces()}
 	ask := func() (lego.ExtendedOrder, error) { return o.core.Orders.NewWithOptions(o.request.Names, options) }
 	made, err := call(o.session, once, ask)
@@ -179,8 +193,8 @@ func (o *order) newOrder() error {
 	if err != nil {
 		return err
 	}
-	if made.Location == "" {
-		return errors.New("newOrder: the CA named no order URL")
+	if err := checkURL("newOrder", made.Location); err != nil {
+		return err
 	}
 	o.url, o.at = made.Location, made.Order
 	return nil
@@ -393,7 +407,7 @@ func (o *order) judged(ctx context.Context, t *task) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s%s: still %s after %v", FailedValidation, t.asked, authorization.Status, validationTime)
+			return fmt.Errorf("%s%s: still %s after %v", FailedValidation, t.asked, clean(authorization.Status), validationTime)
 		}
 	}
 }
@@ -456,9 +470,9 @@ const (
 func offered(authorization lego.Authorization) string {
 	var types []string
 	for _, challenge := range authorization.Challenges {
-		types = append(types, clean(challenge.Type))
+		types = append(types, challenge.Type)
 	}
-	return strings.Join(types, ", ")
+	return strings.Join(printable.Lines(types, 100, 10), ", ")
 }
 
 // asked is the name of the order's that an authorization is for, with the asterisk that the CA leaves out.
@@ -485,6 +499,9 @@ func (o *order) task(url string, authorization lego.Authorization) (*task, error
 		return nil, hint.Add(fmt.Errorf("%s: the CA offers no %s challenge", asked, solver.Type()), "it offers: %s", offered(authorization))
 	}
 	challenge := authorization.Challenges[at]
+	if !tokens.MatchString(challenge.Token) {
+		return nil, fmt.Errorf("%s: the CA's token is none: %s", asked, clean(challenge.Token))
+	}
 	return &task{
 		answer: answer{
 			proof: proof{name: strings.TrimPrefix(asked, "*."), token: challenge.Token, thumbprint: o.thumbprint},
@@ -570,7 +587,7 @@ func (o *order) finish() (crypto.Signer, error) {
 func (o *order) leave(statuses ...string) error {
 	for slices.Contains(statuses, o.at.Status) {
 		if time.Now().After(o.deadline) {
-			return errors.Join(fmt.Errorf("order: still %s after %v", o.at.Status, validationTime), o.failedAuthorizations())
+			return errors.Join(fmt.Errorf("order: still %s after %v", clean(o.at.Status), validationTime), o.failedAuthorizations())
 		}
 		if err := o.pause(); err != nil {
 			return err
@@ -670,7 +687,7 @@ func (o *order) failedAuthorizations() error {
 	for i, err := range failed {
 		words[i] = err.Error()
 	}
-	return validationHint(&Error{Detail: strings.Join(words, "; ")}, nil)
+	return validationHint(&Error{Detail: printable.Line(strings.Join(words, "; "), printable.Sentence)}, nil)
 }
 
 // failedAuthorization is why an authorization can no longer be proven, or nil while it can.
@@ -678,13 +695,13 @@ func failedAuthorization(authorization lego.Authorization, solver Solver) error 
 	if authorization.Status == lego.StatusPending || authorization.Status == lego.StatusValid {
 		return nil
 	}
-	name := authorization.Identifier.Value
+	name := clean(authorization.Identifier.Value)
 	for _, challenge := range authorization.Challenges {
 		if challenge.Error != nil {
 			return validationHint(problemError(FailedValidation+name, challenge.Error), solver)
 		}
 	}
-	return fmt.Errorf("%s%s: the authorization is %s", FailedValidation, name, authorization.Status)
+	return fmt.Errorf("%s%s: the authorization is %s", FailedValidation, name, clean(authorization.Status))
 }
 
 // downloadTries is how often a certificate is asked for that the CA says it issued: some need a moment to find it.
@@ -781,7 +798,7 @@ func (o *order) accept(key crypto.Signer, chain []byte) (*certstore.Bundle, erro
 		return bundle, nil
 	}
 	if _, err := certstore.Verify(bundle.Leaf(), bundle.Chain(), o.config.IssuerRoots, now); err != nil {
-		return nil, hint.Add(fmt.Errorf("the CA's certificate is refused: %w", err), "set acme.issuer_root to the root that this CA issues from")
+		return nil, hint.Add(fmt.Errorf("%w", tame("the CA's certificate is refused", err)), "set acme.issuer_root to the root that this CA issues from")
 	}
 	return bundle, nil
 }

@@ -11,7 +11,9 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,13 +77,18 @@ func (c *Client) withoutFolders(names []string) func() {
 		if !ok {
 			continue
 		}
+		root, err := w.FS.OpenRoot(w.Dir)
+		if err != nil {
+			continue // presenting an answer says it
+		}
 		folder := filepath.Dir(w.file(proof{token: "x"}))
 		for _, dir := range []string{folder, filepath.Dir(folder)} {
-			if _, err := w.FS.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			if _, err := root.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 				// One that is not empty, because an order uses it meanwhile, cannot be removed.
-				made = append(made, func() { _ = w.FS.Remove(dir) })
+				made = append(made, func() { _ = root.Remove(dir) })
 			}
 		}
+		made = append(made, func() { _ = root.Close() })
 	}
 	return func() {
 		for _, remove := range made {
@@ -119,8 +126,9 @@ func (c *Client) reach(ctx context.Context, solver Solver, name string, public c
 	}
 	req.Header.Set("User-Agent", c.config.UserAgent)
 	// CAs follow redirects to the usual ports of names, and take any certificate there.
+	hops := &hops{client: c, name: name}
 	transport := &http.Transport{
-		DialContext: c.dialAsCA, DisableKeepAlives: true, ResponseHeaderTimeout: reachTime, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		DialContext: hops.dial, MaxResponseHeaderBytes: maxHeader, DisableKeepAlives: true, ResponseHeaderTimeout: reachTime, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		req.Header.Del("Referer")
@@ -145,27 +153,45 @@ func (c *Client) reach(ctx context.Context, solver Solver, name string, public c
 		return err
 	}
 	if strings.TrimSpace(string(body)) != p.keyAuthorization() {
-		return fmt.Errorf("somebody else answers there (%s, %s)", resp.Status, resp.Request.URL.Host)
+		return fmt.Errorf("somebody else answers there (%s, %s)", clean(resp.Status), clean(resp.Request.URL.Host))
 	}
 	return nil
 }
 
-// dialAsCA connects to a name where the resolvers say that it is.
-func (c *Client) dialAsCA(ctx context.Context, network, address string) (net.Conn, error) {
-	dial := c.config.Reach
+// hops are the connections of one look at a name, which redirects may lead elsewhere.
+type hops struct {
+	client  *Client
+	name    string
+	private bool // the name itself leads to a private address
+}
+
+// dial connects to a name where the resolvers say that it is. A redirect from a public name to a private address is not
+// followed: it would have us ask servers inside that whoever redirects cannot.
+func (h *hops) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	dial := h.client.config.Reach
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
 	host, port, err := net.SplitHostPort(address)
-	if err != nil || certstore.IsAddress(host) {
-		return dial(ctx, network, address)
+	if err != nil {
+		return nil, err
 	}
-	addresses := newView(c.config.Resolvers, nil).addresses(ctx, host+".", port)
+	addresses := []string{address}
+	if !certstore.IsAddress(host) {
+		addresses = newView(h.client.config.Resolvers, nil).addresses(ctx, host+".", port)
+	}
 	if len(addresses) == 0 {
-		return nil, fmt.Errorf("%s has no address in DNS", host)
+		return nil, fmt.Errorf("%s has no address in DNS (other names of this host, in /etc/hosts, were not asked)", host)
+	}
+	if host == h.name {
+		h.private = h.private || slices.ContainsFunc(addresses, isPrivate)
 	}
 	var failures []error
-	for _, one := range addresses {
+	for _, one := range addresses[:min(len(addresses), maxAddresses)] {
+		if isPrivate(one) && !h.private {
+			failures = append(failures, errors.New("it redirects to a private address, which is not asked"))
+			continue
+		}
 		conn, err := dial(ctx, network, one)
 		if err == nil {
 			return conn, nil
@@ -173,4 +199,14 @@ func (c *Client) dialAsCA(ctx context.Context, network, address string) (net.Con
 		failures = append(failures, err)
 	}
 	return nil, errors.Join(failures...)
+}
+
+// isPrivate tells whether an address, as host:port, is one that only its own network reaches.
+func isPrivate(address string) bool {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return true
+	}
+	ip := at.Addr().Unmap()
+	return !ip.IsGlobalUnicast() || ip.IsPrivate() || ip.IsLoopback()
 }

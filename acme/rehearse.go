@@ -26,13 +26,16 @@ func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Iss
 		return &Issued{Requests: s.sent()}, err
 	}
 	request.Resume = nil
-	s.harmless = true
-	o := &order{session: s, request: request, answers: new(answers)}
-	if o.ready, err = o.openSolvers(bounded, request.Names, s.key.Public()); err != nil {
-		return &Issued{Requests: s.sent()}, err
+	o, err := c.rehearsal(bounded, s, request)
+	if IsRefusal(err) && c.hasOtherKey(bounded, s) {
+		// Somebody changes the account's key just now.
+		o.ready.release()
+		if s, err = c.open(bounded); err != nil {
+			return &Issued{Requests: s.sent()}, err
+		}
+		o, err = c.rehearsal(bounded, s, request)
 	}
 	defer o.ready.release()
-	err = o.rehearse()
 	if keep {
 		o.proven = nil
 	}
@@ -50,8 +53,20 @@ func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Iss
 	return &Issued{Directory: c.config.Directory, Requests: s.sent(), Warnings: o.warnings}, err
 }
 
+// rehearsal is an order that was brought as far as a rehearsal goes.
+func (c *Client) rehearsal(ctx context.Context, s *session, request Request) (*order, error) {
+	s.harmless = true
+	o := &order{session: s, request: request, answers: new(answers), ready: new(ready)}
+	opened, err := o.openSolvers(ctx, request.Names, s.key.Public())
+	if err != nil {
+		return o, err
+	}
+	o.ready = opened
+	return o, o.rehearse()
+}
+
 // tidyTime is how long tidying up may take.
-const tidyTime = 800 * time.Millisecond
+const tidyTime = 500 * time.Millisecond
 
 // rehearse brings an order to the point where it could be finalized.
 func (o *order) rehearse() error {

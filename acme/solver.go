@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"maascert/internal/hint"
 	"maascert/internal/world"
@@ -125,30 +126,41 @@ func (w *Webroot) open(context.Context, crypto.PublicKey) (func(), error) {
 	return func() {}, nil
 }
 
+// file is where an answer lies below the webroot.
 func (w *Webroot) file(p proof) string {
-	return filepath.Join(w.Dir, filepath.FromSlash(challengePath), p.token)
+	return filepath.Join(strings.TrimPrefix(filepath.FromSlash(challengePath), "/"), p.token)
+}
+
+// within does something below the webroot, whose owner may have fewer rights than we and lay links there.
+func (w *Webroot) within(do func(root world.Root) error) error {
+	root, err := w.FS.OpenRoot(w.Dir)
+	if err == nil {
+		err = errors.Join(do(root), root.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("http-01: webroot: %w", err)
+	}
+	return nil
 }
 
 func (w *Webroot) present(_ context.Context, p proof) error {
-	if !tokens.MatchString(p.token) {
-		return errors.New("http-01: the CA's token is none")
-	}
-	file := w.file(p)
-	if err := w.FS.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return fmt.Errorf("http-01: %w", err)
-	}
-	if err := w.FS.Replace(file, []byte(p.keyAuthorization()), 0o644); err != nil {
-		return fmt.Errorf("http-01: %w", err)
-	}
-	return nil
+	return w.within(func(root world.Root) error {
+		file := w.file(p)
+		if err := root.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		return root.Replace(file, []byte(p.keyAuthorization()), 0o644)
+	})
 }
 
 func (w *Webroot) retract(_ context.Context, p proof) error {
 	if !tokens.MatchString(p.token) {
 		return nil // so it was never presented
 	}
-	if err := w.FS.Remove(w.file(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("http-01: %w", err)
-	}
-	return nil
+	return w.within(func(root world.Root) error {
+		if err := root.Remove(w.file(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
 }

@@ -20,8 +20,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"maascert/internal/hint"
 	"maascert/internal/world"
 )
@@ -71,7 +69,7 @@ func (r *TLSResponder) start() error {
 	if err != nil {
 		return err
 	}
-	r.listener, r.done, r.certs = netutil.LimitListener(listener, maxConnections), make(chan struct{}), map[string]*tls.Certificate{}
+	r.listener, r.done, r.certs = newCrowd(listener), make(chan struct{}), map[string]*tls.Certificate{}
 	go r.serve(r.listener, r.done)
 	return nil
 }
@@ -86,7 +84,7 @@ func (r *TLSResponder) serve(listener net.Listener, done chan struct{}) {
 		}
 		go func() {
 			defer conn.Close()
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 			defer cancel()
 			// The handshake is the answer; what becomes of it is the validator's to say.
 			_ = tls.Server(conn, config).HandshakeContext(ctx)

@@ -14,9 +14,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	lego "github.com/go-acme/lego/v4/acme"
+
+	"maascert/internal/printable"
 )
 
 const (
@@ -24,6 +25,10 @@ const (
 	requestTime = 30 * time.Second
 	// maxBody is how many bytes of an answer are read; the longest that a CA sends is a certificate chain.
 	maxBody = 1 << 20
+	// maxHeader is how many bytes the headers of an answer may have.
+	maxHeader = 64 << 10
+	// maxLinks is how many Link headers of an answer are looked at, each of which may name another chain.
+	maxLinks = 10
 	// sideBySide is how many requests of one order are under way at the same time.
 	sideBySide = 50
 )
@@ -37,10 +42,29 @@ type transport struct {
 	requests atomic.Int64
 	quickest atomic.Int64 // nanoseconds that the quickest request took; 0 for none yet
 
+	nonceFailure atomic.Pointer[error] // why the last request for a nonce failed; nil: it did not
+
 	retryAfter sync.Map // URL to the time.Time of the last answer's Retry-After
 }
 
+// RoundTrip also remembers why there is no nonce: what signs requests drops that.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.roundTrip(req)
+	if req.Method == http.MethodHead {
+		failure := err
+		if err == nil && resp.StatusCode >= http.StatusBadRequest {
+			failure = &lego.ProblemDetails{HTTPStatus: resp.StatusCode, Detail: clean(resp.Status), URL: req.URL.String()}
+		}
+		if failure == nil {
+			t.nonceFailure.Store(nil)
+		} else {
+			t.nonceFailure.Store(&failure)
+		}
+	}
+	return resp, err
+}
+
+func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	url := req.URL.String()
 	if req.URL.Scheme != "https" {
 		return nil, fmt.Errorf("the CA names a URL that is no https (RFC 8555 section 6.1): %s", clean(url))
@@ -60,6 +84,10 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, errors.Join(context.Cause(t.ctx), err)
 	}
 	t.took(time.Since(begun))
+	t.client.noteDate(resp.Header)
+	if links := resp.Header["Link"]; len(links) > maxLinks {
+		resp.Header["Link"] = links[:maxLinks]
+	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	if err != nil {
@@ -67,6 +95,10 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if len(body) > maxBody {
 		return nil, fmt.Errorf("the answer is longer than %d bytes", maxBody)
+	}
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		// Whoever follows it would take what is signed for this CA to another host.
+		return nil, fmt.Errorf("the CA redirects (%s), which is not followed", clean(resp.Status))
 	}
 	if at, ok := parseRetryAfter(resp.Header.Get("Retry-After"), t.client.config.Now()); ok {
 		t.retryAfter.Store(url, at)
@@ -180,23 +212,8 @@ func kindWords(kind string) string {
 	return kind
 }
 
-// longestText is how much of a CA's own words is passed on.
-const longestText = 500
-
 // clean makes one line of a text from outside, without control characters, and cuts it.
-func clean(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || !unicode.IsPrint(r) && r != ' ' {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > longestText {
-		text = strings.ToValidUTF8(text[:longestText], "") + "…"
-	}
-	return text
-}
+func clean(text string) string { return printable.Line(text, printable.Word) }
 
 func mustJSON(problem lego.ProblemDetails) []byte {
 	// A struct of strings and numbers always marshals.

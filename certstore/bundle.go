@@ -53,8 +53,8 @@ func NewBundle(key crypto.Signer, certs []*x509.Certificate) (*Bundle, error) {
 		return nil, fmt.Errorf("a chain of %d certificates is too long", len(certs))
 	}
 	for _, cert := range certs {
-		if public, ok := cert.PublicKey.(*rsa.PublicKey); ok && public.N.BitLen() > maxRSA {
-			return nil, fmt.Errorf("%s has an RSA key of %d bits, which is too long", cert.Subject, public.N.BitLen())
+		if err := checkKeyLength(cert); err != nil {
+			return nil, err
 		}
 	}
 	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(certs[0].PublicKey) {
@@ -76,6 +76,14 @@ const (
 	maxChain = 10
 	maxRSA   = 8192
 )
+
+// checkKeyLength refuses a certificate whose key would take minutes to verify with.
+func checkKeyLength(cert *x509.Certificate) error {
+	if public, ok := cert.PublicKey.(*rsa.PublicKey); ok && public.N.BitLen() > maxRSA {
+		return fmt.Errorf("a certificate has an RSA key of %d bits, which is too long", public.N.BitLen())
+	}
+	return nil
+}
 
 // ChainOf orders certificates as a server should send them: leaf, the one that signed it, and so on. What fits nowhere,
 // and what is there twice, is left out.
@@ -115,13 +123,13 @@ func (b *Bundle) KeyPEM() []byte {
 }
 
 // LeafPEM is the certificate as exactly one block: MAAS keeps only the first of a file (MAAS fact 1.4).
-func (b *Bundle) LeafPEM() []byte { return encode(b.certs[:1]) }
+func (b *Bundle) LeafPEM() []byte { return EncodeCertificates(b.certs[:1]) }
 
 // ChainPEM is what follows the leaf, in order; empty when there is nothing between the leaf and its root.
-func (b *Bundle) ChainPEM() []byte { return encode(b.certs[1:]) }
+func (b *Bundle) ChainPEM() []byte { return EncodeCertificates(b.certs[1:]) }
 
 // FullChainPEM is the leaf and what follows it.
-func (b *Bundle) FullChainPEM() []byte { return encode(b.certs) }
+func (b *Bundle) FullChainPEM() []byte { return EncodeCertificates(b.certs) }
 
 // Fingerprint identifies the leaf.
 func (b *Bundle) Fingerprint() string { return Fingerprint(b.certs[0]) }
@@ -179,6 +187,9 @@ func ParseCertificates(text []byte) ([]*x509.Certificate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
 		}
+		if err := checkKeyLength(cert); err != nil {
+			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
+		}
 		certs = append(certs, cert)
 	}
 	if len(certs) == 0 {
@@ -187,7 +198,8 @@ func ParseCertificates(text []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-func encode(certs []*x509.Certificate) []byte {
+// EncodeCertificates writes certificates as PEM, one block each.
+func EncodeCertificates(certs []*x509.Certificate) []byte {
 	var text bytes.Buffer
 	for _, cert := range certs {
 		// Writing to memory cannot fail.

@@ -13,6 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"maascert/internal/hint"
+	"maascert/internal/printable"
 )
 
 // format is what every document's "v" says; a document with a higher one was written by a later maascert and is
@@ -102,16 +105,30 @@ func LoadVersion(ctx context.Context, store Store, cert string, number int) (Ver
 	}, nil
 }
 
-// Fingerprints maps the fingerprint of every version that is kept of a certificate to its number. A version that cannot
-// be read is left out.
-func Fingerprints(ctx context.Context, store Store, cert string) (map[string]int, error) {
+// VersionInfo is what a version is known by without opening its key.
+type VersionInfo struct {
+	Number              int
+	Origin              Origin
+	Names               []string // of its certificate, canonical
+	NotBefore, NotAfter time.Time
+}
+
+// Versions maps the fingerprint of every version that is kept of a certificate to what is known of it. A version that
+// cannot be read is left out.
+func Versions(ctx context.Context, store Store, cert string) (map[string]VersionInfo, error) {
 	numbers, err := versionNumbers(ctx, store, cert)
-	known := make(map[string]int, len(numbers))
+	known := make(map[string]VersionInfo, len(numbers))
 	for _, number := range numbers {
 		var doc version
 		name := versionName(cert, number)
-		if data, _, err := store.Read(ctx, name); err == nil && decode(name, data, &doc, func() int { return doc.V }) == nil {
-			known[doc.Fingerprint] = number
+		data, _, err := store.Read(ctx, name)
+		if err != nil || decode(name, data, &doc, func() int { return doc.V }) != nil {
+			continue
+		}
+		if certs, err := ParseCertificates([]byte(doc.Chain)); err == nil {
+			known[doc.Fingerprint] = VersionInfo{
+				Number: number, Origin: doc.Origin, Names: CertificateNames(certs[0]), NotBefore: certs[0].NotBefore, NotAfter: certs[0].NotAfter,
+			}
 		}
 	}
 	return known, err
@@ -168,6 +185,9 @@ type Record struct {
 	NextAttempt time.Time             `json:"next_attempt,omitzero"` // our own back-off; --force ignores it
 	RetryAfter  time.Time             `json:"retry_after,omitzero"`  // the CA's Retry-After; nothing ignores it
 	HeldUntil   time.Time             `json:"held_until,omitzero"`   // renewal by time is held
+	FailedAt    time.Time             `json:"failed_at,omitzero"`    // the last order that failed; zero when one succeeded since
+	Refused     bool                  `json:"refused,omitempty"`     // the CA was reached then, and refused or could not validate
+	FailedWith  string                `json:"failed_with,omitempty"` // hash of the configuration of CA and challenges then
 	Attempts    []Attempt             `json:"attempts"`              // oldest first, at most maxAttempts
 	Deployments map[string]Deployment `json:"deployments"`           // by target
 
@@ -262,7 +282,9 @@ type Attempt struct {
 
 // Deployment is what is remembered of bringing a certificate to a target.
 type Deployment struct {
-	Verified int `json:"verified"` // the last version that every endpoint was seen to serve, 0 for none
+	Verified   int       `json:"verified"`             // the last version that every endpoint was seen to serve, 0 for none
+	VerifiedAt time.Time `json:"verified_at,omitzero"` // when it was first seen so, or so again after a trouble
+	Port       int       `json:"port,omitempty"`       // on which all of them were seen to serve it; 0 for none or several
 
 	Version    int               `json:"version"`        // the one being brought there
 	Calls      int               `json:"calls"`          // of config-tls, for this version and these laggards
@@ -271,20 +293,30 @@ type Deployment struct {
 	Told       time.Time         `json:"told,omitzero"`  // when it was told last
 	RolledBack int               `json:"rolled_back"`    // how often the pair before it was put back
 
+	// Once a version was verified, troubles that come and go have it told only so often a day.
+	Day      time.Time `json:"day,omitzero"`        // when the day began in which calls are counted
+	DayCalls int       `json:"day_calls,omitempty"` // since then
+
 	unknown
 }
 
 // For is what is remembered when another version is to be brought to the same target: what was verified, and what a later
 // maascert wrote.
 func (d Deployment) For(version int) Deployment {
-	return Deployment{Verified: d.Verified, Version: version, unknown: d.unknown}
+	return Deployment{Verified: d.Verified, VerifiedAt: d.VerifiedAt, Port: d.Port, Version: version, unknown: d.unknown}
 }
 
-// maxAttempts is how many attempts a record keeps.
-const maxAttempts = 20
+const (
+	// maxAttempts is how many attempts a record keeps.
+	maxAttempts = 20
+	// maxAttemptsText is how many bytes they may take, as JSON: their words come from outside.
+	maxAttemptsText = 32 << 10
+)
 
-// Remember appends an attempt and forgets the oldest ones. The same failure twice in a row is one.
+// Remember appends an attempt and forgets the oldest ones. The same failure twice in a row is one. Its words are kept as
+// one printable line of bounded length.
 func (r *Record) Remember(a Attempt) {
+	a.Error, a.Hint = printable.Line(a.Error, printable.Sentence), printable.Line(a.Hint, printable.Sentence)
 	if n := len(r.Attempts); a.Error != "" && n > 0 && r.Attempts[n-1].Error == a.Error && r.Attempts[n-1].Stage == a.Stage {
 		if a.At.Sub(r.Attempts[n-1].At) < time.Hour {
 			a.Times = max(1, r.Attempts[n-1].Times) + 1
@@ -293,6 +325,15 @@ func (r *Record) Remember(a Attempt) {
 	}
 	r.Attempts = append(r.Attempts, a)
 	r.Attempts = slices.Clone(r.Attempts[max(0, len(r.Attempts)-maxAttempts):])
+	for len(r.Attempts) > 1 && jsonLength(r.Attempts) > maxAttemptsText {
+		r.Attempts = r.Attempts[1:]
+	}
+}
+
+func jsonLength(attempts []Attempt) int {
+	// Strings, times and numbers always marshal.
+	text, _ := json.Marshal(attempts)
+	return len(text)
 }
 
 // LoadRecord reads the record of a certificate; a certificate without one has an empty record.
@@ -345,6 +386,72 @@ func SaveAccount(ctx context.Context, store Store, account Account, prev Revisio
 	return save(ctx, store, "account", account, prev)
 }
 
+// Node is what one host said of its last pass: the document "nodes/HOST", written by that host alone.
+type Node struct {
+	V           int       `json:"v"`
+	Node        string    `json:"node"`
+	MachineID   string    `json:"machine_id"`        // systemd's; empty where there is none
+	Version     string    `json:"version"`           // of maascert
+	LastPass    time.Time `json:"last_pass"`         // its end
+	LastRun     time.Time `json:"last_run,omitzero"` // the end of the last pass that the daemon made
+	OK          bool      `json:"ok"`                // everything was as it should be
+	WishHash    string    `json:"wish_hash"`         // over the wishes of all certificates
+	ClockSkewMS int64     `json:"clock_skew_ms"`     // by how much a CA's clock was ahead of this host's; 0 also when nobody said
+
+	Targets []NodeTarget         `json:"targets"`
+	LastOK  map[string]time.Time `json:"last_ok"` // by certificate: when a pass last found or made it as it should be
+
+	unknown
+}
+
+// NodeTarget is a target that a host looks after.
+type NodeTarget struct {
+	Certificate string `json:"certificate"`
+	Name        string `json:"name"`
+	Type        string `json:"type"`
+}
+
+// NodeAge is after how long a host that said nothing is forgotten.
+const NodeAge = 30 * 24 * time.Hour
+
+// LoadNode reads what a host said; one that never said anything has an empty document.
+func LoadNode(ctx context.Context, store Store, host string) (Node, Revision, error) {
+	var node Node
+	revision, err := load(ctx, store, "nodes/"+host, &node, func() int { return node.V })
+	node.V = format
+	return node, revision, err
+}
+
+// LoadNodes reads what all hosts said within NodeAge, sorted by name. A document that cannot be read is left out.
+func LoadNodes(ctx context.Context, store Store, now time.Time) ([]Node, error) {
+	hosts, err := store.List(ctx, "nodes")
+	var nodes []Node
+	for _, host := range hosts {
+		if node, _, err := LoadNode(ctx, store, host); err == nil && now.Sub(node.LastPass) < NodeAge {
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes, err
+}
+
+// SaveNode writes what a host says of itself, and forgets hosts that said nothing for NodeAge.
+func SaveNode(ctx context.Context, store Store, node Node, prev Revision) error {
+	if _, err := save(ctx, store, "nodes/"+node.Node, node, prev); err != nil {
+		return err
+	}
+	hosts, err := store.List(ctx, "nodes")
+	if err != nil {
+		return err
+	}
+	for _, host := range hosts {
+		other, _, loadErr := LoadNode(ctx, store, host)
+		if loadErr == nil && node.LastPass.Sub(other.LastPass) >= NodeAge {
+			err = errors.Join(err, store.Delete(ctx, "nodes/"+host))
+		}
+	}
+	return err
+}
+
 func load(ctx context.Context, store Store, name string, into any, v func() int) (Revision, error) {
 	data, revision, err := store.Read(ctx, name)
 	if errors.Is(err, ErrNotFound) {
@@ -359,15 +466,21 @@ func load(ctx context.Context, store Store, name string, into any, v func() int)
 func decode(name string, data []byte, into any, v func() int) error {
 	if err := json.Unmarshal(data, into); err != nil {
 		// encoding/json may quote what it read, and a document holds keys: the position is enough.
-		return fmt.Errorf("store: %s is damaged: %s", name, where(err))
+		return damaged(name, where(err))
 	}
 	switch got := v(); {
 	case got < 1:
-		return fmt.Errorf("store: %s is damaged: it has no format version", name)
+		return damaged(name, "it has no format version")
 	case got > format:
-		return fmt.Errorf("store: %s was written by a later maascert (format %d, this one knows %d)", name, got, format)
+		return hint.Add(fmt.Errorf("store: %s was written by a later maascert (format %d, this one knows %d)", name, got, format),
+			"run the maascert that wrote it, or a later one")
 	}
 	return nil
+}
+
+// damaged says what is wrong with a document, and what heals it: what it held is found out or made anew.
+func damaged(name, why string) error {
+	return hint.Add(fmt.Errorf("store: %s is damaged: %s", name, why), "move the file %s of the store away (keep it), then: maascert renew", name)
 }
 
 func where(err error) string {
@@ -435,6 +548,7 @@ type (
 	plainDeployment   Deployment
 	plainAccount      Account
 	plainRegistration Registration
+	plainNode         Node
 )
 
 func (r *Record) UnmarshalJSON(data []byte) error {
@@ -473,6 +587,11 @@ func (r *Registration) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainRegistration)(r)), r.take(data, *r))
 }
 
+func (n *Node) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainNode)(n)), n.take(data, *n))
+}
+
+func (n Node) MarshalJSON() ([]byte, error)         { return n.add(json.Marshal(plainNode(n))) }
 func (r Record) MarshalJSON() ([]byte, error)       { return r.add(json.Marshal(plainRecord(r))) }
 func (o Order) MarshalJSON() ([]byte, error)        { return o.add(json.Marshal(plainOrder(o))) }
 func (a Answer) MarshalJSON() ([]byte, error)       { return a.add(json.Marshal(plainAnswer(a))) }

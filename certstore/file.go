@@ -43,8 +43,14 @@ func (s *FileStore) Writable(context.Context) error {
 	if err := world.Private(s.fsys, s.dir, os.Geteuid()); err != nil {
 		return hint.Add(fmt.Errorf("store: %w", err), "as root: chmod 0700 %s", s.dir)
 	}
-	if err := s.fsys.Writable(s.dir); err != nil {
+	folders, err := s.folders()
+	if err != nil {
 		return hint.Add(fmt.Errorf("store: %w", err), "%s", roomOrRights(err))
+	}
+	for _, folder := range append(folders, filepath.Join(s.dir, locks)) {
+		if err := s.fsys.Writable(folder); err != nil {
+			return hint.Add(fmt.Errorf("store: %w", err), "%s", roomOrRights(err))
+		}
 	}
 	return nil
 }
@@ -66,7 +72,7 @@ func (s *FileStore) Read(_ context.Context, name string) ([]byte, Revision, erro
 
 func (s *FileStore) Write(ctx context.Context, name string, data []byte, prev Revision) (Revision, error) {
 	path, err := s.path(name)
-	if err != nil {
+	if err := errors.Join(err, checkSize(name, data)); err != nil {
 		return "", err
 	}
 	err = s.alone(ctx, func() error {
@@ -178,19 +184,28 @@ func (s *FileStore) make(dir string) error {
 	return s.fsys.MkdirAll(dir, 0o700)
 }
 
-// sweep removes the temporary files of killed writers from the folders that documents lie in.
-func (s *FileStore) sweep() error {
-	folders := []string{s.dir, filepath.Join(s.dir, "state")}
-	certs, err := s.fsys.ReadDir(filepath.Join(s.dir, "versions"))
+// folders are those that documents lie in.
+func (s *FileStore) folders() ([]string, error) {
+	versions := filepath.Join(s.dir, "versions")
+	folders := []string{s.dir, filepath.Join(s.dir, "state"), filepath.Join(s.dir, "nodes"), versions}
+	certs, err := s.fsys.ReadDir(versions)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
 	for _, cert := range certs {
 		if cert.IsDir() && part.MatchString(cert.Name()) {
-			folders = append(folders, filepath.Join(s.dir, "versions", cert.Name()))
+			folders = append(folders, filepath.Join(versions, cert.Name()))
 		}
 	}
-	err = nil
+	return folders, nil
+}
+
+// sweep removes the temporary files of killed writers from the folders that documents lie in.
+func (s *FileStore) sweep() error {
+	folders, err := s.folders()
+	if err != nil {
+		return err
+	}
 	for _, folder := range folders {
 		err = errors.Join(err, world.Sweep(s.fsys, folder))
 	}

@@ -3,6 +3,7 @@ package certstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -16,7 +17,8 @@ type Store interface {
 	Read(ctx context.Context, name string) ([]byte, Revision, error)
 	// Write replaces the document whose revision is still prev, or makes a new one when prev is empty, and returns the
 	// new revision; ErrConflict when somebody was faster. When it returns nil the document is durable; when it returns
-	// an error the old one is whole, and a reader sees the old or the new one, never a part.
+	// an error the old one is whole, and a reader sees the old or the new one, never a part. More than MaxDocument bytes
+	// are refused: nobody could read them again.
 	Write(ctx context.Context, name string, data []byte, prev Revision) (Revision, error)
 	// Delete removes a document; one that does not exist is no error.
 	Delete(ctx context.Context, name string) error
@@ -27,6 +29,17 @@ type Store interface {
 	// Lock takes a named lock without waiting: ErrLocked when somebody else has it. The context that it returns ends
 	// when the lock is lost or unlock is called. The lock dies with the process.
 	Lock(ctx context.Context, name string) (locked context.Context, unlock func(), err error)
+}
+
+// MaxDocument is the size in bytes of the largest document that a store takes; a certificate with its chain and key has
+// about ten thousand.
+const MaxDocument = 1 << 20
+
+func checkSize(name string, data []byte) error {
+	if len(data) > MaxDocument {
+		return fmt.Errorf("store: %s: %d bytes are more than a document may have", name, len(data))
+	}
+	return nil
 }
 
 // Revision identifies one state of a document; the empty one means that it does not exist.

@@ -2,6 +2,7 @@ package certstore
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net"
 	"time"
 )
@@ -19,16 +20,25 @@ func Present(leaf *x509.Certificate, now time.Time) time.Time {
 }
 
 // Verify tells whether a client that has roots trusts a server that sends a leaf and what follows it, and returns the
-// chains that lead there. Names do not count.
+// chains that lead there. Names do not count. What would take unusual time to verify is not trusted.
 func Verify(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
+	if len(chain) > maxSent {
+		return nil, fmt.Errorf("%d certificates follow the leaf", len(chain))
+	}
 	intermediates := x509.NewCertPool()
 	for _, cert := range chain {
+		if err := checkKeyLength(cert); err != nil {
+			return nil, err
+		}
 		intermediates.AddCert(cert)
 	}
 	return leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: Present(leaf, now), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 }
+
+// maxSent is how many certificates a server may send after its leaf: more than any chain has, should some be there twice.
+const maxSent = 3 * maxChain
 
 // SplitNames parts canonical names as a certificate holds them: DNS names and IP addresses.
 func SplitNames(names []string) (hosts []string, addresses []net.IP) {

@@ -19,12 +19,13 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/internal/world"
 )
 
-// Deploy has MAAS take a bundle and looks at every endpoint until each serves it or the time is up; then it tells MAAS
-// once more, for the laggards, and looks again. When every endpoint was seen to refuse the bundle, it puts the previous
-// pair back.
+// Deploy has MAAS take a bundle and looks at every endpoint until each serves it or the time is up. When no endpoint's
+// answer changes for a while, it tells MAAS once more, for the laggards. When every endpoint was seen to refuse the
+// bundle, it puts the previous pair back.
 func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	var outcome Outcome
 	if leaf := d.Bundle.Leaf(); isStaging(leaf) {
@@ -33,31 +34,69 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	if err := m.mayServe(ctx, d); err != nil {
 		return outcome, err
 	}
-	port, err := m.port(ctx, d.Accept)
+	port, err := m.port(ctx, Want{Accept: d.Accept, Ours: d.Ours, Port: d.Port})
 	if err != nil {
 		return outcome, err
 	}
+	before := Judged(m, m.Probe(ctx), d.Bundle)
+	deadline := time.Now().Add(m.patience(d))
 	for outcome.Calls < d.Calls {
 		if err := d.Spend(); err != nil {
 			return outcome, err
 		}
-		if err := m.tell(ctx, d.Bundle, port, m.rehearseHandshake); err != nil {
+		outcome.Endpoints = nil
+		if outcome.Telling, err = m.tell(ctx, d.Bundle, port, m.rehearseHandshake); err != nil {
 			return outcome, err
 		}
 		outcome.Calls++
-		if outcome.Endpoints, err = m.verify(ctx, d.Bundle); err != nil || Serving(outcome.Endpoints) {
+		quiet := time.Duration(0)
+		if outcome.Calls < d.Calls {
+			quiet = min(silence, m.patience(d)/2)
+		}
+		if outcome.Endpoints, err = m.verify(ctx, d, deadline, quiet); err != nil || Serving(outcome.Endpoints) {
 			return outcome, err
+		}
+		if time.Until(deadline) <= 0 {
+			break
 		}
 	}
 	if !everyoneRefused(outcome.Endpoints) || d.Previous == nil || !d.Previous.Leaf().NotAfter.After(m.config.Now()) {
-		return outcome, nil
+		return outcome, m.deaf(before, outcome)
 	}
 	// It was served before, whoever trusted it: there is nothing to rehearse.
-	if err := m.tell(ctx, d.Previous, port, func(string) error { return nil }); err != nil {
+	outcome.Endpoints = nil
+	if _, err := m.tell(ctx, d.Previous, port, func(string) error { return nil }); err != nil {
 		return outcome, fmt.Errorf("putting the previous certificate back: %w", err)
 	}
 	outcome.RolledBack = true
+	outcome.Endpoints = Judged(m, m.Probe(ctx), d.Bundle)
 	return outcome, nil
+}
+
+// silence is how long no endpoint's answer changes before MAAS is told again: a region may take two minutes (MAAS fact
+// 2.4), and telling it again meanwhile helps nothing.
+const silence = 150 * time.Second
+
+// patience is how long endpoints are waited for, from the first call on.
+func (m *MAAS) patience(d Deployment) time.Duration {
+	if d.Within > 0 {
+		return min(d.Within, m.config.VerifyTimeout)
+	}
+	return m.config.VerifyTimeout
+}
+
+// deaf says so when MAAS was told twice and nothing changed anywhere: then it is not this certificate.
+func (m *MAAS) deaf(before []Endpoint, outcome Outcome) error {
+	if outcome.Calls < 2 || len(before) != len(outcome.Endpoints) {
+		return nil
+	}
+	for i, e := range outcome.Endpoints {
+		if e.IsServing() || e.State == Unknown || e.Answer() != before[i].Answer() {
+			return nil
+		}
+	}
+	return hint.Add(fmt.Errorf("MAAS took the certificate twice, and no region changed anything (%s)", Troubles(outcome.Endpoints)),
+		"no region listens: look for \"Unhandled error in Deferred\" in regiond's log (a tls_cert_expiration setting with an empty value makes every region deaf), mend that, and restart regiond on every region")
 }
 
 // everyoneRefused tells whether every endpoint was seen to serve something else or nothing. One that cannot be asked
@@ -88,27 +127,35 @@ func isStaging(leaf *x509.Certificate) bool {
 
 // tell stages a pair, rehearses with the very files, and runs config-tls. The stage is gone when it returns, whatever
 // happened.
-func (m *MAAS) tell(ctx context.Context, bundle *certstore.Bundle, port int, rehearse func(dir string) error) (err error) {
+func (m *MAAS) tell(ctx context.Context, bundle *certstore.Bundle, port int, rehearse func(dir string) error) (telling Telling, err error) {
 	here, err := m.installation(ctx)
 	if err != nil {
-		return err
+		return NotTold, err
 	}
 	dir, wipe, err := m.stage(here.StageDir, bundle)
 	if err != nil {
-		return hint.Add(fmt.Errorf("stage: %w", err), "maas.stage_dir must be a folder that root can write and the maas command can read")
+		return NotTold, hint.Add(fmt.Errorf("stage: %w", err), "maas.stage_dir must be a folder that root can write and the maas command can read")
 	}
 	defer func() { err = errors.Join(err, wipe()) }()
 	if err := rehearse(dir); err != nil {
-		return fmt.Errorf("rehearsing the handshake: %w", err)
+		return NotTold, fmt.Errorf("rehearsing the handshake: %w", err)
+	}
+	if ctx.Err() != nil {
+		return NotTold, context.Cause(ctx)
 	}
 	result, err := m.config.Runner.Run(ctx, m.command(here, dir, bundle, port))
 	if err != nil {
-		return hint.Add(fmt.Errorf("config-tls: %w", err), "try it by hand: maas status; then: maascert renew")
+		return Unsure, hint.Add(fmt.Errorf("config-tls: %w", err), "is MAAS well? %s; then: maascert renew", here.Status())
 	}
 	if result.Exit != 0 {
-		return hint.Add(fmt.Errorf("config-tls: %s", lastWords(result)), "%s", adviceFor(lastWords(result)))
+		words := lastWords(result)
+		advice, known := adviceFor(words)
+		if !known {
+			advice = "is MAAS well? " + here.Status() + "; then: maascert renew"
+		}
+		return NotTold, hint.Add(fmt.Errorf("MAAS was not told: config-tls: %s", words), "%s", advice)
 	}
-	return nil
+	return Told, nil
 }
 
 // command is the one call that changes MAAS. The key comes first; a chain in the certificate's file would be lost
@@ -133,7 +180,7 @@ func lastWords(result world.Result) string {
 		words = "no message"
 	}
 	const longest = 300
-	return fmt.Sprintf("%.*s (exit %d)", longest, words, result.Exit)
+	return fmt.Sprintf("%s (exit %d)", printable.Line(words, longest), result.Exit)
 }
 
 // advice is what to do about MAAS's words, the first that fits.
@@ -153,32 +200,43 @@ var advice = []struct{ part, what string }{
 	{"unrecognized arguments", "this MAAS does not know config-tls as 3.2 and later do"},
 }
 
-func adviceFor(words string) string {
-	for _, known := range advice {
-		if strings.Contains(words, known.part) {
-			return known.what
+func adviceFor(words string) (what string, known bool) {
+	for _, one := range advice {
+		if strings.Contains(words, one.part) {
+			return one.what, true
 		}
 	}
-	return "try it by hand: maas status; then: maascert renew"
+	return "", false
 }
 
 // settleTime is between the two looks in a row that must find a bundle served. When nginx reloads, workers with the old
 // configuration answer beside the new ones for a moment, so one look may be lucky.
 const settleTime = 300 * time.Millisecond
 
-// verify looks at every endpoint until each serves the bundle at two looks in a row, or the time is up.
-func (m *MAAS) verify(ctx context.Context, bundle *certstore.Bundle) ([]Endpoint, error) {
-	deadline := time.Now().Add(m.config.VerifyTimeout)
+// verify looks at every endpoint until each serves the bundle at two looks in a row, the deadline has come, or no answer
+// has changed for so long (0: that does not count).
+func (m *MAAS) verify(ctx context.Context, d Deployment, deadline time.Time, quiet time.Duration) ([]Endpoint, error) {
 	served := false
+	changed, tell := time.Now(), time.Now().Add(firstWord)
+	answers := ""
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		endpoints := Judged(m, m.Probe(ctx), bundle)
+		endpoints := Judged(m, m.Probe(ctx), d.Bundle)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if now := fmt.Sprint(laggardsOf(endpoints)); now != answers {
+			answers, changed = now, time.Now()
+		}
 		left := time.Until(deadline)
 		again := served && Serving(endpoints)
-		if again || left <= 0 {
+		if again || left <= 0 || quiet > 0 && time.Since(changed) >= quiet {
 			return endpoints, nil
 		}
 		if served = Serving(endpoints); served {
 			pause = settleTime
+		} else if d.Waiting != nil && time.Now().After(tell) {
+			d.Waiting(fmt.Sprintf("waiting up to %v more: %s", left.Round(time.Second), Troubles(endpoints)))
+			tell = time.Now().Add(nextWord)
 		}
 		select {
 		case <-ctx.Done():
@@ -186,6 +244,22 @@ func (m *MAAS) verify(ctx context.Context, bundle *certstore.Bundle) ([]Endpoint
 		case <-time.After(min(pause, left)):
 		}
 	}
+}
+
+// firstWord and nextWord are when it is said what is waited for.
+const (
+	firstWord = 10 * time.Second
+	nextWord  = 30 * time.Second
+)
+
+func laggardsOf(endpoints []Endpoint) []string {
+	var answers []string
+	for _, e := range endpoints {
+		if !e.IsServing() {
+			answers = append(answers, e.Address+" "+e.Answer())
+		}
+	}
+	return answers
 }
 
 // Judged compares what a target's endpoints served with a bundle.
@@ -257,11 +331,16 @@ var stages = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
 // Tidy wipes the stages of runs that were killed: those whose lock nobody holds. It touches nothing that does not look
 // like a stage of ours in every respect, should somebody have pointed stage_dir at a folder with other things in it.
-func (m *MAAS) Tidy(ctx context.Context) error {
-	fsys, root := m.config.FS, m.here(ctx).StageDir
-	if root == "" {
-		return nil
+func (m *MAAS) Tidy(context.Context) error {
+	var errs []error
+	for _, root := range m.config.Stages {
+		errs = append(errs, m.tidy(root))
 	}
+	return errors.Join(errs...)
+}
+
+func (m *MAAS) tidy(root string) error {
+	fsys := m.config.FS
 	entries, err := fsys.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -170,6 +170,22 @@ func (i *Installation) detectDeb(ctx context.Context, config InstallationConfig)
 	return nil
 }
 
+// Status is the command that tells whether MAAS's services run.
+func (i Installation) Status() string {
+	if i.Kind == "snap" {
+		return "maas status"
+	}
+	return "systemctl status maas-regiond"
+}
+
+// Stages are where stages may lie that a killed run left, whatever is installed now.
+func Stages(config InstallationConfig) []string {
+	if config.StageDir != "" {
+		return []string{config.StageDir}
+	}
+	return []string{snapStage, filepath.Join(config.StateDir, "stage")}
+}
+
 // Restart is the command that makes a region read its certificate again whatever state it is in.
 func (i Installation) Restart() string {
 	switch {
@@ -190,7 +206,12 @@ func localTLS(fsys world.FS, httpDir string) tlsState {
 	if httpDir == "" {
 		return tlsState{err: errors.New("maas.http_dir is unknown")}
 	}
-	text, err := fsys.ReadFile(filepath.Join(httpDir, nginxInclude))
+	root, err := fsys.OpenRoot(httpDir)
+	if err != nil {
+		return tlsState{err: err}
+	}
+	defer root.Close()
+	text, err := root.ReadFile(nginxInclude)
 	if err != nil {
 		return tlsState{err: err}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/internal/world"
 )
 
@@ -33,6 +34,8 @@ type Config struct {
 	Roots         *x509.CertPool
 	Timeout       time.Duration // for one config-tls call
 	VerifyTimeout time.Duration // for every endpoint to serve a bundle after a call
+
+	Stages []string // where stages may have been left, also while no installation is found
 
 	FS     world.FS
 	Runner world.Runner
@@ -126,7 +129,7 @@ func (m *MAAS) Guards(want Want) []Guard {
 			return m.here(ctx).StageDir, m.canStage(m.here(ctx).StageDir)
 		}},
 		{"tls", func(ctx context.Context) (string, error) {
-			port, err := m.port(ctx, want.Accept)
+			port, err := m.port(ctx, want)
 			return fmt.Sprintf("port %d of %s", port, strings.Join(m.hosts(), ", ")), err
 		}},
 		{NamesLost, func(ctx context.Context) (string, error) {
@@ -187,55 +190,106 @@ func keyLoads(keyType certstore.KeyType, version Version) error {
 }
 
 // port is where MAAS serves TLS and has to be told to go on doing so, because config-tls resets a port that it is not
-// told (MAAS observation 11). Every region is asked; the local file counts when none answers.
-func (m *MAAS) port(ctx context.Context, accept Accept) (int, error) {
-	state, err := m.tls(ctx)
+// told (MAAS observation 11).
+func (m *MAAS) port(ctx context.Context, want Want) (int, error) {
+	port, err := m.servedPort(ctx, want)
 	if err != nil {
 		return 0, err
 	}
-	if state.port != 0 {
-		if !IsUsablePort(state.port) {
-			return 0, fmt.Errorf("the regions say that they serve TLS on port %d, which MAAS cannot", state.port)
-		}
-		return state.port, nil
+	switch {
+	case port == 0:
+		return m.firstPort(), m.mayEnable(ctx, m.firstPort(), want)
+	case !IsUsablePort(port):
+		certs := filepath.Join(m.here(ctx).HTTPDir, "certs", "regiond-proxy")
+		return 0, hint.Add(fmt.Errorf("MAAS serves TLS on port %d, which it uses itself: racks and machines are to be answered there in plain HTTP", port),
+			"put it on another port: %s config-tls enable %s-key.pem %[2]s.pem --cacert %[2]s.pem --port %d --yes", fallback(m.here(ctx).Command, "maas"), certs, m.firstPort())
+	default:
+		return port, nil
 	}
-	port := m.config.Port
-	if port == 0 {
-		port = DefaultPort
-	}
-	return port, m.mayEnable(ctx, port, accept)
 }
 
-// tls is what the regions agree on. Port 5240 is plain HTTP, and anybody may stand before a region: what regiond's own
-// file says on this host is one more voice, and the only one that cannot be forged from afar.
-func (m *MAAS) tls(ctx context.Context) (tlsState, error) {
-	here := m.here(ctx)
-	said := map[tlsState][]string{}
-	var silent []string
-	states := sideBySide(m.hosts(), func(host string) tlsState { return askTLS(ctx, m.config.Dial, host) })
-	voices := m.hosts()
-	if local := localTLS(m.config.FS, here.HTTPDir); local.known {
-		voices, states = append(voices, filepath.Join(here.HTTPDir, nginxInclude)), append(states, local)
+func fallback(text, otherwise string) string {
+	if text == "" {
+		return otherwise
 	}
-	for i, state := range states {
-		if !state.known {
-			silent = append(silent, fmt.Sprintf("%s: %v", voices[i], state.err))
-			continue
-		}
-		said[state] = append(said[state], voices[i])
+	return text
+}
+
+// firstPort is where TLS is enabled for the first time.
+func (m *MAAS) firstPort() int {
+	if m.config.Port != 0 {
+		return m.config.Port
 	}
-	switch len(said) {
-	case 1:
-		for state := range maps.Keys(said) {
-			return state, nil
+	return DefaultPort
+}
+
+// servedPort is where TLS is on; 0 when it is off. Port 5240 is plain HTTP, and anybody may stand before a region, so what
+// is known on this host decides: regiond's own file, and the port on which every endpoint was verified before. Where
+// neither is known, what the regions say counts when they agree and TLS is spoken there; a port that nothing on this host
+// confirms is enabled only when somebody says so.
+func (m *MAAS) servedPort(ctx context.Context, want Want) (int, error) {
+	local := localTLS(m.config.FS, m.here(ctx).HTTPDir)
+	if local.known && (local.port != 0 || want.Port == 0) {
+		return local.port, nil
+	}
+	said, silent := m.voices(ctx)
+	switch {
+	case want.Port != 0 && local.known: // this region's file says that TLS is off
+		on, off := len(said[tlsState{known: true, port: want.Port}]), len(said[tlsState{known: true}])
+		if on > off {
+			return want.Port, nil // it missed the enabling, and must not stop the renewals of the others
 		}
-	case 0:
-		return tlsState{}, hint.Add(fmt.Errorf("no region says whether it serves TLS (%s)", strings.Join(silent, "; ")),
+		return 0, nil
+	case want.Port != 0 && len(said[tlsState{known: true}]) == 0:
+		return want.Port, nil
+	case len(said) == 0:
+		return 0, hint.Add(fmt.Errorf("no region says whether it serves TLS (%s)", strings.Join(silent, "; ")),
 			"is MAAS running? The regions must answer on port %d", httpPort)
 	}
-	if state, ok := mostServe(said); ok {
-		return state, nil
+	claimed, err := m.agreed(ctx, said)
+	if err != nil || claimed == 0 || claimed == want.Port || claimed == m.config.Port {
+		return claimed, err
 	}
+	if !want.Accept[FirstEnable] {
+		return 0, refuse(want.Accept, FirstEnable, "the regions say that they serve TLS on port %d, which nothing on this host confirms (set maas.http_dir, or targets.%s.port)", claimed, m.config.Name)
+	}
+	for _, host := range m.hosts() {
+		address := net.JoinHostPort(host, strconv.Itoa(claimed))
+		if served := handshake(ctx, m.config.Dial, address, m.config.ServerName); len(served.Certs) > 0 {
+			return claimed, nil
+		}
+	}
+	return 0, fmt.Errorf("the regions say that they serve TLS on port %d, and none does", claimed)
+}
+
+// voices are what the regions say of TLS, each with who says it, and who says nothing.
+func (m *MAAS) voices(ctx context.Context) (said map[tlsState][]string, silent []string) {
+	said = map[tlsState][]string{}
+	hosts := m.hosts()
+	for i, state := range sideBySide(hosts, func(host string) tlsState { return askTLS(ctx, m.config.Dial, host) }) {
+		if state.known {
+			said[state] = append(said[state], hosts[i])
+		} else {
+			silent = append(silent, fmt.Sprintf("%s: %v", hosts[i], state.err))
+		}
+	}
+	return said, silent
+}
+
+// agreed is the port that the regions agree on. Where more say that TLS is on, all on one port, than say that it is off,
+// those missed its enabling, and must not stop the renewals of the others. The other way round TLS was switched off.
+func (m *MAAS) agreed(ctx context.Context, said map[tlsState][]string) (int, error) {
+	off := said[tlsState{known: true}]
+	for state, hosts := range said {
+		if len(said) == 1 || len(said) == 2 && state.port != 0 && len(off) > 0 && len(hosts) > len(off) {
+			return state.port, nil
+		}
+	}
+	return 0, hint.Add(fmt.Errorf("the regions disagree on TLS (%s)", sayings(said)),
+		"endpoints must be the regions themselves, not a proxy; a region that is behind is restarted there: %s", m.here(ctx).Restart())
+}
+
+func sayings(said map[tlsState][]string) string {
 	var words []string
 	for state, hosts := range said {
 		what := "TLS off"
@@ -245,30 +299,34 @@ func (m *MAAS) tls(ctx context.Context) (tlsState, error) {
 		words = append(words, strings.Join(hosts, ", ")+": "+what)
 	}
 	slices.Sort(words)
-	return tlsState{}, hint.Add(fmt.Errorf("the regions disagree on TLS (%s)", strings.Join(words, "; ")),
-		"endpoints must be the regions themselves, not a proxy; a region that is behind is restarted there: %s", here.Restart())
+	return strings.Join(words, "; ")
 }
 
-// mostServe tells whether more voices say that TLS is on, all on one port, than say that it is off: those that say so
-// missed its enabling, and must not stop the renewals of the others. The other way round TLS was switched off.
-func mostServe(said map[tlsState][]string) (tlsState, bool) {
-	off := len(said[tlsState{known: true}])
-	if len(said) != 2 || off == 0 {
-		return tlsState{}, false
-	}
-	for state, hosts := range said {
-		if state.port != 0 && len(hosts) > off {
-			return state, true
+// Dissent is what regions say of TLS when that is not what is known on this host, or not the same; empty when they agree.
+func (m *MAAS) Dissent(ctx context.Context) string {
+	said, _ := m.voices(ctx)
+	if local := localTLS(m.config.FS, m.here(ctx).HTTPDir); local.known {
+		delete(said, tlsState{known: true, port: local.port})
+		if len(said) == 0 {
+			return ""
 		}
+		said[tlsState{known: true, port: local.port}] = []string{"this host"}
 	}
-	return tlsState{}, false
+	if len(said) < 2 {
+		return ""
+	}
+	return sayings(said)
 }
 
 // mayEnable are the guards of a first enabling of TLS, after which nobody can go back to HTTP: browsers remember HSTS
 // for up to two years (MAAS fact 2.6).
-func (m *MAAS) mayEnable(ctx context.Context, port int, accept Accept) error {
-	version := m.here(ctx).Version
-	if !accept[FirstEnable] {
+func (m *MAAS) mayEnable(ctx context.Context, port int, want Want) error {
+	version, accept := m.here(ctx).Version, want.Accept
+	switch {
+	case accept[FirstEnable]:
+	case want.Ours:
+		return refuse(accept, FirstEnable, "MAAS serves TLS no more: somebody switched it off after it served our certificate, and browsers may refuse to go back to HTTP")
+	default:
 		return refuse(accept, FirstEnable, "MAAS does not serve TLS yet; once it does, browsers refuse to go back to HTTP")
 	}
 	if version.Major == 3 && version.Minor == 7 && version.Patch <= 2 && !accept[DHCP37] {
@@ -332,7 +390,17 @@ func (m *MAAS) namesLost(ctx context.Context, want Want) error {
 	if len(lost) == 0 || want.Accept[NamesLost] {
 		return nil
 	}
-	return refuse(want.Accept, NamesLost, "names that MAAS serves now would be lost: %s", strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
+	return refuse(want.Accept, NamesLost, "names that MAAS serves now would be lost: %s", listed(slices.Sorted(maps.Keys(lost))))
+}
+
+// listed are names from outside, as many as a line takes.
+func listed(names []string) string {
+	const most = 20
+	shown := strings.Join(printable.Lines(names, 253, most), ", ")
+	if more := len(names) - most; more > 0 {
+		shown += fmt.Sprintf(" and %d more", more)
+	}
+	return shown
 }
 
 // covers tells whether a certificate with names also answers for name.
@@ -364,7 +432,11 @@ func (m *MAAS) Probe(ctx context.Context) []Served {
 		if port == "" {
 			port = strconv.Itoa(m.portOf(ctx, host))
 		}
-		return handshake(ctx, m.config.Dial, net.JoinHostPort(host, port), m.config.ServerName)
+		stopped := make(chan bool, 1)
+		go func() { stopped <- isStopped(ctx, m.config.Dial, host) }()
+		served := handshake(ctx, m.config.Dial, net.JoinHostPort(host, port), m.config.ServerName)
+		served.Stopped = <-stopped
+		return served
 	})
 }
 
@@ -377,10 +449,7 @@ func (m *MAAS) portOf(ctx context.Context, host string) int {
 			return state.port
 		}
 	}
-	if m.config.Port != 0 {
-		return m.config.Port
-	}
-	return DefaultPort
+	return m.firstPort()
 }
 
 // Judge compares what an endpoint served with a bundle.
@@ -394,13 +463,19 @@ func (m *MAAS) trusted(leaf *x509.Certificate, chain []*x509.Certificate) error 
 }
 
 // Backup reads the pair that this region's proxy serves (MAAS fact 2.2). What hooks put into the chain beside it, in the
-// wrong order or twice, is put right.
+// wrong order or twice, is put right. The files belong to MAAS's own user on a deb, so links of his are not followed out of
+// his folder, and files of others are not read.
 func (m *MAAS) Backup(ctx context.Context) (*certstore.Bundle, error) {
 	dir := m.here(ctx).HTTPDir
 	if dir == "" {
 		return nil, errors.New("maas.http_dir is unknown")
 	}
-	text, err := m.config.FS.ReadFile(filepath.Join(dir, "certs", "regiond-proxy.pem"))
+	root, err := m.config.FS.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	text, err := root.ReadFile(filepath.Join("certs", "regiond-proxy.pem"))
 	if err != nil {
 		return nil, err
 	}
@@ -408,7 +483,7 @@ func (m *MAAS) Backup(ctx context.Context) (*certstore.Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err = m.config.FS.ReadFile(filepath.Join(dir, "certs", "regiond-proxy-key.pem"))
+	text, err = root.ReadFile(filepath.Join("certs", "regiond-proxy-key.pem"))
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"maascert/internal/printable"
 	"maascert/internal/world"
 )
 
@@ -26,6 +27,9 @@ const DefaultPort = 5443
 // askTime is how long one endpoint may take to answer.
 const askTime = 5 * time.Second
 
+// maxServed is how many certificates of an answer are looked at.
+const maxServed = 20
+
 // handshake sees what an address serves. The certificate is not verified here: what is served matters, trusted or not.
 func handshake(ctx context.Context, dial world.Dial, address, serverName string) Served {
 	served := Served{Address: address}
@@ -36,6 +40,7 @@ func handshake(ctx context.Context, dial world.Dial, address, serverName string)
 		conn := tls.Client(raw, &tls.Config{ServerName: serverName, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
 		if err = conn.HandshakeContext(ctx); err == nil {
 			served.Certs = conn.ConnectionState().PeerCertificates
+			served.Certs = served.Certs[:min(len(served.Certs), maxServed)]
 		}
 		// What was to be seen has been seen.
 		_ = raw.Close()
@@ -68,6 +73,33 @@ func classify(err error) (State, error) {
 	}
 }
 
+// isStopped tells whether a region's regiond is seen to be stopped: its proxy is there and says that nobody is behind it
+// (MAAS fact 2.4). The path is one that stays plain whether TLS is on or off (MAAS fact 2.6).
+func isStopped(ctx context.Context, dial world.Dial, host string) bool {
+	resp, err := askPlain(ctx, dial, host, "/MAAS/rpc/")
+	return err == nil && (resp.StatusCode == http.StatusBadGateway || resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusGatewayTimeout)
+}
+
+// askPlain asks a region's plain port for a path. Nothing of the body is wanted: the answer's is closed.
+func askPlain(ctx context.Context, dial world.Dial, host, path string) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, strconv.Itoa(httpPort))+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeader}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		_, err = classify(err)
+		return nil, err
+	}
+	return resp, resp.Body.Close()
+}
+
+// maxHeader is how many bytes the headers of a region's answer may have.
+const maxHeader = 16 << 10
+
 // tlsState is what one region's plain port says about TLS.
 type tlsState struct {
 	known bool
@@ -78,21 +110,10 @@ type tlsState struct {
 // askTLS asks a region whether it serves TLS and on which port: with TLS off the API answers, with TLS on it redirects
 // to the port (MAAS fact 2.6).
 func askTLS(ctx context.Context, dial world.Dial, host string) tlsState {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
-	defer cancel()
-	address := "http://" + net.JoinHostPort(host, strconv.Itoa(httpPort)) + "/MAAS/api/2.0/version/"
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	resp, err := askPlain(ctx, dial, host, "/MAAS/api/2.0/version/")
 	if err != nil {
 		return tlsState{err: err}
 	}
-	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		_, err = classify(err)
-		return tlsState{err: err}
-	}
-	// Nothing of the body is wanted.
-	_ = resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusOK:
 		return tlsState{known: true}
@@ -105,9 +126,12 @@ func askTLS(ctx context.Context, dial world.Dial, host string) tlsState {
 		if location.Port() == "" {
 			port, err = 443, nil
 		}
-		return tlsState{known: err == nil, port: port, err: err}
+		if err != nil || port < 1 || port > 65535 {
+			return tlsState{err: errors.New("it redirects to no port")}
+		}
+		return tlsState{known: true, port: port}
 	default:
-		return tlsState{err: fmt.Errorf("it answers %s", resp.Status)}
+		return tlsState{err: fmt.Errorf("it answers %s", printable.Line(resp.Status, printable.Word))}
 	}
 }
 

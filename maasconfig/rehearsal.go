@@ -57,11 +57,12 @@ func (r *Rehearsal) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	config.Roots = x509.NewCertPool()
 	config.Roots.AddCert(certs[len(certs)-1])
 	trusting := New(config)
+	ours := d.Ours
 	d.Ours = false // with other roots nothing that is served is trusted, and its names count all the same
 	if err := trusting.mayServe(ctx, d); err != nil {
 		return Outcome{}, err
 	}
-	port, err := r.port(ctx, d.Accept)
+	port, err := r.port(ctx, Want{Accept: d.Accept, Ours: ours, Port: d.Port})
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -81,5 +82,5 @@ func (r *Rehearsal) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	r.commands = append(r.commands, append([]string{command.Path}, command.Args...))
 	r.bundle = d.Bundle
 	r.mu.Unlock()
-	return Outcome{Endpoints: Judged(r, r.Probe(ctx), d.Bundle), Calls: 1}, nil
+	return Outcome{Endpoints: Judged(r, r.Probe(ctx), d.Bundle), Calls: 1, Telling: Told}, nil
 }

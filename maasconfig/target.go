@@ -11,11 +11,13 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 )
 
 // Target is a place that serves a certificate.
@@ -47,6 +49,7 @@ type Want struct {
 	KeyType certstore.KeyType
 	Accept  Accept
 	Ours    bool // a certificate of ours was verified here before
+	Port    int  // on which every endpoint was seen to serve it then; 0: unknown
 }
 
 // Deployment is one try to make a target serve a bundle.
@@ -55,17 +58,30 @@ type Deployment struct {
 	Previous *certstore.Bundle // to put back; nil when there is none
 	Earlier  []string          // as in Want
 	Ours     bool              // as in Want
+	Port     int               // as in Want
 	Accept   Accept
-	Calls    int          // how often MAAS may be told at the most; each call makes every region's proxy reload
-	Spend    func() error // called before each of them; an error stops
+	Calls    int                // how often MAAS may be told at the most; each call makes every region's proxy reload
+	Within   time.Duration      // how long endpoints are waited for at the most; 0: as the target is configured
+	Spend    func() error       // called before each of them; an error stops
+	Waiting  func(words string) // called now and then while endpoints are waited for; may be nil
 }
 
 // Outcome is what a Deploy came to.
 type Outcome struct {
-	Endpoints  []Endpoint
-	Calls      int  // that took effect or may have
-	RolledBack bool // the previous pair was put back
+	Endpoints  []Endpoint // as they were seen after the last call; nil: they were not looked at since
+	Calls      int        // that MAAS took
+	Telling    Telling    // what became of the last call for the bundle
+	RolledBack bool       // the previous pair was put back
 }
+
+// Telling is what became of a call that tells a target of a bundle.
+type Telling string
+
+const (
+	Told    Telling = "told"     // it ended well
+	NotTold Telling = "not told" // it ended with an error, which changes nothing
+	Unsure  Telling = "unsure"   // its end was not seen: it may have been taken or not
+)
 
 // The codes of guards that may be overridden.
 const (
@@ -129,6 +145,7 @@ type Served struct {
 	Certs   []*x509.Certificate // as sent; none when the handshake failed
 	State   State               // None or Unknown when there are no Certs
 	Err     error
+	Stopped bool // what would take a certificate over does not run there
 }
 
 // Fingerprint is that of the leaf, or empty.
@@ -139,19 +156,38 @@ func (s Served) Fingerprint() string {
 	return certstore.Fingerprint(s.Certs[0])
 }
 
+// Port is the address's; 0 for none.
+func (s Served) Port() int {
+	_, port := splitEndpoint(s.Address)
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		return 0
+	}
+	return number
+}
+
 // Endpoint is a Served that was compared with a bundle.
 type Endpoint struct {
 	Served
-	State State
-	Chain ChainState // empty without a certificate
+	State    State
+	Chain    ChainState // empty without a certificate
+	Distrust error      // why clients do not trust what is served; nil: they do, or there is nothing
 }
+
+// IsTrusted tells whether the endpoint serves the bundle with its whole chain, and clients trust it now.
+func (e Endpoint) IsTrusted() bool { return e.IsServing() && e.Distrust == nil }
 
 // IsServing tells whether the endpoint serves the bundle with its whole chain.
 func (e Endpoint) IsServing() bool { return e.State == Match && e.Chain != Incomplete }
 
+// StoppedAnswer is the Answer of an endpoint whose regiond is stopped.
+const StoppedAnswer = "stopped"
+
 // Answer is the endpoint's answer in one word: two equal answers need not be acted on twice.
 func (e Endpoint) Answer() string {
 	switch {
+	case e.Stopped:
+		return StoppedAnswer
 	case e.State == Unknown:
 		return string(Unknown)
 	case e.Fingerprint() == "":
@@ -164,19 +200,32 @@ func (e Endpoint) Answer() string {
 // String is one line for people.
 func (e Endpoint) String() string {
 	switch {
+	case e.IsServing() && e.Distrust != nil:
+		return fmt.Sprintf("%s serves it, but clients do not trust it: %s", e.Address, printable.Line(e.Distrust.Error(), printable.Word))
 	case e.IsServing():
-		return e.Address + " serves it"
+		return fmt.Sprintf("%s serves it, until %s", e.Address, day(e.Certs[0].NotAfter))
+	case e.Stopped:
+		return e.Address + " takes no certificate: regiond is stopped there, and reads it at its next start"
 	case e.State == Match:
 		return e.Address + " serves it without its whole chain"
 	case e.State == Other:
-		return fmt.Sprintf("%s serves another certificate (%s, until %s)", e.Address, short(e.Fingerprint()),
-			e.Certs[0].NotAfter.UTC().Format(time.DateOnly))
+		return fmt.Sprintf("%s serves another certificate (%s, until %s)", e.Address, short(e.Fingerprint()), day(e.Certs[0].NotAfter))
 	case e.State == None:
-		return fmt.Sprintf("%s serves no certificate (%v)", e.Address, e.Err)
+		return fmt.Sprintf("%s serves no certificate (%s)", e.Address, e.trouble())
 	default:
-		return fmt.Sprintf("%s cannot be asked (%v)", e.Address, e.Err)
+		return fmt.Sprintf("%s cannot be told of (%s)", e.Address, e.trouble())
 	}
 }
+
+// trouble is the endpoint's error in one line; parts of it come from outside.
+func (e Endpoint) trouble() string {
+	if e.Err == nil {
+		return "no reason"
+	}
+	return printable.Line(e.Err.Error(), printable.Word)
+}
+
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
 func short(fingerprint string) string { return fingerprint[:min(len(fingerprint), len("sha256:")+12)] }
 
@@ -196,23 +245,26 @@ func Troubles(endpoints []Endpoint) string {
 	return strings.Join(lines, "; ")
 }
 
-// judge compares what an endpoint served with a bundle, for clients that trust roots at a moment.
+// judge compares what an endpoint served with a bundle, for clients that trust roots at a moment. Where nobody takes
+// certificates over, one that is not the bundle proves nothing.
 func judge(served Served, bundle *certstore.Bundle, trusted func(leaf *x509.Certificate, chain []*x509.Certificate) error) Endpoint {
 	e := Endpoint{Served: served, State: served.State}
-	if len(served.Certs) == 0 {
-		return e
-	}
-	e.State = Other
-	if bundle != nil && served.Certs[0].Equal(bundle.Leaf()) {
-		e.State = Match
-		if !hasChain(served.Certs[1:], bundle.Chain()) {
+	if len(served.Certs) > 0 {
+		e.State, e.Chain = Other, Complete
+		isIt := bundle != nil && served.Certs[0].Equal(bundle.Leaf())
+		if isIt {
+			e.State = Match
+		}
+		if e.Distrust = trusted(served.Certs[0], served.Certs[1:]); e.Distrust != nil {
+			e.Chain = Untrusted
+		}
+		if isIt && !hasChain(served.Certs[1:], bundle.Chain()) {
 			e.Chain = Incomplete
-			return e
 		}
 	}
-	e.Chain = Complete
-	if trusted(served.Certs[0], served.Certs[1:]) != nil {
-		e.Chain = Untrusted
+	e.Stopped = served.Stopped && !e.IsServing()
+	if e.Stopped {
+		e.State = Unknown
 	}
 	return e
 }

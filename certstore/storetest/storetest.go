@@ -31,6 +31,8 @@ func Run(t *testing.T, open func(t *testing.T) (a, b certstore.Store)) {
 		"names that could leave the store are refused":         badNames,
 		"an account and a record are kept as they were":        documents,
 		"a store that works can be written":                    writable,
+		"S1: what could not be read again is not written":      tooLarge,
+		"what hosts say of themselves is kept for 30 days":     nodes,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -192,6 +194,34 @@ func writable(t *testing.T, a, b certstore.Store) {
 	_, err := b.Write(t.Context(), "state/maas", []byte("x"), "")
 	require.NoError(t, err)
 	require.NoError(t, a.Writable(t.Context()))
+}
+
+func tooLarge(t *testing.T, a, b certstore.Store) {
+	most := make([]byte, certstore.MaxDocument)
+	revision, err := a.Write(t.Context(), "state/maas", most, "")
+	require.NoError(t, err)
+	_, err = a.Write(t.Context(), "state/maas", append(most, 'x'), revision)
+	require.ErrorContains(t, err, "more than a document may have")
+	data, _, err := b.Read(t.Context(), "state/maas")
+	require.NoError(t, err)
+	require.Len(t, data, certstore.MaxDocument)
+}
+
+func nodes(t *testing.T, a, b certstore.Store) {
+	now := time.Now()
+	for host, at := range map[string]time.Time{"region1": now, "region2": now.Add(-certstore.NodeAge / 2)} {
+		require.NoError(t, certstore.SaveNode(t.Context(), a, certstore.Node{V: 1, Node: host, LastPass: at}, ""))
+	}
+	kept, err := certstore.LoadNodes(t.Context(), b, now)
+	require.NoError(t, err)
+	require.Len(t, kept, 2)
+	later := now.Add(certstore.NodeAge * 3 / 4)
+	_, revision, err := certstore.LoadNode(t.Context(), b, "region1")
+	require.NoError(t, err)
+	require.NoError(t, certstore.SaveNode(t.Context(), b, certstore.Node{V: 1, Node: "region1", LastPass: later}, revision))
+	hosts, err := a.List(t.Context(), "nodes")
+	require.NoError(t, err)
+	require.Equal(t, []string{"region1"}, hosts)
 }
 
 func documents(t *testing.T, a, b certstore.Store) {

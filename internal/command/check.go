@@ -98,8 +98,11 @@ func checks(ctx context.Context, p *parts) []checkItem {
 		for _, warning := range view.Warnings {
 			items = append(items, warn("certificate", warning, cert.Name, ""))
 		}
-		for _, name := range p.config.certificate(cert.Name).Targets {
-			items = slices.Concat(items, checkGuards(ctx, p, cert, view, name), []checkItem{checkEndpoints(ctx, p, name)})
+		if changes := newChangesJSON(view).String(); changes != "" {
+			items = append(items, warn("changes", "the next certificate's names differ from those that are served: "+changes, cert.Name, "if that is not what you want, mend the certificate's names"))
+		}
+		for i, name := range p.config.certificate(cert.Name).Targets {
+			items = slices.Concat(items, checkGuards(ctx, p, view, name), checkServed(p, view, view.State.Targets[i]), checkDissent(ctx, p, name))
 		}
 	}
 	return items
@@ -118,14 +121,17 @@ func certificateWords(v lifecycle.View) string {
 
 // checkGuards asks what a renewal would ask. A first enabling that nobody asked for yet is a warning, and what else it
 // would meet is asked as well. Without an installation there is nothing more to ask.
-func checkGuards(ctx context.Context, p *parts, cert lifecycle.Certificate, view lifecycle.View, target string) []checkItem {
+func checkGuards(ctx context.Context, p *parts, view lifecycle.View, target string) []checkItem {
 	var items []checkItem
 	accept := maasconfig.Accept{}
-	for _, guard := range p.targets[target].Guards(p.engine.Want(ctx, cert, view, target, accept)) {
+	for _, guard := range p.targets[target].Guards(p.engine.Want(view, target, accept)) {
 		evidence, err := guard.Ask(ctx)
 		one := item(guard.Code, guardWords[guard.Code], evidence, err)
+		if isFirstEnabling(err) && view.State.Record.Deployments[target].Verified == 0 {
+			one.State = checkWarn
+		}
 		items = append(items, one)
-		if one.State == checkWarn {
+		if isFirstEnabling(err) {
 			accept[maasconfig.FirstEnable] = true
 			if evidence, err := guard.Ask(ctx); err != nil {
 				items = append(items, item(guard.Code, "", evidence, err))
@@ -144,7 +150,7 @@ var guardWords = map[string]string{
 	maasconfig.Juju:      "nobody else manages MAAS's certificate",
 	"key-type":           "this MAAS loads keys of this type",
 	"stage":              "keys can be staged for MAAS",
-	"tls":                "the regions agree on TLS",
+	"tls":                "where MAAS serves TLS is known",
 	maasconfig.NamesLost: "no name that is served now gets lost",
 }
 
@@ -156,11 +162,12 @@ func item(code, summary, evidence string, err error) checkItem {
 	if err != nil {
 		i.State, i.Summary, i.Evidence, i.Fix = checkFail, oneLine(err), evidence, hint.Of(err)
 	}
-	var refusal *maasconfig.Refusal
-	if errors.As(err, &refusal) && refusal.Code == maasconfig.FirstEnable {
-		i.State = checkWarn
-	}
 	return i
+}
+
+func isFirstEnabling(err error) bool {
+	var refusal *maasconfig.Refusal
+	return errors.As(err, &refusal) && refusal.Code == maasconfig.FirstEnable
 }
 
 func checkCA(ctx context.Context, p *parts, name string, issuer ACMEConfig) []checkItem {
@@ -250,23 +257,48 @@ func accountWords(account certstore.Account, directory string) string {
 	return "the ACME account is made by the first renewal"
 }
 
-// checkEndpoints warns when regions may be missing from the configuration.
-func checkEndpoints(ctx context.Context, p *parts, target string) checkItem {
-	var seen, silent []string
-	for _, served := range p.targets[target].Probe(ctx) {
-		seen = append(seen, served.Address)
-		if served.State == maasconfig.Unknown && len(served.Certs) == 0 {
-			silent = append(silent, fmt.Sprintf("%s (%v)", served.Address, served.Err))
+// checkServed judges what every endpoint serves. Before a certificate of ours was ever served there, what is there now is
+// only told; after that anything else needs attention.
+func checkServed(p *parts, view lifecycle.View, t lifecycle.TargetState) []checkItem {
+	var items []checkItem
+	var good []string
+	ours := view.State.Record.Deployments[t.Name].Verified != 0
+	for _, e := range t.Endpoints {
+		one := checkItem{Code: "endpoints", State: checkFail, Summary: line(e.String()), Evidence: line(e.Answer())}
+		switch {
+		case e.IsTrusted():
+			good = append(good, e.Address)
+			continue
+		case e.State == maasconfig.Unknown:
+			one.Fix = "is this region up, and is the port open from here?"
+		case e.State == maasconfig.None && ours:
+			one.Fix = "TLS is off there: was it switched off (maas config-tls disable), or does nginx not run?"
+		case ours:
+			one.Fix = "maascert renew brings ours back there"
+		default:
+			one.State, one.Fix = checkOK, ""
 		}
+		if !ours && e.State == maasconfig.Unknown {
+			one.State = checkWarn
+		}
+		if !ours && len(e.Certs) > 0 && e.Distrust != nil {
+			one.State, one.Summary = checkWarn, line(fmt.Sprintf("%s, and clients do not trust it: %v", e, e.Distrust))
+		}
+		items = append(items, one)
 	}
-	i := item("endpoints", "every endpoint can be asked", strings.Join(seen, ", "), nil)
-	switch {
-	case len(silent) > 0:
-		i.State, i.Summary = checkWarn, "endpoints that cannot be asked: "+strings.Join(silent, ", ")
-		i.Fix = "are these regions up, and is the port open from here?"
-	case len(p.config.Targets[target].Endpoints) == 0:
-		i.State, i.Summary = checkWarn, "only this host is verified"
-		i.Fix = fmt.Sprintf("with more than one region, list every region in targets.%s.endpoints", target)
+	if len(good) > 0 {
+		items = append(items, item("endpoints", "the certificate is served and trusted", strings.Join(good, ", "), nil))
 	}
-	return i
+	if len(p.config.Targets[t.Name].Endpoints) == 0 {
+		items = append(items, warn("endpoints", "only this host is verified", "", fmt.Sprintf("with more than one region, list every region in targets.%s.endpoints", t.Name)))
+	}
+	return items
+}
+
+// checkDissent names regions that say otherwise of TLS than this host knows.
+func checkDissent(ctx context.Context, p *parts, target string) []checkItem {
+	if said := p.targets[target].Dissent(ctx); said != "" {
+		return []checkItem{warn("regions", "not every region says the same of TLS: "+said, target, "what this host knows decides; restart MAAS's services on a region that is behind")}
+	}
+	return nil
 }

@@ -57,8 +57,9 @@ type ACMEConfig struct {
 	Challenge      ChallengeConfig `yaml:"challenge"`
 	Challenges     []ChallengeRule `yaml:"challenges"`
 
-	roots, issuerRoots *x509.CertPool
-	external           *acme.ExternalAccount
+	roots, issuerRoots       *x509.CertPool
+	rootsPEM, issuerRootsPEM []byte // of roots and issuerRoots; empty for the system's
+	external                 *acme.ExternalAccount
 }
 
 // EABConfig binds the ACME account to one that the CA knows otherwise.
@@ -188,6 +189,9 @@ func (v *validator) run() {
 		}
 		c.Node = name
 	}
+	if !nodeNames.MatchString(c.Node) {
+		v.fault("node", "%q names no host: 1 to 64 letters, digits, dots and hyphens", c.Node)
+	}
 	c.StateDir = v.path(c.StateDir, "/var/lib/maascert")
 	v.servers("resolvers", c.Resolvers)
 	v.issuers()
@@ -207,6 +211,9 @@ func (v *validator) run() {
 		v.fault("schedule", "%q never comes", c.Schedule)
 	}
 }
+
+// nodeNames are those that can name a document in the store.
+var nodeNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$`)
 
 // defaultIssuer is the section acme: as certificates name it.
 const defaultIssuer = "acme"
@@ -266,15 +273,15 @@ func (v *validator) acme(key string, a *ACMEConfig) {
 	if a.DryRun.Directory != "" && a.DryRun.Directory == a.Directory {
 		v.fault(key+".dry_run.directory", "a rehearsal would issue at the CA itself; leave it out, and names are proven without issuing")
 	}
-	a.roots = v.roots(key+".root", &a.Root)
-	a.issuerRoots = a.roots
+	a.roots, a.rootsPEM = v.roots(key+".root", &a.Root)
+	a.issuerRoots, a.issuerRootsPEM = a.roots, a.rootsPEM
 	if a.IssuerRoot != "" {
-		a.issuerRoots = v.roots(key+".issuer_root", &a.IssuerRoot)
+		a.issuerRoots, a.issuerRootsPEM = v.roots(key+".issuer_root", &a.IssuerRoot)
 	}
 	if a.issuerRoots == nil {
 		a.issuerRoots = systemRoots()
 	}
-	a.DryRun.roots = v.roots(key+".dry_run.root", &a.DryRun.Root)
+	a.DryRun.roots, _ = v.roots(key+".dry_run.root", &a.DryRun.Root)
 	if a.Email != "" && !regexp.MustCompile(`^[^@\s]+@[^@\s]+$`).MatchString(a.Email) {
 		v.fault(key+".email", "%q is no mail address", a.Email)
 	}
@@ -364,6 +371,9 @@ func (v *validator) dns(key string, c *DNSConfig) {
 			v.fault(at, "%v", err)
 		case doubled:
 			v.fault(at, "%s stands under secrets as well", name)
+		case hasPassword(c.Settings[name]):
+			v.hide(at)
+			v.fault(at, "a URL here holds no user and no password: where the provider has settings for them, they belong under secrets")
 		default:
 			if err := providers.CheckValue(name, c.Settings[name]); err != nil {
 				v.fault(at, "%v", err)
@@ -384,6 +394,12 @@ func (v *validator) dns(key string, c *DNSConfig) {
 		c.secrets[name] = value
 	}
 	v.servers(key+".nameservers", c.Nameservers)
+}
+
+// hasPassword tells whether a text is a URL that names a user or a password.
+func hasPassword(text string) bool {
+	address, err := url.Parse(text)
+	return strings.Contains(text, "://") && strings.Contains(text, "@") && (err != nil || address.User != nil)
 }
 
 // servers completes name servers with their port.
@@ -414,6 +430,11 @@ func (v *validator) directory(key, value string) string {
 		return preset
 	}
 	address, err := url.Parse(value)
+	if strings.Contains(value, "@") && (err != nil || address.User != nil) {
+		v.hide(key)
+		v.fault(key, "a URL here holds no user and no password")
+		return ""
+	}
 	if err != nil || address.Scheme != "https" || address.Host == "" {
 		v.fault(key, "%q is no https URL and none of: %s", value, strings.Join(slices.Sorted(maps.Keys(presets)), ", "))
 	}
@@ -421,26 +442,26 @@ func (v *validator) directory(key, value string) string {
 }
 
 // roots reads a file of trusted roots; nil stands for the system's.
-func (v *validator) roots(key string, file *string) *x509.CertPool {
+func (v *validator) roots(key string, file *string) (*x509.CertPool, []byte) {
 	if *file == "" {
-		return nil
+		return nil, nil
 	}
 	*file = v.path(*file, "")
 	text, err := os.ReadFile(*file)
 	if err != nil {
 		v.fault(key, "%v", withoutOp(err))
-		return nil
+		return nil, nil
 	}
 	certs, err := certstore.ParseCertificates(text)
 	if err != nil {
 		v.fault(key, "%s: %v", *file, err)
-		return nil
+		return nil, nil
 	}
 	pool := x509.NewCertPool()
 	for _, cert := range certs {
 		pool.AddCert(cert)
 	}
-	return pool
+	return pool, certstore.EncodeCertificates(certs)
 }
 
 func withoutOp(err error) error {
@@ -485,7 +506,7 @@ func (v *validator) targets() {
 				v.fault(at, "%s: MAAS does not serve TLS there: it uses this port otherwise", endpoint)
 			}
 		}
-		t.VerifyTimeout = v.duration(key+".verify_timeout", t.VerifyTimeout, 2*time.Minute)
+		t.VerifyTimeout = v.duration(key+".verify_timeout", t.VerifyTimeout, 5*time.Minute)
 		c.Targets[name] = t
 	}
 	if maasTargets > 1 {

@@ -17,9 +17,12 @@ import (
 	"maascert/maasconfig"
 )
 
+// daemonName is the daemon's command.
+const daemonName = "run"
+
 func (a *app) runCommand() *cli.Command {
 	return a.command(cli.Command{
-		Name:        "run",
+		Name:        daemonName,
 		Usage:       "the daemon: passes at the start, on the schedule, and when a certificate gets due",
 		Description: "SIGHUP reads the configuration again; a bad file is told and the old configuration stays in force.",
 		Flags: []cli.Flag{
@@ -41,6 +44,9 @@ func (a *app) runDaemon(c *cli.Context) error {
 		}
 		d.accept[code] = true
 	}
+	if err := a.mayRun(c.String("config"), config); err != nil {
+		return err
+	}
 	d.use(a.assemble(config))
 	defer d.close()
 	hup := make(chan os.Signal, 1)
@@ -54,7 +60,7 @@ func (a *app) runDaemon(c *cli.Context) error {
 	}()
 	a.log.Info("started", "version", version(), "schedule", config.Schedule)
 	a.tell(daemon.SdNotifyReady)
-	(&lifecycle.Daemon{Schedule: d, Now: time.Now, Pass: d.pass, Wake: wake}).Run(c.Context)
+	(&lifecycle.Daemon{Schedule: d, Now: time.Now, Pass: d.pass, Told: d.told, Wake: wake}).Run(c.Context)
 	a.tell(daemon.SdNotifyStopping)
 	<-stopped
 	a.log.Info("stopped")
@@ -74,8 +80,9 @@ type service struct {
 	path   string
 	accept maasconfig.Accept
 
-	mu    sync.Mutex
-	parts *parts
+	mu      sync.Mutex
+	parts   *parts
+	passing *parts // what the pass under way is made with; only the daemon's own goroutine knows it
 }
 
 func (s *service) use(p *parts) {
@@ -96,21 +103,37 @@ func (s *service) close() { s.current().close() }
 func (s *service) Next(t time.Time) time.Time { return s.current().config.schedule.Next(t) }
 
 func (s *service) pass(ctx context.Context) []lifecycle.Result {
-	results := s.current().engine.Pass(ctx, lifecycle.Options{Accept: s.accept})
+	s.mu.Lock()
+	s.passing = s.parts
+	s.mu.Unlock()
+	results := s.passing.engine.Pass(ctx, lifecycle.Options{Accept: s.accept})
 	for _, r := range results {
-		s.report(r)
+		s.report(r, ctx.Err() != nil)
 	}
 	return results
 }
 
-func (s *service) report(r lifecycle.Result) {
+// told writes down what a pass came to and when the next one is.
+func (s *service) told(results []lifecycle.Result, next time.Time) {
+	for _, warning := range s.passing.writeDown(context.Background(), passEnd{results: results, byDaemon: true, next: next}) {
+		s.log.Warn("writing down the pass", "error", oneLine(warning))
+	}
+	s.log.Debug("sleeping", "next", next.UTC())
+}
+
+func (s *service) report(r lifecycle.Result, stopping bool) {
 	log := s.log.With("cert", r.Name, "state", r.After.Summary, "why", r.Before.Plan.Why)
+	if changes := newChangesJSON(r.Before).String(); changes != "" {
+		log = log.With("changes", changes)
+	}
 	for _, warning := range r.After.Warnings {
-		log.Warn("warning", "warning", warning)
+		log.Warn("warning", "warning", line(warning))
 	}
 	switch {
+	case r.Err != nil && stopping:
+		log.Info("stopped while at work; the next pass goes on", "stage", r.Stage)
 	case r.Err != nil:
-		log.Error("not as it should be", "stage", r.Stage, "error", oneLine(r.Err), "hint", hint.Of(r.Err), "next", r.After.Plan.Next)
+		log.Error("not as it should be", "stage", r.Stage, "error", oneLine(r.Err), "hint", line(hint.Of(r.Err)), "next", r.After.Plan.Next)
 	case r.Changed:
 		log.Info("changed", "obtained", r.Obtained, "deployed", r.Deployed, "version", r.After.Version(), "renew_at", r.After.Plan.RenewAt)
 	default:
@@ -128,6 +151,9 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<-
 		}
 		s.tell(daemon.SdNotifyReloading)
 		config, err := loadConfig(s.path)
+		if err == nil {
+			err = s.mayRun(s.path, config)
+		}
 		if err != nil {
 			s.log.Error("the configuration is bad; the old one stays in force", "error", oneLine(err))
 		} else {

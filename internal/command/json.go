@@ -3,6 +3,7 @@ package command
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"maascert/certstore"
@@ -19,14 +20,43 @@ type statusJSON struct {
 	Node         string            `json:"node"`
 	At           string            `json:"at"`
 	Healthy      bool              `json:"healthy"`
+	LastPass     *lastPassJSON     `json:"last_pass"`            // null: none is known
+	Unattended   string            `json:"unattended,omitempty"` // why nobody may be looking after the certificates
 	Fleet        fleetJSON         `json:"fleet"`
 	Certificates []certificateJSON `json:"certificates"`
+}
+
+type lastPassJSON struct {
+	Time string `json:"time"`
+	Node string `json:"node"`
 }
 
 // fleetJSON is for stores that several hosts share; a file store has nobody to tell of.
 type fleetJSON struct {
 	Lock  map[string]string `json:"lock"`
-	Nodes []string          `json:"nodes"`
+	Nodes []nodeJSON        `json:"nodes"`
+}
+
+type nodeJSON struct {
+	Node        string                 `json:"node"`
+	MachineID   string                 `json:"machine_id"`
+	Version     string                 `json:"version"`
+	LastPass    *string                `json:"last_pass"`
+	OK          bool                   `json:"ok"`
+	WishHash    string                 `json:"wish_hash"`
+	ClockSkewMS int64                  `json:"clock_skew_ms"`
+	Targets     []certstore.NodeTarget `json:"targets"`
+}
+
+func newNodesJSON(nodes []certstore.Node) []nodeJSON {
+	docs := []nodeJSON{}
+	for _, n := range nodes {
+		docs = append(docs, nodeJSON{
+			Node: n.Node, MachineID: n.MachineID, Version: n.Version, LastPass: stamp(n.LastPass), OK: n.OK, WishHash: n.WishHash,
+			ClockSkewMS: n.ClockSkewMS, Targets: n.Targets,
+		})
+	}
+	return docs
 }
 
 type certificateJSON struct {
@@ -44,11 +74,43 @@ type certificateJSON struct {
 	Failures    int          `json:"failures"`
 	NextAttempt *string      `json:"next_attempt"`
 	Version     int          `json:"version"`
-	Error       string       `json:"error"`
+	Error       string       `json:"error"` // last_failure's
 	Hint        string       `json:"hint"`
+	Changes     changesJSON  `json:"changes"`
+	LastFailure *failureJSON `json:"last_failure"`
 	Warnings    []string     `json:"warnings,omitempty"`
 	Explanation string       `json:"explanation,omitempty"` // URL at which the CA explains its renewal window
 	Targets     []targetJSON `json:"targets"`
+}
+
+// changesJSON are the names that the next certificate has and what is served has not, and the other way round.
+type changesJSON struct {
+	Added   []string `json:"added"`
+	Removed []string `json:"removed"`
+}
+
+func newChangesJSON(v lifecycle.View) changesJSON {
+	added, removed := v.Changes()
+	return changesJSON{Added: append([]string{}, added...), Removed: append([]string{}, removed...)}
+}
+
+// String is what changes, as "- region1 + region9"; empty for nothing.
+func (c changesJSON) String() string {
+	var words []string
+	for _, name := range c.Removed {
+		words = append(words, "- "+name)
+	}
+	for _, name := range c.Added {
+		words = append(words, "+ "+name)
+	}
+	return strings.Join(words, " ")
+}
+
+type failureJSON struct {
+	Time  string `json:"time"`
+	Stage string `json:"stage"`
+	Error string `json:"error"`
+	Hint  string `json:"hint"`
 }
 
 type targetJSON struct {
@@ -65,6 +127,8 @@ type endpointJSON struct {
 	NotAfter    *string `json:"not_after"`
 	Chain       string  `json:"chain"`
 	Error       string  `json:"error"`
+	Version     *int    `json:"version"` // ours that is served, else null
+	Issuer      string  `json:"issuer"`
 }
 
 type verifyJSON struct {
@@ -134,16 +198,17 @@ func newCertificateJSON(cert lifecycle.Certificate, v lifecycle.View) certificat
 	if v.State.Window != nil {
 		doc.Explanation = v.State.Window.Explanation
 	}
-	if attempts := v.State.Record.Attempts; len(attempts) > 0 && !v.Summary.IsHealthy() {
-		last := attempts[len(attempts)-1]
-		doc.Error, doc.Hint = last.Error, last.Hint
+	doc.Changes = newChangesJSON(v)
+	if last := v.State.LastFailure(cert.Name); last != nil {
+		failure := failureJSON{Time: rfc3339(last.At), Stage: last.Stage, Error: line(last.Error), Hint: line(last.Hint)}
+		doc.LastFailure, doc.Error, doc.Hint = &failure, failure.Error, failure.Hint
 	}
 	if v.State.Current != nil {
 		leaf := v.State.Current.Bundle.Leaf()
 		doc.Names = certstore.CertificateNames(leaf)
 		doc.NotBefore, doc.NotAfter = stamp(leaf.NotBefore), stamp(leaf.NotAfter)
 		doc.Serial, doc.Fingerprint = leaf.SerialNumber.Text(16), certstore.Fingerprint(leaf)
-		doc.Issuer, doc.KeyType = leaf.Issuer.String(), string(v.State.Current.Bundle.KeyType())
+		doc.Issuer, doc.KeyType = line(leaf.Issuer.String()), string(v.State.Current.Bundle.KeyType())
 	}
 	return doc
 }
@@ -152,21 +217,29 @@ func newTargetsJSON(cert lifecycle.Certificate, v lifecycle.View) []targetJSON {
 	docs := []targetJSON{}
 	for i, t := range v.State.Targets {
 		docs = append(docs, targetJSON{
-			Certificate: cert.Name, Name: t.Name, Type: cert.Targets[i].Type(), Endpoints: newEndpointsJSON(t.Endpoints),
+			Certificate: cert.Name, Name: t.Name, Type: cert.Targets[i].Type(), Endpoints: newEndpointsJSON(t.Endpoints, v.State.Known),
 		})
 	}
 	return docs
 }
 
-func newEndpointsJSON(endpoints []maasconfig.Endpoint) []endpointJSON {
+func newEndpointsJSON(endpoints []maasconfig.Endpoint, known map[string]certstore.VersionInfo) []endpointJSON {
 	docs := []endpointJSON{}
 	for _, e := range endpoints {
 		doc := endpointJSON{Address: e.Address, State: string(e.State), Fingerprint: e.Fingerprint(), Chain: string(e.Chain)}
 		if len(e.Certs) > 0 {
-			doc.NotAfter = stamp(e.Certs[0].NotAfter)
+			doc.NotAfter, doc.Issuer = stamp(e.Certs[0].NotAfter), line(e.Certs[0].Issuer.String())
 		}
-		if e.Err != nil {
+		if version, ours := known[e.Fingerprint()]; ours {
+			doc.Version = &version.Number
+		}
+		switch {
+		case e.Stopped:
+			doc.Error = "regiond is stopped there"
+		case e.Err != nil:
 			doc.Error = oneLine(e.Err)
+		case e.Distrust != nil:
+			doc.Error = oneLine(e.Distrust)
 		}
 		docs = append(docs, doc)
 	}
@@ -186,7 +259,7 @@ func newRenewedJSON(r lifecycle.Result) renewedJSON {
 		doc.Fingerprint = r.After.State.Current.Bundle.Fingerprint()
 	}
 	for _, t := range r.After.State.Targets {
-		doc.Endpoints = slices.Concat(doc.Endpoints, newEndpointsJSON(t.Endpoints))
+		doc.Endpoints = slices.Concat(doc.Endpoints, newEndpointsJSON(t.Endpoints, r.After.State.Known))
 	}
 	return doc
 }

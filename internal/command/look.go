@@ -2,13 +2,13 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"maascert/certstore"
+	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/maasconfig"
 )
@@ -28,9 +28,18 @@ func (a *app) status(c *cli.Context) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
+	now := time.Now()
+	nodes, err := certstore.LoadNodes(c.Context, p.store, now)
+	if err != nil {
+		a.complain(fmt.Errorf("%s: %w", lifecycle.StageLook, err))
+		return outcome(exitAttention)
+	}
 	doc := statusJSON{
-		Schema: schema, Node: config.Node, At: rfc3339(time.Now()), Healthy: true,
-		Fleet: fleetJSON{Lock: map[string]string{}, Nodes: []string{}}, Certificates: []certificateJSON{},
+		Schema: schema, Node: config.Node, At: rfc3339(now), Healthy: true, Unattended: p.unattended(nodes, now),
+		Fleet: fleetJSON{Lock: map[string]string{}, Nodes: newNodesJSON(nodes)}, Certificates: []certificateJSON{},
+	}
+	if last, ok := latest(nodes); ok {
+		doc.LastPass = &lastPassJSON{rfc3339(last.LastPass), last.Node}
 	}
 	failed := false
 	for _, cert := range p.engine.Certificates {
@@ -52,6 +61,13 @@ func (a *app) status(c *cli.Context) error {
 		if err := writeJSON(a.stdout, doc); err != nil {
 			return err
 		}
+		return attentionUnless(doc.Healthy)
+	}
+	if last, ok := latest(nodes); ok {
+		fmt.Fprintf(a.stdout, "last pass %s by %s\n", day(last.LastPass), last.Node)
+	}
+	if doc.Unattended != "" {
+		fmt.Fprintln(a.stdout, doc.Unattended)
 	}
 	return attentionUnless(doc.Healthy)
 }
@@ -68,7 +84,7 @@ func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
 	if current := v.State.Current; current != nil {
 		leaf := current.Bundle.Leaf()
 		fmt.Fprintf(a.stdout, "  version %d, %s, issued by %s\n  names: %s\n  valid from %s until %s, renewal %s\n",
-			current.Number, one.KeyType, oneLine(errors.New(one.Issuer)), join(certstore.CertificateNames(leaf)), day(leaf.NotBefore), day(leaf.NotAfter), day(v.Plan.RenewAt))
+			current.Number, one.KeyType, one.Issuer, join(certstore.CertificateNames(leaf)), day(leaf.NotBefore), day(leaf.NotAfter), day(v.Plan.RenewAt))
 	} else {
 		fmt.Fprintf(a.stdout, "  no certificate yet; wanted: %s\n", join(one.Names))
 	}
@@ -81,15 +97,24 @@ func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
 	if v.Plan.Differ {
 		fmt.Fprintln(a.stdout, "  this host's configuration differs from the one that is followed")
 	}
+	if changes := one.Changes.String(); changes != "" {
+		fmt.Fprintf(a.stdout, "  changes: %s\n", changes)
+	}
+	if v.State.Account != nil {
+		fmt.Fprintf(a.stdout, "  %s\n", oneLine(v.State.Account))
+		if h := hint.Of(v.State.Account); h != "" {
+			fmt.Fprintf(a.stdout, "  hint: %s\n", line(h))
+		}
+	}
 	for _, warning := range v.Warnings {
-		fmt.Fprintf(a.stdout, "  warning: %s\n", oneLine(errors.New(warning)))
+		fmt.Fprintf(a.stdout, "  warning: %s\n", line(warning))
 	}
 	a.printEndpoints(v)
-	if one.Error != "" {
-		fmt.Fprintf(a.stdout, "  last failure: %s\n", oneLine(errors.New(one.Error)))
-	}
-	if one.Hint != "" {
-		fmt.Fprintf(a.stdout, "  hint: %s\n", oneLine(errors.New(one.Hint)))
+	if last := one.LastFailure; last != nil {
+		fmt.Fprintf(a.stdout, "  last failure: %s (%s, at %s)\n", last.Error, last.Stage, last.Time)
+		if last.Hint != "" {
+			fmt.Fprintf(a.stdout, "  hint: %s\n", last.Hint)
+		}
 	}
 }
 
@@ -145,6 +170,10 @@ func (a *app) verifyOnce(ctx context.Context, p *parts) (verifyJSON, []string, e
 		if err != nil {
 			return doc, nil, err
 		}
+		known, err := certstore.Versions(ctx, p.store, cert.Name)
+		if err != nil {
+			return doc, nil, err
+		}
 		var bundle *certstore.Bundle
 		if record.Current != 0 {
 			version, err := certstore.LoadVersion(ctx, p.store, cert.Name, record.Current)
@@ -155,11 +184,12 @@ func (a *app) verifyOnce(ctx context.Context, p *parts) (verifyJSON, []string, e
 		}
 		for _, target := range cert.Targets {
 			endpoints := maasconfig.Judged(target, target.Probe(ctx), bundle)
-			doc.Healthy = doc.Healthy && maasconfig.Serving(endpoints)
+			doc.Healthy = doc.Healthy && len(endpoints) > 0
 			doc.Targets = append(doc.Targets, targetJSON{
-				Certificate: cert.Name, Name: target.Name(), Type: target.Type(), Endpoints: newEndpointsJSON(endpoints),
+				Certificate: cert.Name, Name: target.Name(), Type: target.Type(), Endpoints: newEndpointsJSON(endpoints, known),
 			})
 			for _, e := range endpoints {
+				doc.Healthy = doc.Healthy && e.IsTrusted()
 				lines = append(lines, fmt.Sprintf("%s: %s", cert.Name, e))
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -61,6 +62,8 @@ type outcome int
 func (o outcome) Error() string { return fmt.Sprintf("exit %d", int(o)) }
 
 func (a *app) run(args []string) int {
+	// Whoever reads what is printed may go away; that ends nothing. A write that fails then is no reason to stop.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := a.cli().RunContext(ctx, args)
@@ -122,9 +125,17 @@ func (a *app) cli() *cli.App {
 			if c.Args().Present() {
 				return hint.Add(fmt.Errorf("there is no command %q", c.Args().First()), "maascert --help lists the commands")
 			}
-			return cli.ShowAppHelp(c)
+			return hint.Add(errors.New("no command is given"), "the commands are: %s; maascert --help says more", strings.Join(commandNames(c.App), ", "))
 		},
 	}
+}
+
+func commandNames(app *cli.App) []string {
+	var names []string
+	for _, command := range app.VisibleCommands() {
+		names = append(names, command.Name)
+	}
+	return names
 }
 
 func usageError(_ *cli.Context, err error, _ bool) error {
@@ -142,14 +153,32 @@ func (a *app) command(c cli.Command) *cli.Command {
 		if !wantsArgs && ctx.Args().Present() {
 			return hint.Add(fmt.Errorf("%s takes no argument %q", c.Name, ctx.Args().First()), "maascert %s --help", c.Name)
 		}
-		return action(ctx)
+		if c.Name == daemonName {
+			return action(ctx)
+		}
+		return a.untilHangUp(ctx, action)
 	}
 	return &c
 }
 
+// untilHangUp ends a command whose terminal is gone as SIGTERM would, so that it leaves nothing behind. Whoever started it
+// under nohup does not want that.
+func (a *app) untilHangUp(c *cli.Context, action cli.ActionFunc) error {
+	if signal.Ignored(syscall.SIGHUP) {
+		return action(c)
+	}
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP)
+	defer stop()
+	c.Context = ctx
+	if err := action(c); ctx.Err() == nil {
+		return err
+	}
+	return outcome(exitInterrupted)
+}
+
 func (a *app) setUp(c *cli.Context) error {
 	level, otherwise := slog.LevelError, "error"
-	if c.Args().First() == "run" {
+	if c.Args().First() == daemonName {
 		otherwise = "info"
 	}
 	if err := level.UnmarshalText([]byte(fallback(c.String("log-level"), otherwise))); err != nil {
@@ -170,12 +199,18 @@ func (a *app) setUp(c *cli.Context) error {
 // config loads the configuration that the flags name.
 func (a *app) config(c *cli.Context) (*Config, error) {
 	path := c.String("config")
+	if path == "" {
+		return nil, hint.Add(errors.New("--config: no file is named"), "maascert --config FILE %s", c.Command.Name)
+	}
 	config, err := loadConfig(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, hint.Add(fmt.Errorf("config: %w", withoutOp(err)), "write one (the README shows how), or name it: maascert --config FILE")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", withoutOp(err))
+	}
+	if err := doubt(path); err != nil && c.Command.Name != daemonName {
+		a.warnAll([]error{err})
 	}
 	return config, nil
 }

@@ -8,9 +8,11 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/world"
@@ -47,7 +49,7 @@ func (a *app) renew(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	options.Certificates, options.Force = c.StringSlice("cert"), c.Bool("force")
+	options.Certificates, options.Force, options.ByHand = c.StringSlice("cert"), c.Bool("force"), true
 	if c.Bool("enable-tls") {
 		options.Accept[maasconfig.FirstEnable] = true
 	}
@@ -70,6 +72,7 @@ func (a *app) renew(c *cli.Context) error {
 		options.Accept[maasconfig.FirstEnable] = true
 		results = p.engine.Pass(c.Context, options)
 	}
+	untold := p.writeDown(c.Context, passEnd{results: results})
 	if c.Bool("json") {
 		doc := renewJSON{Schema: schema, Certificates: []renewedJSON{}}
 		for _, r := range results {
@@ -83,9 +86,32 @@ func (a *app) renew(c *cli.Context) error {
 		for _, r := range results {
 			a.printResult(r)
 		}
+		a.printUnattended(c.Context, p, results)
 	}
 	a.complainAll(results)
+	a.warnAll(untold)
 	return exitOf(results)
+}
+
+// warnAll writes what went wrong beside a pass and does not change its outcome.
+func (a *app) warnAll(warnings []error) {
+	for _, warning := range warnings {
+		fmt.Fprintf(a.stderr, "maascert: warning: %s\n", oneLine(warning))
+	}
+}
+
+// printUnattended says, after something was made so by hand, when nothing will look after it.
+func (a *app) printUnattended(ctx context.Context, p *parts, results []lifecycle.Result) {
+	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return r.Changed && r.Err == nil }) {
+		return
+	}
+	nodes, err := certstore.LoadNodes(ctx, p.store, time.Now())
+	if err != nil {
+		return
+	}
+	if words := p.unattended(nodes, time.Now()); words != "" {
+		fmt.Fprintln(a.stdout, words)
+	}
 }
 
 func certificateList(config *Config) string {
@@ -127,24 +153,41 @@ func (a *app) shouldEnable(results []lifecycle.Result, quiet bool) bool {
 
 func (a *app) printResult(r lifecycle.Result) {
 	v := r.After
-	switch {
-	case r.Obtained:
+	if changes := newChangesJSON(r.Before).String(); r.Obtained && changes != "" {
+		fmt.Fprintf(a.stdout, "%s: names: %s\n", r.Name, changes)
+	}
+	if r.Obtained {
 		leaf := v.State.Current.Bundle.Leaf()
 		fmt.Fprintf(a.stdout, "%s: obtained version %d (%s), valid until %s, %d requests to the CA\n",
 			r.Name, v.Version(), r.Before.Plan.Why, day(leaf.NotAfter), r.Requests)
-	case r.Changed && len(r.Deployed) == 0: // it revoked, which is said below
-	case r.Changed && r.Err == nil:
-		fmt.Fprintf(a.stdout, "%s: deployed version %d\n", r.Name, v.Version())
-	case r.Changed:
-		fmt.Fprintf(a.stdout, "%s: told MAAS of version %d\n", r.Name, v.Version())
-	case r.Err == nil:
-		fmt.Fprintf(a.stdout, "%s: nothing to do (%s), version %d, renewal %s\n", r.Name, v.Plan.Why, v.Version(), day(v.Plan.RenewAt))
 	}
-	if r.Obtained || r.Changed {
+	switch {
+	case !r.Changed && r.Err == nil:
+		fmt.Fprintf(a.stdout, "%s: nothing to do (%s), version %d, renewal %s\n", r.Name, v.Plan.Why, v.Version(), day(v.Plan.RenewAt))
+	case r.Err == nil && !r.Obtained && len(r.Deployed) > 0:
+		fmt.Fprintf(a.stdout, "%s: deployed version %d\n", r.Name, v.Version())
+	case r.Err != nil:
+		for target, telling := range r.Told {
+			fmt.Fprintf(a.stdout, "%s: %s\n", r.Name, tellingWords(target, telling, v.Version()))
+		}
+	}
+	if r.Changed {
 		a.printEndpoints(v)
 	}
 	for _, version := range r.Revoked {
 		fmt.Fprintf(a.stdout, "%s: the CA revoked version %d\n", r.Name, version)
+	}
+}
+
+// tellingWords say what is known of the last call at a target.
+func tellingWords(target string, telling maasconfig.Telling, version int) string {
+	switch telling {
+	case maasconfig.Told:
+		return fmt.Sprintf("told %s of version %d", target, version)
+	case maasconfig.NotTold:
+		return fmt.Sprintf("%s was not told of version %d", target, version)
+	default:
+		return fmt.Sprintf("whether %s took version %d is not known", target, version)
 	}
 }
 
@@ -235,6 +278,9 @@ func (a *app) printRehearsal(one rehearsedJSON, would lifecycle.View) {
 	fmt.Fprintf(a.stdout, "%s: rehearsed: %s\n", one.Name, level)
 	for _, command := range one.Commands {
 		fmt.Fprintf(a.stdout, "%s: would run: %s\n", one.Name, world.Command{Path: command[0], Args: command[1:]})
+	}
+	if changes := newChangesJSON(would).String(); changes != "" {
+		fmt.Fprintf(a.stdout, "%s: names: %s\n", one.Name, changes)
 	}
 	fmt.Fprintf(a.stdout, "%s: a real pass now would %s\n", one.Name, intention(would))
 }

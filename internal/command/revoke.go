@@ -70,11 +70,13 @@ func (a *app) revoke(c *cli.Context) error {
 	if c.Bool("first") {
 		fmt.Fprintf(a.stdout, "%s: the CA revoked version %d\n", name, version.Number)
 	}
-	options.Certificates = []string{name}
+	options.Certificates, options.ByHand = []string{name}, true
 	results := p.engine.Pass(c.Context, options)
+	untold := p.writeDown(c.Context, passEnd{results: results})
 	for _, r := range results {
 		a.printResult(r)
 	}
 	a.complainAll(results)
+	a.warnAll(untold)
 	return exitOf(results)
 }

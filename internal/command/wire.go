@@ -3,6 +3,9 @@ package command
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -11,6 +14,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/robfig/cron/v3"
 
 	"maascert/acme"
 	"maascert/acme/providers"
@@ -46,13 +51,15 @@ func (a *app) assemble(config *Config) *parts {
 			StateDir: config.StateDir, FS: a.fsys, Runner: world.Exec{},
 		})
 	}
+	stages := maasconfig.Stages(maasconfig.InstallationConfig{StageDir: config.MAAS.StageDir, StateDir: config.StateDir})
 	p.engine = &lifecycle.Engine{
+		Period: period(config.schedule), Progress: a.progress,
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log, Revoke: p.revoke,
 	}
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]
 		built := lifecycle.Certificate{
-			Name: cert.Name, Keep: cert.Keep, Roots: issuer.issuerRoots, Issuer: p.clients[cert.Issuer],
+			Name: cert.Name, Keep: cert.Keep, Roots: issuer.issuerRoots, Issuer: p.clients[cert.Issuer], Means: meansOf(issuer, config.Resolvers),
 			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile},
 		}
 		for _, name := range cert.Targets {
@@ -60,13 +67,43 @@ func (a *app) assemble(config *Config) *parts {
 			p.targets[name] = maasconfig.New(maasconfig.Config{
 				Name: name, Detect: detect, Port: t.Port, Endpoints: t.Endpoints,
 				ServerName: firstHost(cert.Names), Roots: issuer.issuerRoots, Timeout: config.MAAS.Timeout, VerifyTimeout: t.VerifyTimeout,
-				FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
+				Stages: stages, FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
 			})
 			built.Targets = append(built.Targets, p.targets[name])
 		}
 		p.engine.Certificates = append(p.engine.Certificates, built)
 	}
 	return p
+}
+
+// period is what lies between two passes of a schedule.
+func period(schedule cron.Schedule) time.Duration {
+	first := schedule.Next(time.Now())
+	return schedule.Next(first).Sub(first)
+}
+
+// progress says what a pass waits for, where somebody may be reading along.
+func (a *app) progress(cert, words string) {
+	a.log.Info("waiting", "cert", cert, "for", words)
+	if a.isTerminal() {
+		fmt.Fprintf(a.stderr, "%s: %s\n", cert, line(words))
+	}
+}
+
+// meansOf identifies how a CA is asked and names are proven, down to the contents of the files that the configuration
+// names: whoever mends one of them wants to see at once whether that helped. The hash tells no secret.
+func meansOf(issuer ACMEConfig, resolvers []string) string {
+	// Plain values always marshal; what is not exported is added below.
+	text, _ := json.Marshal([]any{issuer, resolvers})
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s %s %s", text, issuer.rootsPEM, issuer.issuerRootsPEM)
+	if issuer.external != nil {
+		fmt.Fprintf(sum, " %s", issuer.external.HMAC)
+	}
+	for _, way := range append([]ChallengeRule{{ChallengeConfig: issuer.Challenge}}, issuer.Challenges...) {
+		fmt.Fprintf(sum, " %v", way.DNS.secrets) // maps are printed in the order of their keys
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil))
 }
 
 // solvers are all ways to prove names that a configuration knows, each once: clients that answer on the same address

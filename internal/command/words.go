@@ -7,26 +7,15 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
-	"unicode"
+
+	"maascert/internal/printable"
 )
 
-// longestLine is how much of an error is shown; parts of it may come from outside.
-const longestLine = 2000
+// oneLine is an error's text in one printable line, whoever wrote it.
+func oneLine(err error) string { return line(err.Error()) }
 
-// oneLine is an error's text in one line without control characters, whoever wrote it.
-func oneLine(err error) string {
-	text := strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(err.Error(), "?"))
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > longestLine {
-		text = strings.ToValidUTF8(text[:longestLine], "") + "…"
-	}
-	return text
-}
+// line is a text, whoever wrote it, in one printable line.
+func line(text string) string { return printable.Line(text, printable.Sentence) }
 
 func joinParagraphs(paragraphs ...string) string {
 	var kept []string

@@ -2,8 +2,11 @@ package lifecycle
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"maascert/acme"
@@ -27,9 +30,16 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 	if p.result.Err != nil {
 		return false
 	}
-	issued, err := p.cert.Issuer.Obtain(ctx, acme.Request{
+	bounded, cancel := ctx, context.CancelFunc(func() {})
+	if most := view.State.orderTime(); most > 0 {
+		bounded, cancel = context.WithTimeoutCause(ctx, most, fmt.Errorf("the order took more than %v, a quarter of what is left of the certificate", most.Round(time.Second)))
+	}
+	defer cancel()
+	ordered := false // the CA was asked for a new order and took it
+	issued, err := p.cert.Issuer.Obtain(bounded, acme.Request{
 		Names: plan.Wish.Names, KeyType: plan.Wish.KeyType, Resume: resume, Predecessor: p.result.After.State.Current,
 		Save: func(order certstore.Order) error {
+			ordered = ordered || resume == nil || order.URL != resume.URL
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
 		},
 		Left: view.State.Record.Answers,
@@ -44,30 +54,52 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 		}
 	}
 	if err != nil {
-		p.failed(ctx, err)
+		p.failed(ctx, StageObtain, err, ordered)
+		return false
+	}
+	if err := p.isBetter(plan, issued.Bundle); err != nil {
+		p.failed(ctx, StageObtain, err, true)
 		return false
 	}
 	if err := p.keep(ctx, issued); err != nil {
-		p.fail(StageSave, err)
+		p.failed(ctx, StageSave, err, false)
 		return false
 	}
 	p.result.Obtained, p.result.Changed = true, true
 	if err := p.publish(issued.Bundle); err != nil {
 		// The next pass sees that it is missing and puts it there.
-		p.Log.Warn("publishing the certificate", "cert", p.cert.Name, "error", err)
+		p.warn("the public copy of the certificate cannot be written: %v", err)
 	}
 	return true
+}
+
+// errShorter says that a certificate which was to replace one because of its time ends before that one.
+type errShorter struct{ until time.Time }
+
+func (e *errShorter) Error() string {
+	return fmt.Sprintf("the CA's certificate ends at %s, before the one in use", e.until.UTC().Format(time.RFC3339))
+}
+
+// isBetter refuses a certificate that ends before the good one that it would replace, when nothing but time is the reason.
+func (p *pass) isBetter(plan Plan, bundle *certstore.Bundle) error {
+	state := p.result.After.State
+	byTime := plan.Why == ARI || plan.Why == Lifetime || plan.Why == Emergency
+	if !byTime || state.Current == nil || !bundle.Leaf().NotAfter.Before(state.leaf().NotAfter) {
+		return nil
+	}
+	return hint.Add(&errShorter{bundle.Leaf().NotAfter}, "is the CA's clock right, or are its lifetimes shorter now? maascert renew --force takes such a certificate")
 }
 
 // begin writes the attempt down before it is made, and returns the order that an earlier one left.
 func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, err error) {
 	var tooOften bool
+	force := p.options.Force
 	err = p.update(ctx, func(r *certstore.Record) {
 		if r.Attempt != nil {
 			r.CutOff++
 		}
-		if tooOften = r.Attempt != nil && r.CutOff >= maxCutOffs; tooOften {
-			p.countFailure(r, time.Time{})
+		if tooOften = r.Attempt != nil && r.CutOff >= maxCutOffs && !force; tooOften {
+			p.countFailure(r, time.Time{}, false)
 			r.CutOff = 0
 			cut := *r.Attempt
 			cut.Stage, cut.Error = string(StageObtain), fmt.Sprintf("%d runs in a row were killed", maxCutOffs)
@@ -93,35 +125,53 @@ func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, e
 	return resume, err
 }
 
-// countFailure counts a failed order and sets when the next may be made.
-func (p *pass) countFailure(r *certstore.Record, retryAfter time.Time) {
+// countFailure counts a failed order and sets when the next may be made. A person's tries do not lengthen the daemon's
+// ladder. refused tells whether the CA was reached.
+func (p *pass) countFailure(r *certstore.Record, retryAfter time.Time, refused bool) {
 	var life time.Duration
 	if current := p.result.Before.State.Current; current != nil {
 		life = lifetime(current.Bundle.Leaf())
 	}
-	r.Failures++
-	r.NextAttempt = p.Now().Add(backOff(r.Failures, life)).UTC()
-	if latest := p.Now().Add(longestRetryAfter); retryAfter.After(latest) {
+	if !p.options.ByHand || r.Failures == 0 {
+		r.Failures++
+	}
+	now := p.Now().Round(0)
+	r.FailedAt, r.Refused, r.FailedWith = now.UTC(), refused, p.cert.Means
+	r.NextAttempt = now.Add(backOff(r.Failures, life, spread(p.Node, p.cert.Name))).UTC()
+	if latest := now.Add(longestRetryAfter); retryAfter.After(latest) {
 		retryAfter = latest
 	}
 	r.RetryAfter = retryAfter.UTC()
 }
 
-// failed writes a failed order down. An order that was interrupted is no failure and is taken up by the next run; so is
-// one whose CA could not be reached any more. One that the CA refused is over.
-func (p *pass) failed(ctx context.Context, failure error) {
+// spread is from -1 to 1 and always the same for a host and a certificate.
+func spread(node, cert string) float64 {
+	sum := sha256.Sum256([]byte(node + "/" + cert))
+	return float64(binary.BigEndian.Uint32(sum[:4]))/math.MaxUint32*2 - 1
+}
+
+// failed writes down an order that failed, or a certificate that could not be saved. An order that was interrupted is no
+// failure and is taken up by the next run; so is one whose CA could not be reached any more, or whose certificate found no
+// room. One that the CA refused is over.
+func (p *pass) failed(ctx context.Context, stage Stage, failure error, ordered bool) {
 	interrupted := ctx.Err() != nil
 	after, _ := acme.RetryAfter(failure)
+	var shorter *errShorter
+	isShorter := errors.As(failure, &shorter)
 	saving := p.update(ctx, func(r *certstore.Record) {
 		r.Attempt, r.CutOff = nil, 0
 		if interrupted {
 			return
 		}
-		if acme.IsRefusal(failure) {
+		if acme.IsRefusal(failure) || isShorter {
 			r.Order = nil
 		}
-		p.countFailure(r, after)
-		r.Remember(p.attempt(StageObtain, failure))
+		p.countFailure(r, after, ordered || acme.IsRefusal(failure))
+		if isShorter {
+			// Sooner the CA would only issue another one that ends too early.
+			r.NextAttempt = p.whenBetter(r.NextAttempt, shorter.until)
+		}
+		r.Remember(p.attempt(stage, failure))
 	})
 	if saving != nil {
 		p.Log.Warn("writing down a failure", "cert", p.cert.Name, "error", saving)
@@ -130,33 +180,51 @@ func (p *pass) failed(ctx context.Context, failure error) {
 	if !after.IsZero() {
 		failure = hint.Add(failure, "the CA wants to be asked again at %s; nothing is tried before", after.UTC().Format(time.RFC3339))
 	}
-	p.fail(StageObtain, failure)
+	p.fail(stage, failure)
+}
+
+// whenBetter is when a certificate that lives as long as one that ends too early would end after the one in use, but
+// within a day: the CA may be mended.
+func (p *pass) whenBetter(next, until time.Time) time.Time {
+	now := p.Now().Round(0)
+	better := p.result.After.State.leaf().NotAfter.Add(-until.Sub(now))
+	if latest := now.Add(day); better.After(latest) {
+		better = latest
+	}
+	if better.After(next) {
+		return better.UTC()
+	}
+	return next
 }
 
 // keep saves what was issued. Once the CA has issued, nothing may lose the key, so this goes on when the pass is
 // interrupted.
 func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
+	ctx, cancel := lasting(ctx, saveTime)
 	defer cancel()
 	version, err := certstore.AddVersion(ctx, p.Store, p.cert.Name, certstore.Version{
-		Origin: certstore.FromACME, Created: p.Now(), Directory: issued.Directory, Account: issued.Account, Profile: issued.Profile, Bundle: issued.Bundle,
+		Origin: certstore.FromACME, Created: p.Now().Round(0), Directory: issued.Directory, Account: issued.Account, Profile: issued.Profile, Bundle: issued.Bundle,
 	})
 	if err != nil {
 		return hint.Add(err, "make room; the order is kept, and the next run fetches the same certificate")
 	}
-	return p.update(ctx, func(r *certstore.Record) {
+	err = p.update(ctx, func(r *certstore.Record) {
 		r.Current, r.Order, r.Attempt = version.Number, nil, nil
-		r.CutOff, r.Failures = 0, 0
-		r.NextAttempt, r.RetryAfter, r.HeldUntil = time.Time{}, time.Time{}, time.Time{}
+		r.CutOff, r.Failures, r.Refused, r.FailedWith = 0, 0, false, ""
+		r.NextAttempt, r.RetryAfter, r.HeldUntil, r.FailedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 		r.Remember(p.attempt("", nil))
 	})
+	if err == nil {
+		p.result.After.State.Current = &version
+	}
+	return err
 }
 
 // deploy brings a version to a target. seen is what its endpoints served when they were last looked at.
 func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) {
 	name := target.Name()
 	p.result.Deployed[name] = false
-	want := p.Want(ctx, p.cert, p.result.After, name, p.options.Accept)
+	want := p.Want(p.result.After, name, p.options.Accept)
 	previous := p.previous(ctx, target, version, seen)
 	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
 	if err != nil {
@@ -167,45 +235,84 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	if before.Version != version.Number {
 		before = before.For(version.Number)
 	}
-	left := callsLeft(before, seen, version.Number, p.Now())
-	before.Calls = maxCalls - left
+	now := p.result.After.State
+	now.Now, now.Record = p.Now().Round(0), record
+	left, _ := now.calls(TargetState{Name: name, Endpoints: seen})
 	spent := 0
 	outcome, err := target.Deploy(ctx, maasconfig.Deployment{
-		Bundle: version.Bundle, Previous: previous, Earlier: want.Earlier, Ours: want.Ours, Accept: p.options.Accept, Calls: left,
+		Bundle: version.Bundle, Previous: previous, Earlier: want.Earlier, Ours: want.Ours, Port: want.Port, Accept: p.options.Accept,
+		Calls: left, Within: now.verifyTime(TargetState{Name: name, Endpoints: seen}),
+		Waiting: func(words string) {
+			if p.Progress != nil {
+				p.Progress(p.cert.Name, words)
+			}
+		},
 		Spend: func() error {
 			spent++
+			p.seen[name] = nil
 			return p.update(ctx, func(r *certstore.Record) {
 				d := before
 				d.Calls, d.Told = before.Calls+spent, p.Now().UTC()
-				p.setDeployment(r, name, d)
+				p.setDeployment(r, name, countToday(d, before, spent))
 			})
 		},
 	})
 	p.result.Changed = p.result.Changed || spent > 0
-	p.concludeDeploy(ctx, target, version, before, outcome, err)
+	if spent > 0 {
+		p.result.Told[name] = outcome.Telling
+		p.seen[name] = outcome.Endpoints
+	}
+	p.concludeDeploy(ctx, target, version, before, spent, outcome, err)
+}
+
+// countToday counts calls for a version that was verified already.
+func countToday(d, before certstore.Deployment, spent int) certstore.Deployment {
+	if before.Verified != d.Version {
+		return d
+	}
+	if d.Told.Sub(before.Day) >= day {
+		d.Day, d.DayCalls = d.Told, spent
+	} else {
+		d.DayCalls = before.DayCalls + spent
+	}
+	return d
+}
+
+// verifyTime bounds how long a target is waited for. While a certificate is about to end there is no time for patience.
+func (s State) verifyTime(t TargetState) time.Duration {
+	left := s.endsAt(t).Sub(s.Now)
+	if s.endsAt(t).IsZero() || left <= 0 {
+		return 0
+	}
+	return max(left/4, soonestLook)
 }
 
 // concludeDeploy writes down what a deployment came to.
-func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, version certstore.Version, before certstore.Deployment, outcome maasconfig.Outcome, failure error) {
+func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, version certstore.Version, before certstore.Deployment, spent int, outcome maasconfig.Outcome, failure error) {
 	name := target.Name()
 	serving := failure == nil && maasconfig.Serving(outcome.Endpoints)
 	interrupted := ctx.Err() != nil
 	err := p.update(ctx, func(r *certstore.Record) {
+		d := before
+		d.Calls = before.Calls + outcome.Calls
+		if spent > 0 {
+			d.Told = p.Now().UTC()
+			d = countToday(d, before, spent)
+		}
 		if serving {
-			p.verified(r, name, version.Number)
+			p.setDeployment(r, name, d)
+			p.verified(r, name, version.Number, outcome.Endpoints)
 			return
 		}
-		d := before
-		d.Calls, d.Told = before.Calls+outcome.Calls, p.Now().UTC()
 		if d.Since.IsZero() {
-			d.Since = d.Told
+			d.Since = p.Now().UTC()
 		}
 		if len(outcome.Endpoints) > 0 && !interrupted {
 			d.Laggards = laggards(outcome.Endpoints)
 		}
 		if outcome.RolledBack {
-			// The count starts anew, so that the version is tried once more later; twice is enough.
-			d.RolledBack, d.Calls, d.Laggards = d.RolledBack+1, 0, nil
+			// The count starts anew, so that the version is tried once more soon; after that it is held.
+			d.RolledBack, d.Calls = d.RolledBack+1, 0
 		}
 		p.setDeployment(r, name, d)
 		if failure != nil && !interrupted {
@@ -235,7 +342,7 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 	if p.result.Before.State.isRevoked() {
 		return nil
 	}
-	known, err := certstore.Fingerprints(ctx, p.Store, p.cert.Name)
+	known, err := certstore.Versions(ctx, p.Store, p.cert.Name)
 	if err != nil {
 		return nil
 	}
@@ -244,8 +351,8 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 		if fingerprint == "" || fingerprint == version.Bundle.Fingerprint() {
 			continue
 		}
-		if number, ours := known[fingerprint]; ours {
-			if served, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, number); err == nil {
+		if kept, ours := known[fingerprint]; ours {
+			if served, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, kept.Number); err == nil {
 				return served.Bundle
 			}
 		}

@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -14,29 +13,33 @@ type Daemon struct {
 	Schedule cron.Schedule
 	Now      func() time.Time
 	Pass     func(ctx context.Context) []Result
+	// Told is called after each pass with the moment of the next one; nil: nobody is told.
+	Told func(results []Result, next time.Time)
 	// Wake makes a pass at once, after the configuration was read again for example.
 	Wake <-chan struct{}
+
+	known map[string]*course // by certificate
+}
+
+// course is how it went with one certificate.
+type course struct {
+	failing int       // passes in a row that failed for a reason that no plan names a time for
+	hurried int       // passes in a row after which there was work at once
+	ends    time.Time // when the served certificate ends, as it was seen last; zero: never
 }
 
 // nap is how long the daemon sleeps at most before it looks at the clock again, so that a clock that is set or a
 // machine that was suspended delays nothing.
-const nap = time.Minute
+const nap = 5 * time.Second
 
 // Run makes passes until the context ends.
 func (d *Daemon) Run(ctx context.Context) {
-	failing := 0
+	d.known = map[string]*course{}
 	for {
 		results := d.Pass(ctx)
-		now := d.Now()
-		next := earlier(d.Schedule.Next(now), wanted(results))
-		if isFailing(results) {
-			next = earlier(next, again(failing, now))
-			failing++
-		} else {
-			failing = 0
-		}
-		if soonest := now.Add(time.Second); next.Before(soonest) {
-			next = soonest
+		next := d.next(results, d.now())
+		if d.Told != nil {
+			d.Told(results, next)
 		}
 		if !d.sleepUntil(ctx, next) {
 			return
@@ -44,35 +47,79 @@ func (d *Daemon) Run(ctx context.Context) {
 	}
 }
 
-// again is when to look again after so many passes in a row that failed for a reason that no plan names a time for: a
-// guard, a lock, a disk. After the last of the looks the schedule decides.
-func again(failing int, now time.Time) time.Time {
-	if failing >= len(looks) {
+// now is the time of the wall alone. What Go measures beside it stands still while a machine is suspended, and would be
+// compared instead.
+func (d *Daemon) now() time.Time { return d.Now().Round(0) }
+
+// next is when to make the next pass: when the schedule says, or when the plan of a certificate says, or when a pass that
+// failed is to be made again, and never later than what is left of a certificate allows.
+func (d *Daemon) next(results []Result, now time.Time) time.Time {
+	next := d.Schedule.Next(now)
+	for _, r := range results {
+		c := d.known[r.Name]
+		if c == nil {
+			c = &course{}
+			d.known[r.Name] = c
+		}
+		next = earlier(next, earlier(r.After.Plan.Next, c.again(r, now)))
+	}
+	if soonest := now.Add(time.Second); next.Before(soonest) {
+		next = soonest
+	}
+	return next
+}
+
+// again is when a certificate wants another look that its plan names no time for.
+func (c *course) again(r Result, now time.Time) time.Time {
+	if ends := earlier(r.After.State.ends(), r.After.State.currentEnd()); !ends.IsZero() {
+		c.ends = ends
+	}
+	plan := r.After.Plan
+	isWaiting := !plan.Wait.IsZero()
+	if r.Err == nil || isWaiting {
+		c.failing = 0
+	}
+	if r.Err != nil || isWaiting || !plan.Obtain && len(plan.Deploy) == 0 {
+		c.hurried = 0
+	}
+	switch {
+	case r.Err == nil && !isWaiting && (plan.Obtain || len(plan.Deploy) > 0):
+		// It got due while the pass was made. Should that happen again and again, something is wrong with the plan.
+		c.hurried++
+		return now.Add(min(time.Second<<min(c.hurried-1, 10), time.Minute))
+	case r.Err != nil && !isWaiting:
+		c.failing++
+		return c.afterFailure(now, r.After.State.Now.IsZero())
+	default:
 		return time.Time{}
 	}
-	return now.Add(looks[failing])
 }
 
-func isFailing(results []Result) bool {
-	return slices.ContainsFunc(results, func(r Result) bool { return r.Err != nil && r.After.Plan.Wait.IsZero() })
-}
-
-// earlier is the earlier of two moments, of which a zero one is none.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
+// afterFailure is when to look again after a guard, a lock or a disk failed: soon at first, then as often as what is left
+// of the certificate allows. Where there is none the schedule will do; where nobody could look whether there is, every hour.
+func (c *course) afterFailure(now time.Time, blind bool) time.Time {
+	var latest time.Time
+	switch {
+	case !c.ends.IsZero():
+		latest = now.Add(lookPause(c.ends, now))
+	case blind:
+		latest = now.Add(looks[len(looks)-1])
 	}
-	return a
+	if c.failing > len(looks) {
+		return latest
+	}
+	return earlier(latest, now.Add(looks[c.failing-1]))
 }
 
-// sleepUntil returns false when the context ended.
+// sleepUntil returns false when the context ended. A clock that was set back ends the sleep: nobody knows what it is worth.
 func (d *Daemon) sleepUntil(ctx context.Context, at time.Time) bool {
-	for {
-		left := at.Sub(d.Now())
-		if left <= 0 && ctx.Err() == nil {
+	for before := d.now(); ; {
+		now := d.now()
+		if ctx.Err() == nil && (!now.Before(at) || now.Before(before)) {
 			return true
 		}
-		timer := time.NewTimer(min(left, nap))
+		before = now
+		timer := time.NewTimer(min(at.Sub(now), nap))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -83,13 +130,4 @@ func (d *Daemon) sleepUntil(ctx context.Context, at time.Time) bool {
 		case <-timer.C:
 		}
 	}
-}
-
-// wanted is the earliest moment at which any of some certificates wants another look; zero for none.
-func wanted(results []Result) time.Time {
-	var first time.Time
-	for _, r := range results {
-		first = earlier(first, r.After.Plan.Next)
-	}
-	return first
 }

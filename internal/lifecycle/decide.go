@@ -40,16 +40,22 @@ const (
 
 // State is all that a decision may depend on.
 type State struct {
-	Now     time.Time
-	Node    string
-	Wish    certstore.Wish // of this host's configuration
-	Record  certstore.Record
-	Current *certstore.Version // the version in use; nil for none
-	Known   map[string]int     // fingerprints of all versions kept
-	Window  *acme.Window       // nil when the CA has none or could not be asked
-	Targets []TargetState
-	Force   bool
-	Hidden  bool // the public copy of the current version is not there
+	Now      time.Time
+	Node     string
+	Wish     certstore.Wish // of this host's configuration
+	Record   certstore.Record
+	Current  *certstore.Version               // the version in use; nil for none
+	Known    map[string]certstore.VersionInfo // all versions kept, by fingerprint
+	Window   *acme.Window                     // nil when the CA has none or could not be asked
+	Targets  []TargetState
+	Force    bool
+	ByHand   bool             // a person asked for this pass
+	Means    string           // hash of this host's configuration of CA and challenges
+	Period   time.Duration    // between two passes of the schedule; 0: unknown
+	Hidden   bool             // the public copy of the current version is not there
+	Nodes    []certstore.Node // what hosts said of their last pass
+	Rollover bool             // the account's key is being replaced, and not every CA has the new one
+	Account  error            // why the ACME account cannot be used as it is; nil: it can, or there is none yet
 }
 
 // TargetState is what a target's endpoints serve, compared with the version in use.
@@ -70,6 +76,7 @@ type Plan struct {
 	Settle  bool           // nothing to do but to write down what was seen
 	RenewAt time.Time      // when an order gets due by time
 	Next    time.Time      // when to look again, if earlier than the schedule; zero for no such time
+	again   time.Time      // when a target may be told again that was told often enough for now
 }
 
 // IsWork tells whether the plan changes anything.
@@ -88,10 +95,11 @@ var rules = []struct {
 	{IssuerChanged, func(s State, w certstore.Wish) bool { return s.Current.Directory != w.Directory }, true},
 	{ProfileChanged, func(s State, w certstore.Wish) bool { return s.Current.Profile != w.Profile }, true},
 	{Expired, func(s State, _ certstore.Wish) bool { return !s.leaf().NotAfter.After(s.Now) }, true},
-	{Revoked, func(s State, _ certstore.Wish) bool {
-		return s.Record.Revocation(s.Current.Number) != nil || s.isRevokedByCA()
+	{Revoked, func(s State, _ certstore.Wish) bool { return s.Record.Revocation(s.Current.Number) != nil }, true},
+	{Emergency, func(s State, _ certstore.Wish) bool { return s.isLate() }, true},
+	{ARI, func(s State, _ certstore.Wish) bool {
+		return s.isGrown() && s.Window != nil && !s.Window.End.After(s.Now)
 	}, true},
-	{Emergency, func(s State, _ certstore.Wish) bool { return s.isGrown() && !emergency(s.leaf()).After(s.Now) }, true},
 	{Held, func(s State, _ certstore.Wish) bool { return s.Record.HeldUntil.After(s.Now) }, false},
 	{ARI, func(s State, _ certstore.Wish) bool {
 		return s.isGrown() && s.Window != nil && !s.Window.Moment().After(s.Now)
@@ -103,13 +111,8 @@ var rules = []struct {
 	{Fresh, func(State, certstore.Wish) bool { return true }, false},
 }
 
-// isRevokedByCA tells whether the CA says that the version in use has to go at once.
-func (s State) isRevokedByCA() bool {
-	return s.isGrown() && s.Window != nil && !s.Window.End.After(s.Now)
-}
-
-// isRevoked tells whether nobody should be served the version in use any more. One that is about to be revoked is better
-// than none, and so is one whose window has passed: that may be because nobody looked in time.
+// isRevoked tells whether the CA has revoked the version in use, because somebody wished it. One that is yet to be revoked
+// is better than none.
 func (s State) isRevoked() bool {
 	if s.Current == nil {
 		return false
@@ -152,7 +155,9 @@ func Decide(s State) Plan {
 	p.RenewAt = s.renewAt()
 	if !p.Obtain && s.Current != nil {
 		for _, t := range s.Targets {
-			switch s.decideTarget(t, p.Wish) {
+			what, again := s.decideTarget(t, p.Wish)
+			p.again = earlier(p.again, again)
+			switch what {
 			case tell:
 				p.Deploy = append(p.Deploy, t.Name)
 			case settle:
@@ -190,8 +195,18 @@ func equalNames(a, b []string) bool {
 // gives the same bad word for each new certificate must not get an order a minute.
 func (s State) isGrown() bool { return !s.Now.Before(s.grownAt()) }
 
+// grownAt never lies behind the emergency: a version that a clock which was ahead made, or a CA whose clock is behind, is
+// not too young to be replaced before it ends.
 func (s State) grownAt() time.Time {
-	return s.Current.Created.Add(min(lifetime(s.leaf())/20, 6*time.Hour))
+	created := s.Current.Created
+	if created.After(s.Now) {
+		created = s.Now
+	}
+	grown := created.Add(min(lifetime(s.leaf())/20, 6*time.Hour))
+	if last := emergency(s.leaf()); grown.After(last) {
+		return last
+	}
+	return grown
 }
 
 // wish is what the deployment follows. A host follows its own configuration when that is new; where another host's was
@@ -204,21 +219,6 @@ func (s State) wish() (_ certstore.Wish, differs bool) {
 	return *s.Record.Wish, true
 }
 
-// backOff is until when no order is made. Our own ladder does not count for a forced order or a new wish; the CA's word
-// always does.
-func (s State) backOff() time.Time {
-	var wait time.Time
-	if r := s.Record; r.Wish != nil && r.Wish.Directory == s.Wish.Directory && r.RetryAfter.Before(s.Now.Add(longestRetryAfter+time.Hour)) {
-		wait = r.RetryAfter // the word of this CA, unless it was written down by a clock that was wrong
-	}
-	isNew := s.Record.WishHash != "" && s.Wish.Hash() != s.Record.WishHash && s.Record.Published[s.Node] != s.Wish.Hash()
-	sane := s.Record.NextAttempt.Before(s.Now.Add(ladder[len(ladder)-1] + time.Hour))
-	if !s.Force && !isNew && sane && s.Record.NextAttempt.After(wait) {
-		wait = s.Record.NextAttempt
-	}
-	return wait
-}
-
 // longestRetryAfter is how long a CA's Retry-After is obeyed at the most.
 const longestRetryAfter = 7 * 24 * time.Hour
 
@@ -227,11 +227,6 @@ func (s State) leaf() *x509.Certificate { return s.Current.Bundle.Leaf() }
 func sameNames(leaf *x509.Certificate, names []string) bool {
 	return equalNames(certstore.CertificateNames(leaf), names)
 }
-
-func lifetime(leaf *x509.Certificate) time.Duration { return leaf.NotAfter.Sub(leaf.NotBefore) }
-
-// emergency is when a tenth of the lifetime is left: from then on neither the CA's window nor a hold counts.
-func emergency(leaf *x509.Certificate) time.Time { return leaf.NotAfter.Add(-lifetime(leaf) / 10) }
 
 // shortLived is the lifetime up to which half of it, instead of two thirds, may pass before a renewal.
 const shortLived = 10 * 24 * time.Hour
@@ -255,18 +250,21 @@ func (s State) renewAt() time.Time {
 	if s.Record.HeldUntil.After(at) {
 		at = s.Record.HeldUntil
 	}
-	if last := emergency(s.leaf()); at.After(last) {
-		at = last
-	}
 	if grown := s.grownAt(); at.Before(grown) {
 		at = grown
+	}
+	if last := emergency(s.leaf()); at.After(last) {
+		at = last
 	}
 	return at
 }
 
-// next is the earliest future moment at which the plan may change by itself.
+// next is the earliest future moment at which the plan may change by itself, or at which to look at the latest.
 func (s State) next(p Plan) time.Time {
-	moments := []time.Time{p.RenewAt, p.Wait}
+	moments := []time.Time{p.RenewAt, p.Wait, p.again, s.latestLook()}
+	if s.Current != nil {
+		moments = append(moments, emergency(s.leaf()))
+	}
 	if s.Window != nil {
 		moments = append(moments, s.Window.AskAgain)
 	}
@@ -277,28 +275,12 @@ func (s State) next(p Plan) time.Time {
 	}
 	var first time.Time
 	for _, at := range moments {
-		if at.After(s.Now) && (first.IsZero() || at.Before(first)) {
-			first = at
+		if at.After(s.Now) {
+			first = earlier(first, at)
 		}
 	}
 	return first
 }
-
-// lookAgain is the next of the moments at which a deployment that failed is looked at, after which the schedule does.
-func lookAgain(since, now time.Time) time.Time {
-	if since.IsZero() {
-		return time.Time{}
-	}
-	for _, after := range looks {
-		if at := since.Add(after); at.After(now) {
-			return at
-		}
-	}
-	return time.Time{}
-}
-
-// looks are the moments, after a failure, at which what failed is looked at again.
-var looks = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}
 
 // What to do about a target.
 type action int
@@ -310,73 +292,38 @@ const (
 	giveUp               // it was told often enough
 )
 
-const (
-	// maxCalls is how often MAAS is told of one version for one set of laggards: each time every region's proxy reloads.
-	maxCalls = 2
-	// maxRollbacks is how often a version may be taken back before it is left alone.
-	maxRollbacks = 2
-)
-
-func (s State) decideTarget(t TargetState, wish certstore.Wish) action {
+func (s State) decideTarget(t TargetState, wish certstore.Wish) (what action, again time.Time) {
 	d := s.Record.Deployments[t.Name]
 	current := s.Current.Number
 	switch {
 	case maasconfig.Serving(t.Endpoints):
-		if d.Verified != current || len(d.Laggards) > 0 {
-			return settle
+		if d.Verified != current || len(d.Laggards) > 0 || d.Port != commonPort(t.Endpoints) {
+			return settle, again
 		}
-		return leave
+		return leave, again
 	case s.isForeign(t, wish):
-		return leave
-	case d.Version == current && d.RolledBack >= maxRollbacks:
-		return giveUp
+		return leave, again
 	case d.Verified == current && onlyUnknown(t.Endpoints):
-		return leave // being unreachable proves nothing, and it did serve the version
-	case callsLeft(d, t.Endpoints, current, s.Now) > 0:
-		return tell
-	default:
-		return giveUp
+		return leave, again // being unreachable proves nothing, and it did serve the version
 	}
+	left, again := s.calls(t)
+	if left > 0 {
+		return tell, again
+	}
+	return giveUp, again
 }
 
-// callsLeft is how often a target may still be told of a version. A trouble that was not there when it was told last
-// starts the count anew, but not within the hour: whoever stands between us and an endpoint could change its answer all
-// the time. Calls after which nobody looked, because the run was killed, do not use up the last one.
-func callsLeft(d certstore.Deployment, endpoints []maasconfig.Endpoint, version int, now time.Time) int {
-	switch {
-	case d.Version != version, isNewTrouble(d, endpoints) && !now.Before(d.Told.Add(time.Hour)):
-		return maxCalls
-	case d.Laggards == nil:
-		return max(1, maxCalls-d.Calls)
-	default:
-		return max(0, maxCalls-d.Calls)
-	}
-}
-
-func isNewTrouble(d certstore.Deployment, endpoints []maasconfig.Endpoint) bool {
-	if d.Laggards == nil {
-		return false
-	}
-	return slices.ContainsFunc(endpoints, func(e maasconfig.Endpoint) bool {
-		return !e.IsServing() && e.State != maasconfig.Unknown && d.Laggards[e.Address] != e.Answer()
-	})
-}
-
-// laggards are the endpoints that do not serve the version, with what they answered.
-func laggards(endpoints []maasconfig.Endpoint) map[string]string {
-	lagging := map[string]string{}
-	for _, e := range endpoints {
-		if !e.IsServing() {
-			lagging[e.Address] = e.Answer()
+// commonPort is the one that all of some endpoints are on; 0 for none or several.
+func commonPort(endpoints []maasconfig.Endpoint) int {
+	common := 0
+	for i, e := range endpoints {
+		port := e.Port()
+		if i > 0 && port != common {
+			return 0
 		}
+		common = port
 	}
-	return lagging
-}
-
-func onlyUnknown(endpoints []maasconfig.Endpoint) bool {
-	return !slices.ContainsFunc(endpoints, func(e maasconfig.Endpoint) bool {
-		return !e.IsServing() && e.State != maasconfig.Unknown
-	})
+	return common
 }
 
 // isForeign tells whether somebody else put a good certificate in the place of ours: an emergency fix, or another tool.
@@ -400,19 +347,6 @@ func coversAll(have, want []string) bool {
 	return !slices.ContainsFunc(want, func(name string) bool { return !slices.Contains(have, name) })
 }
 
-// ladder is how long to wait after the n-th failure in a row, from the CAs' own advice.
-var ladder = []time.Duration{time.Minute, 10 * time.Minute, 100 * time.Minute, 24 * time.Hour}
-
-// backOff is how long to wait after failures in a row: the ladder, but no longer than a twentieth of the lifetime of
-// the certificate that is at stake (0: unknown), and no less than ten seconds.
-func backOff(failures int, life time.Duration) time.Duration {
-	wait := ladder[min(max(failures, 1), len(ladder))-1]
-	if life > 0 {
-		wait = min(wait, life/20)
-	}
-	return max(wait, 10*time.Second)
-}
-
 // CertState sums a certificate up in one word.
 type CertState string
 
@@ -423,6 +357,7 @@ const (
 	StateFailed   CertState = "failed"   // needs a person
 	StateWaiting  CertState = "waiting"  // will be tried again
 	StateDegraded CertState = "degraded" // not every endpoint serves it
+	StateOverdue  CertState = "overdue"  // due for longer than it should be: nobody looks
 	StateHeld     CertState = "held"
 	StateDue      CertState = "due"
 	StateOK       CertState = "ok"
@@ -436,11 +371,45 @@ func refusedRevocation(s State) bool {
 	return slices.ContainsFunc(s.Record.Revocations, func(r certstore.Revocation) bool { return r.Refused != "" })
 }
 
+// LastFailure is the last attempt that failed, while nothing has succeeded since: no order, no verification, and no pass
+// that found everything as it should be. nil for none.
+func (s State) LastFailure(cert string) *certstore.Attempt {
+	n := len(s.Record.Attempts)
+	if n == 0 || s.Record.Attempts[n-1].Error == "" {
+		return nil
+	}
+	last := s.Record.Attempts[n-1]
+	for _, d := range s.Record.Deployments {
+		if !d.VerifiedAt.IsZero() && !d.VerifiedAt.Before(last.At) {
+			return nil
+		}
+	}
+	for _, node := range s.Nodes {
+		if node.LastOK[cert].After(last.At) {
+			return nil
+		}
+	}
+	return &last
+}
+
+// isOverdue tells whether an order that is due should have been made: one that is held back by nothing is made within a
+// schedule's pause or a twentieth of the lifetime, whichever is shorter, five minutes at least.
+func (s State) isOverdue(p Plan) bool {
+	if !p.Obtain && p.Wait.IsZero() {
+		return false
+	}
+	patience := lifetime(s.leaf()) / 20
+	if s.Period > 0 {
+		patience = min(patience, s.Period)
+	}
+	return s.isLate() || s.Now.After(p.RenewAt.Add(max(patience, 5*time.Minute)))
+}
+
 // Summary is the state of a certificate, given what was decided.
-func Summary(s State, p Plan) CertState {
+func Summary(cert string, s State, p Plan) CertState {
 	last := certstore.Attempt{}
-	if n := len(s.Record.Attempts); n > 0 {
-		last = s.Record.Attempts[n-1]
+	if failure := s.LastFailure(cert); failure != nil {
+		last = *failure
 	}
 	serving := !slices.ContainsFunc(s.Targets, func(t TargetState) bool { return !maasconfig.Serving(t.Endpoints) })
 	rolledBack := slices.ContainsFunc(slices.Collect(maps.Values(s.Record.Deployments)), func(d certstore.Deployment) bool {
@@ -451,12 +420,14 @@ func Summary(s State, p Plan) CertState {
 		return StateExpired
 	case s.Current == nil:
 		return StateMissing
-	case last.Error != "" && last.Stage == string(StageGuard) && p.IsWork(), rolledBack && !serving, refusedRevocation(s):
+	case s.Account != nil, last.Error != "" && last.Stage == string(StageGuard) && p.IsWork(), rolledBack && !serving, refusedRevocation(s):
 		return StateFailed
 	case !p.Wait.IsZero(), s.Record.Failures > 0 && p.Obtain, last.Error != "" && last.Stage == string(StageDeploy) && !serving:
 		return StateWaiting
 	case !serving:
 		return StateDegraded
+	case s.isOverdue(p):
+		return StateOverdue
 	case s.Record.PendingRevocation() != nil:
 		return StateWaiting
 	case p.Why == Held:

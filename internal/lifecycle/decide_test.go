@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"crypto/x509"
+	"errors"
 	"testing"
 	"time"
 
@@ -46,15 +47,21 @@ func (w *world) bundle(age, lifetime time.Duration, names ...string) *certstore.
 func (w *world) state(age, lifetime time.Duration) lifecycle.State {
 	bundle := w.bundle(age, lifetime)
 	s := lifecycle.State{
-		Now: w.now, Node: "region1", Wish: wish, Known: map[string]int{bundle.Fingerprint(): 3},
+		Now: w.now, Node: "region1", Wish: wish, Known: map[string]certstore.VersionInfo{bundle.Fingerprint(): info(3, bundle)},
 		Current: &certstore.Version{Number: 3, Origin: certstore.FromACME, Directory: wish.Directory, Bundle: bundle},
 		Record: certstore.Record{
 			Current: 3, Wish: &wish, WishHash: wish.Hash(), Published: map[string]string{"region1": wish.Hash()},
-			Deployments: map[string]certstore.Deployment{"maas": {Verified: 3, Version: 3}},
+			Deployments: map[string]certstore.Deployment{"maas": {Verified: 3, Version: 3, Port: 5443}},
 		},
 	}
 	s.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{w.serves("a:5443", bundle, bundle), w.serves("b:5443", bundle, bundle)}}}
 	return s
+}
+
+// info is what is known of a version.
+func info(number int, bundle *certstore.Bundle) certstore.VersionInfo {
+	leaf := bundle.Leaf()
+	return certstore.VersionInfo{Number: number, Origin: certstore.FromACME, Names: wish.Names, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}
 }
 
 // serves is an endpoint that serves one bundle where another is wanted.
@@ -126,25 +133,132 @@ func TestDecide(t *testing.T) {
 				s.Record.Published["region1"] = s.Wish.Hash()
 			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
 		},
-		"a window in the past means that the certificate is revoked": {
-			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-2*time.Hour, -time.Hour) }, why: lifecycle.Revoked, obtain: true, summary: lifecycle.StateDue,
+		"a window that has passed is a reason, whoever is to blame": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-2*time.Hour, -time.Hour) }, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateDue,
 		},
 		"an expired certificate is ordered anew": {age: 91 * day, lifetime: 90 * day, why: lifecycle.Expired, obtain: true, summary: lifecycle.StateExpired},
 		"less than a tenth of the lifetime overrides the CA's window": {
-			age: 82 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(day, 2*day) }, why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateDue,
+			age: 82 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(day, 2*day) }, why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateOverdue,
 		},
 		"less than a tenth of the lifetime overrides a hold": {
-			age: 82 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.HeldUntil = w.now.Add(day) }, why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateDue,
+			age: 82 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.HeldUntil = w.now.Add(day) }, why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateOverdue,
+		},
+		"a window that has passed overrides a hold": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Window, s.Record.HeldUntil = window(-2*time.Hour, -time.Hour), w.now.Add(day)
+			}, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateDue,
 		},
 		"a hold holds what is due by time": {
 			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.HeldUntil = w.now.Add(day) }, why: lifecycle.Held, summary: lifecycle.StateHeld,
 		},
 		"a window whose moment has passed is a reason": {
-			age: 30 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-1000*time.Hour, time.Second) }, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateDue,
+			age: 30 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-1000*time.Hour, time.Second) }, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateOverdue,
 		},
 		"a window in the future is waited for, even past two thirds of the lifetime": {
 			age: 65 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(day, 2*day) }, why: lifecycle.Fresh, summary: lifecycle.StateOK,
 		},
+		"A2: what has been due for hours is overdue": {
+			age: 61 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Period = 12 * time.Hour }, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateOverdue,
+		},
+		"A2: what got due since the last pass of the schedule is not overdue": {
+			age: 60*day + time.Hour, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Period = 12 * time.Hour }, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue,
+		},
+		"R3: our own back-off holds nothing in the last tenth": {
+			age: 85 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Failures, s.Record.NextAttempt = 4, w.now.Add(20*time.Hour) },
+			why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateWaiting,
+		},
+		"R3: our own back-off holds nothing after expiry": {
+			age: 91 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Failures, s.Record.NextAttempt = 4, w.now.Add(20*time.Hour) },
+			why: lifecycle.Expired, obtain: true, summary: lifecycle.StateExpired,
+		},
+		"R3: the CA's Retry-After holds also in the last tenth": {
+			age: 85 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.RetryAfter = w.now.Add(time.Hour) }, why: lifecycle.Emergency, waits: true, summary: lifecycle.StateWaiting,
+		},
+		"R3: an order that the CA refused in the last tenth is not repeated at once": {
+			age: 85 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.FailedAt, s.Record.Refused = w.now.Add(-time.Hour), true },
+			why: lifecycle.Emergency, waits: true, summary: lifecycle.StateWaiting,
+		},
+		"R3: a CA that could not be reached in the last tenth is asked again after a minute": {
+			age: 85 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.FailedAt = w.now.Add(-time.Minute) },
+			why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateOverdue,
+		},
+		"A6: a back-off ends when the configuration of the CA is mended": {
+			age: 61 * day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.NextAttempt, s.Record.FailedWith, s.Means = w.now.Add(time.Hour), "before", "now"
+			}, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue,
+		},
+		"R11: a version that a clock made which was ahead is replaced before it ends": {
+			age: 85 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Current.Created = w.now.Add(300 * day) }, why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateOverdue,
+		},
+		"M5: a version that was taken back twice is told again by a person": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.ByHand = true
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, RolledBack: 2, Told: w.now.Add(-time.Hour)})
+				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateFailed,
+		},
+		"M5: a version that was taken back twice is told again after a day": {
+			age: 2 * day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, RolledBack: 2, Told: w.now.Add(-day - time.Minute)})
+				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateFailed,
+		},
+		"M5: a version that was taken back twice is told again when what is left of the served one has halved": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				served := w.bundle(90*day-2*time.Hour, 90*day)
+				s.Known[served.Fingerprint()] = info(2, served)
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, RolledBack: 2, Told: w.now.Add(-2*time.Hour - time.Minute)})
+				endpoints(s, w.serves("a:5443", served, current(s)), w.serves("b:5443", served, current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateFailed,
+		},
+		"M5: a version is told again a minute after a stopped regiond came back": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now.Add(-time.Minute), Laggards: map[string]string{"b:5443": maasconfig.StoppedAnswer}})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"M5: but not within the minute": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now.Add(-50 * time.Second), Laggards: map[string]string{"b:5443": maasconfig.StoppedAnswer}})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
+			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
+		},
+		"A5: a region that was told twice is told once more by a person": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.ByHand = true
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now, Laggards: map[string]string{"b:5443": "none"}})
+				endpoints(s, refused("a:5443"), refused("b:5443"))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"H3: of a verified version a target is told four times a day at the most, whatever an endpoint answers": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(-2 * time.Hour), Day: w.now.Add(-20 * time.Hour), DayCalls: 4})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
+			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
+		},
+		"H3: and again on the next day": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(-2 * time.Hour), Day: w.now.Add(-25 * time.Hour), DayCalls: 4})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"A7: a failure before the last verification is no failure any more": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Attempts = []certstore.Attempt{{Stage: "deploy", Error: "the database was down", At: w.now.Add(-time.Hour)}}
+				deployment(s, certstore.Deployment{Verified: 3, VerifiedAt: w.now.Add(-time.Minute), Version: 3, Port: 5443})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), unknown("b:5443"))
+			}, why: lifecycle.Fresh, summary: lifecycle.StateDegraded,
+		},
+		"A7: nor is one before a pass that found everything well": {
+			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Attempts = []certstore.Attempt{{Stage: "guard", Error: "no", At: w.now.Add(-time.Hour)}}
+				s.Nodes = []certstore.Node{{Node: "region1", LastOK: map[string]time.Time{"maas": w.now.Add(-time.Minute)}}}
+			}, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateOverdue,
+		},
+		"R12: an account that cannot be read is seen before it is needed": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Account = errors.New("store: account is damaged") }, why: lifecycle.Fresh, summary: lifecycle.StateFailed,
+		},
+
 		"without a window two thirds of the lifetime are a reason": {age: 60*day + time.Minute, lifetime: 90 * day, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue},
 		"without a window less than two thirds are none":           {age: 60*day - time.Minute, lifetime: 90 * day, why: lifecycle.Fresh, summary: lifecycle.StateOK},
 		"half of a short lifetime is a reason":                     {age: 12*time.Hour + time.Minute, lifetime: day, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue},
@@ -196,13 +310,13 @@ func TestDecide(t *testing.T) {
 		"a laggard that was told twice is not told again": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				lagging := w.serves("b:5443", old, current(s))
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": lagging.Answer()}})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now.Add(-2 * time.Hour), Laggards: map[string]string{"b:5443": lagging.Answer()}})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), lagging)
 			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
 		},
 		"a laggard that was told twice and cannot be asked now is not told again": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": "x"}})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now.Add(-2 * time.Hour), Laggards: map[string]string{"b:5443": "x"}})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), unknown("b:5443"))
 			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
 		},
@@ -231,7 +345,7 @@ func TestDecide(t *testing.T) {
 		},
 		"a version that was taken back twice is left alone and needs a person": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, RolledBack: 2})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, RolledBack: 2, Told: w.now.Add(-2 * time.Hour)})
 				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
 			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateFailed,
 		},
@@ -248,7 +362,7 @@ func TestDecide(t *testing.T) {
 		},
 		"an earlier version of ours, served everywhere, is replaced": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				s.Known[old.Fingerprint()] = 2
+				s.Known[old.Fingerprint()] = info(2, old)
 				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
 		},
@@ -285,7 +399,7 @@ func TestDecide(t *testing.T) {
 		"times that a wrong clock wrote down hold nothing": {
 			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				s.Record.RetryAfter, s.Record.NextAttempt = w.now.Add(3650*day), w.now.Add(3650*day)
-			}, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue,
+			}, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateOverdue,
 		},
 		"a forced order that was killed is taken up again, also without force": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
@@ -330,7 +444,7 @@ func TestDecide(t *testing.T) {
 			require.Equal(t, row.stuck, len(p.Stuck) > 0, "stuck")
 			require.Equal(t, row.settle, p.Settle, "settle")
 			require.Equal(t, row.waits, !p.Wait.IsZero(), "wait")
-			require.Equal(t, row.summary, lifecycle.Summary(s, p))
+			require.Equal(t, row.summary, lifecycle.Summary("maas", s, p))
 			require.Equal(t, row.obtain || row.deploy || row.settle, p.IsWork())
 			if !p.Next.IsZero() {
 				require.True(t, p.Next.After(s.Now), "the next look is in the future")
@@ -344,7 +458,8 @@ func TestThePlanNamesTheMomentAtWhichItChanges(t *testing.T) {
 	w := newWorld(t)
 	fresh := w.state(day, 90*day)
 	leaf := fresh.Current.Bundle.Leaf()
-	require.WithinDuration(t, leaf.NotBefore.Add(60*day), lifecycle.Decide(fresh).Next, time.Second)
+	require.WithinDuration(t, leaf.NotBefore.Add(60*day), lifecycle.Decide(fresh).RenewAt, time.Second)
+	require.WithinDuration(t, w.now.Add(leaf.NotAfter.Sub(w.now)/10), lifecycle.Decide(fresh).Next, time.Second, "R2: a tenth of what is left is never slept through")
 
 	windowed := fresh
 	windowed.Window = &acme.Window{Start: w.now.Add(time.Hour), End: w.now.Add(2 * time.Hour), AskAgain: w.now.Add(6 * time.Hour)}
@@ -355,11 +470,27 @@ func TestThePlanNamesTheMomentAtWhichItChanges(t *testing.T) {
 	failed := fresh
 	failed.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{refused("a:5443")}}}
 	var steps []time.Duration
+	told := certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now, Laggards: map[string]string{"a:5443": "none"}}
 	for _, since := range []time.Duration{0, time.Minute, 5 * time.Minute, 15 * time.Minute} {
-		failed.Record.Deployments = map[string]certstore.Deployment{"maas": {Verified: 2, Version: 3, Calls: 2, Since: w.now.Add(-since)}}
+		told.Since = w.now.Add(-since)
+		failed.Record.Deployments = map[string]certstore.Deployment{"maas": told}
 		steps = append(steps, since+lifecycle.Decide(failed).Next.Sub(w.now))
 	}
 	require.Equal(t, []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}, steps)
-	failed.Record.Deployments["maas"] = certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Since: w.now.Add(-2 * time.Hour)}
-	require.Greater(t, lifecycle.Decide(failed).Next.Sub(w.now), day, "from then on the schedule decides")
+	told.Since = w.now.Add(-2 * time.Hour)
+	failed.Record.Deployments["maas"] = told
+	require.Equal(t, day, lifecycle.Decide(failed).Next.Sub(w.now), "M5: it is told again once a day")
+}
+
+// R2: the last tenth has looks ever closer to each other, and so has the time after it.
+func TestR2LooksGetCloserAsTheEndComes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for left, most := range map[time.Duration]time.Duration{
+		9 * day: 22 * time.Hour, 10 * time.Hour: time.Hour, time.Hour: 6 * time.Minute, time.Minute: 10 * time.Second, -time.Hour: time.Minute,
+	} {
+		s := w.state(90*day-left, 90*day)
+		s.Record.RetryAfter = w.now.Add(5 * day) // so that nothing else names a moment
+		require.LessOrEqual(t, lifecycle.Decide(s).Next.Sub(w.now), most+time.Second, "%v are left", left)
+	}
 }

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
 	"maascert/acme"
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/maasconfig"
 )
 
@@ -39,6 +41,7 @@ type Certificate struct {
 	Roots   *x509.CertPool // that its certificates lead to; nil: not known
 	Issuer  Issuer
 	Targets []maasconfig.Target
+	Means   string // hash of the configuration of its CA and its challenges: when it changes, a back-off ends
 }
 
 // Engine runs passes. Its parts are given from outside; a rehearsal is the same engine made of harmless parts.
@@ -47,16 +50,20 @@ type Engine struct {
 	Store        certstore.Store
 	Public       Publisher // nil: nothing is published
 	Node         string
+	Period       time.Duration // between two passes of the schedule; 0: unknown
 	// Revoke has the CA that issued a version revoke it.
 	Revoke func(ctx context.Context, version certstore.Version, reason uint) error
-	Now    func() time.Time
-	Log    *slog.Logger
+	// Progress is told what a pass waits for; nil: nobody is.
+	Progress func(cert, words string)
+	Now      func() time.Time
+	Log      *slog.Logger
 }
 
 // Options of one pass.
 type Options struct {
 	Certificates []string // names; none: all
 	Force        bool     // order although nothing is due and despite a back-off
+	ByHand       bool     // a person asked for it: a target that was told often enough is told once more
 	Accept       maasconfig.Accept
 	Wait         time.Duration // for a lock that another run holds
 }
@@ -82,10 +89,11 @@ type Result struct {
 	After    View // as it was left; the same as Before when nothing was done
 	Obtained bool
 	Changed  bool
-	Revoked  []int           // versions that the CA was told to revoke
-	Deployed map[string]bool // targets that were told, and whether they serve it now
-	Requests int             // to the CA
-	Warnings []string        // what was not as wished and is no failure
+	Revoked  []int                         // versions that the CA was told to revoke
+	Deployed map[string]bool               // targets that were told, and whether they serve it now
+	Told     map[string]maasconfig.Telling // what became of the last call at each of them
+	Requests int                           // to the CA
+	Warnings []string                      // what was not as wished and is no failure
 	Duration time.Duration
 	Stage    Stage // of Err
 	Err      error
@@ -104,10 +112,14 @@ type View struct {
 func (r Result) Healthy() bool { return r.Err == nil && r.After.Summary.IsHealthy() }
 
 const (
-	// lookTime bounds the questions of a look; a CA that does not answer must not hold up the rest.
+	// lookTime bounds the questions of a look.
 	lookTime = 15 * time.Second
-	// saveTime bounds a save that must not be given up when the pass is.
-	saveTime = 10 * time.Second
+	// windowTime bounds the question for renewal information: a CA that does not answer must not hold up the rest, and what
+	// it said last is known.
+	windowTime = 5 * time.Second
+	// saveTime bounds a save that must not be given up when the pass is, and lastSaveTime one after the pass was.
+	saveTime     = 10 * time.Second
+	lastSaveTime = 500 * time.Millisecond
 )
 
 // Pass makes one pass over the certificates, each by itself.
@@ -118,7 +130,7 @@ func (e *Engine) Pass(ctx context.Context, options Options) []Result {
 			continue
 		}
 		begun := e.Now()
-		p := &pass{Engine: e, cert: cert, options: options, result: Result{Name: cert.Name, Deployed: map[string]bool{}}}
+		p := &pass{Engine: e, cert: cert, options: options, result: Result{Name: cert.Name, Deployed: map[string]bool{}, Told: map[string]maasconfig.Telling{}}, seen: map[string][]maasconfig.Endpoint{}}
 		p.run(ctx)
 		p.result.Duration = e.Now().Sub(begun)
 		results = append(results, p.result)
@@ -136,18 +148,25 @@ func (v View) Version() int {
 
 // Look sees a certificate as it is and decides, without changing anything.
 func (e *Engine) Look(ctx context.Context, cert Certificate) (View, error) {
-	return e.look(ctx, cert, false)
+	return e.look(ctx, cert, Options{})
 }
 
-func (e *Engine) look(ctx context.Context, cert Certificate, force bool) (View, error) {
-	state := State{Now: e.Now(), Node: e.Node, Wish: cert.Wish, Force: force}
+// look looks as for a pass with some options.
+func (e *Engine) look(ctx context.Context, cert Certificate, options Options) (View, error) {
+	state := State{
+		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand,
+	}
 	var err error
 	if state.Record, _, err = certstore.LoadRecord(ctx, e.Store, cert.Name); err != nil {
 		return View{}, err
 	}
-	if state.Known, err = certstore.Fingerprints(ctx, e.Store, cert.Name); err != nil {
+	if state.Known, err = certstore.Versions(ctx, e.Store, cert.Name); err != nil {
 		return View{}, err
 	}
+	if state.Nodes, err = certstore.LoadNodes(ctx, e.Store, state.Now); err != nil {
+		return View{}, err
+	}
+	state.lookAtAccount(ctx, e.Store)
 	if number := state.Record.Current; number != 0 {
 		version, err := certstore.LoadVersion(ctx, e.Store, cert.Name, number)
 		switch {
@@ -163,7 +182,20 @@ func (e *Engine) look(ctx context.Context, cert Certificate, force bool) (View, 
 	}
 	e.ask(ctx, cert, &state)
 	plan := Decide(state)
-	return View{State: state, Plan: plan, Summary: Summary(state, plan), Warnings: warnings(state, cert.Roots)}, context.Cause(ctx)
+	return View{State: state, Plan: plan, Summary: Summary(cert.Name, state, plan), Warnings: warnings(state, cert.Roots)}, context.Cause(ctx)
+}
+
+// lookAtAccount finds out whether the ACME account could be used, long before it is.
+func (s *State) lookAtAccount(ctx context.Context, store certstore.Store) {
+	account, revision, err := certstore.LoadAccount(ctx, store)
+	if err == nil && revision != "" && account.Key != "" {
+		_, err = account.Signer()
+	}
+	if err != nil {
+		s.Account = fmt.Errorf("the ACME account cannot be used: %w", err)
+		return
+	}
+	s.Rollover = account.NextKey != ""
 }
 
 // ask asks the CA and every target at the same time.
@@ -178,6 +210,8 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 		bundle = state.Current.Bundle
 		go func() {
 			defer close(windowed)
+			ctx, cancel := context.WithTimeout(ctx, windowTime)
+			defer cancel()
 			window, err := cert.Issuer.Window(ctx, bundle.Leaf())
 			switch {
 			case err == nil:
@@ -203,6 +237,7 @@ type pass struct {
 	cert    Certificate
 	options Options
 	result  Result
+	seen    map[string][]maasconfig.Endpoint // by target that was told: what was seen after the last call; nil: nothing
 }
 
 func (p *pass) fail(stage Stage, err error) {
@@ -217,7 +252,7 @@ func (p *pass) run(ctx context.Context) {
 			p.Log.Warn("wiping what a killed run left", "target", target.Name(), "error", err)
 		}
 	}
-	view, err := p.look(ctx, p.cert, p.options.Force)
+	view, err := p.look(ctx, p.cert, p.options)
 	p.result.Before, p.result.After = view, view
 	if err != nil {
 		p.fail(StageLook, err)
@@ -234,14 +269,17 @@ func (p *pass) run(ctx context.Context) {
 	}
 	ctx, unlock, err := certstore.LockWithin(ctx, p.Store, p.cert.Name, p.options.Wait)
 	if err != nil {
-		p.result.NotNow = errors.Is(err, certstore.ErrLocked)
-		p.fail(StageLock, hint.Add(err, "wait for the other run, or: maascert renew --wait 5m"))
+		if p.result.NotNow = errors.Is(err, certstore.ErrLocked); p.result.NotNow {
+			err = hint.Add(err, "wait for the other run, or: maascert renew --wait 5m")
+		}
+		p.fail(StageLock, err)
 		return
 	}
 	defer unlock()
 	// Somebody else may have done the work meanwhile.
-	force := p.options.Force && p.unchanged(ctx, view)
-	if view, err = p.look(ctx, p.cert, force); err != nil {
+	options := p.options
+	options.Force = options.Force && p.unchanged(ctx, view)
+	if view, err = p.look(ctx, p.cert, options); err != nil {
 		p.fail(StageLook, err)
 		return
 	}
@@ -272,7 +310,7 @@ func (p *pass) ready(ctx context.Context, view View) error {
 		if !view.Plan.Obtain && !slices.Contains(view.Plan.Deploy, target.Name()) {
 			continue
 		}
-		want := p.Want(ctx, p.cert, view, target.Name(), p.options.Accept)
+		want := p.Want(view, target.Name(), p.options.Accept)
 		if err := target.Ready(ctx, want); err != nil {
 			return fmt.Errorf("%s: %w", target.Name(), err)
 		}
@@ -281,24 +319,22 @@ func (p *pass) ready(ctx context.Context, view View) error {
 }
 
 // Want is what a target is asked to get ready for.
-func (e *Engine) Want(ctx context.Context, cert Certificate, view View, target string, accept maasconfig.Accept) maasconfig.Want {
+func (e *Engine) Want(view View, target string, accept maasconfig.Accept) maasconfig.Want {
 	return maasconfig.Want{
-		Names: view.Plan.Wish.Names, Earlier: e.earlierNames(ctx, cert, view.State), KeyType: view.Plan.Wish.KeyType,
-		Accept: accept, Ours: view.State.Record.Deployments[target].Verified != 0,
+		Names: view.Plan.Wish.Names, Earlier: earlierNames(view.State), KeyType: view.Plan.Wish.KeyType,
+		Accept: accept, Ours: view.State.Record.Deployments[target].Verified != 0, Port: view.State.Record.Deployments[target].Port,
 	}
 }
 
-// earlierNames are all names that certificates of ours had, as far as their versions can be read: losing one of those is
-// what somebody wished.
-func (e *Engine) earlierNames(ctx context.Context, cert Certificate, state State) []string {
+// earlierNames are all names that certificates of ours had: losing one of those is what somebody wished.
+func earlierNames(state State) []string {
 	var names []string
 	if state.Record.Wish != nil {
 		names = append(names, state.Record.Wish.Names...)
 	}
-	for _, number := range state.Known {
-		version, err := certstore.LoadVersion(ctx, e.Store, cert.Name, number)
-		if err == nil && version.Origin == certstore.FromACME {
-			names = append(names, certstore.CertificateNames(version.Bundle.Leaf())...)
+	for _, version := range state.Known {
+		if version.Origin == certstore.FromACME {
+			names = append(names, version.Names...)
 		}
 	}
 	return names
@@ -314,16 +350,15 @@ func (p *pass) act(ctx context.Context, view View) {
 		p.fail(StageSave, err)
 		return
 	}
-	current, err := p.current(ctx)
-	if err != nil {
-		p.fail(StageLook, err)
-		return
-	}
+	current := p.result.After.State.Current
 	if current == nil {
 		return
 	}
-	p.result.After.State.Current = current
 	for i, target := range p.cert.Targets {
+		if ctx.Err() != nil {
+			p.fail(StageDeploy, context.Cause(ctx))
+			return
+		}
 		if view.Plan.Obtain || slices.Contains(view.Plan.Deploy, target.Name()) {
 			p.deploy(ctx, target, *current, view.State.Targets[i].Endpoints)
 		}
@@ -349,13 +384,16 @@ func (p *pass) prune(ctx context.Context, current int) error {
 	return certstore.Prune(ctx, p.Store, p.cert.Name, inUse, p.cert.Keep)
 }
 
-// lookBack sees what the pass came to, and with it when to look again. A pass that is interrupted keeps what it saw last.
+// lookBack sees what the pass came to, and with it when to look again. Where that cannot be seen any more, what is known
+// is what was seen after the last change.
 func (p *pass) lookBack(ctx context.Context) bool {
 	if ctx.Err() != nil {
+		p.unsee()
 		return false
 	}
-	view, err := p.look(ctx, p.cert, false)
+	view, err := p.look(ctx, p.cert, Options{})
 	if err != nil {
+		p.unsee()
 		p.fail(StageLook, err)
 		return false
 	}
@@ -363,18 +401,53 @@ func (p *pass) lookBack(ctx context.Context) bool {
 	return true
 }
 
-func (p *pass) current(ctx context.Context) (*certstore.Version, error) {
-	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
-	if err != nil || record.Current == 0 {
-		return nil, err
+// errUnseen stands for what an endpoint serves that was not looked at after the last change.
+var errUnseen = errors.New("not looked at after the last change")
+
+// unsee compares what was seen with the version that is in use now, and forgets what may have changed since: where a
+// target was told, only an endpoint that was seen to serve the version after that is known to.
+func (p *pass) unsee() {
+	state := &p.result.After.State
+	if state.Current == nil {
+		return
 	}
-	version, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, record.Current)
-	return &version, err
+	for i := range state.Targets {
+		t, target := &state.Targets[i], p.cert.Targets[i]
+		seen, told := p.seen[t.Name]
+		endpoints := make([]maasconfig.Endpoint, len(t.Endpoints))
+		for j, e := range t.Endpoints {
+			endpoints[j] = target.Judge(e.Served, state.Current.Bundle)
+			if !told {
+				continue
+			}
+			endpoints[j] = maasconfig.Endpoint{Served: maasconfig.Served{Address: e.Address, State: maasconfig.Unknown, Err: errUnseen}, State: maasconfig.Unknown}
+			for _, now := range seen {
+				if now.Address == e.Address && now.IsServing() {
+					endpoints[j] = now
+				}
+			}
+		}
+		t.Endpoints = endpoints
+	}
 }
 
-// update changes the record. It goes on when the pass is interrupted: what has happened must be written down.
+// lasting is a context for a save. It goes on for a moment when the pass is interrupted, because what has happened must be
+// written down, and for so long at the most.
+func lasting(parent context.Context, most time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), most)
+	stop := context.AfterFunc(parent, func() {
+		timer := time.AfterFunc(lastSaveTime, cancel)
+		context.AfterFunc(ctx, func() { timer.Stop() })
+	})
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// update changes the record.
 func (p *pass) update(ctx context.Context, change func(*certstore.Record)) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
+	ctx, cancel := lasting(ctx, saveTime)
 	defer cancel()
 	for {
 		record, revision, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
@@ -428,7 +501,7 @@ func (p *pass) settle(ctx context.Context, view View) error {
 		}
 		for _, t := range view.State.Targets {
 			if maasconfig.Serving(t.Endpoints) {
-				p.verified(r, t.Name, r.Current)
+				p.verified(r, t.Name, r.Current, t.Endpoints)
 			}
 		}
 	})
@@ -458,9 +531,10 @@ func (p *pass) publish(bundle *certstore.Bundle) error {
 }
 
 // verified remembers that every endpoint of a target serves a version.
-func (p *pass) verified(r *certstore.Record, target string, version int) {
+func (p *pass) verified(r *certstore.Record, target string, version int, endpoints []maasconfig.Endpoint) {
 	d := r.Deployments[target]
 	d.Verified, d.Version, d.Calls, d.Laggards, d.RolledBack, d.Since = version, version, 0, nil, 0, time.Time{}
+	d.VerifiedAt, d.Port = p.Now().UTC(), commonPort(endpoints)
 	p.setDeployment(r, target, d)
 }
 
@@ -493,10 +567,15 @@ func (p *pass) conclude(ctx context.Context) {
 			err = hint.Add(fmt.Errorf("%s: every endpoint serves a good certificate that is not ours; it is left until a renewal is due", t.Name),
 				"to put ours back now: maascert renew --force")
 		case view.State.Record.Deployments[t.Name].RolledBack >= maxRollbacks:
-			err = hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err), "look into MAAS's and nginx's log, then: maascert renew --force")
+			err = hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err),
+				"look into MAAS's and nginx's log, then: maascert renew tries once more, without an order")
 		}
 		p.fail(StageVerify, hint.Add(err, "%s", target.Remedy(ctx)))
 	}
+	if view.Summary == StateOverdue {
+		p.fail(StageObtain, hint.Add(errors.New("a renewal is overdue"), "maascert renew"))
+	}
+	p.fail(StageLook, view.State.Account)
 	for _, open := range revocations(view.State) {
 		p.fail(StageRevoke, hint.Add(errors.New(open), "maascert revoke goes on with it; maascert revoke --reason R changes the reason"))
 	}
@@ -506,7 +585,7 @@ func (p *pass) waiting(view View, wait time.Time) error {
 	last := "an order is held back"
 	for _, a := range slices.Backward(view.State.Record.Attempts) {
 		if a.Stage == string(StageObtain) {
-			last = a.Error
+			last = fmt.Sprintf("the last try, at %s, failed with: %s", a.At.UTC().Format(time.RFC3339), a.Error)
 			break
 		}
 	}
@@ -516,3 +595,39 @@ func (p *pass) waiting(view View, wait time.Time) error {
 	}
 	return hint.Add(fmt.Errorf("not before %s: %s", wait.UTC().Format(time.RFC3339), last), "%s", what)
 }
+
+// Changes are the names that the next certificate has and what is served has not, and the other way round. While nothing
+// is served, the version in use counts; what nobody trusts is somebody's prank.
+func (v View) Changes() (added, removed []string) {
+	served := map[string]bool{}
+	add := func(names []string) {
+		for _, name := range names[:min(len(names), maxNames)] {
+			served[printable.Line(name, printable.Word)] = true
+		}
+	}
+	for _, t := range v.State.Targets {
+		for _, e := range t.Endpoints {
+			_, ours := v.State.Known[e.Fingerprint()]
+			if len(e.Certs) > 0 && (ours || e.Distrust == nil) {
+				add(certstore.CertificateNames(e.Certs[0]))
+			}
+		}
+	}
+	if len(served) == 0 && v.State.Current != nil {
+		add(certstore.CertificateNames(v.State.leaf()))
+	}
+	if len(served) == 0 {
+		return nil, nil
+	}
+	for _, name := range v.Plan.Wish.Names {
+		if !served[name] {
+			added = append(added, name)
+		}
+		delete(served, name)
+	}
+	slices.Sort(added)
+	return added, slices.Sorted(maps.Keys(served))
+}
+
+// maxNames is how many names of a certificate from outside are looked at.
+const maxNames = 200

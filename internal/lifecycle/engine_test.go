@@ -335,7 +335,7 @@ func TestAYearOfTheDaemon(t *testing.T) {
 	}{
 		"90 days":  {90 * day, 6, 7, 365 * day},
 		"6 days":   {6 * day, 120, 123, 365 * day},
-		"24 hours": {day, 725, 732, 365 * day},
+		"24 hours": {day, 238, 242, 120 * day},
 		"1 hour":   {time.Hour, 334, 337, 7 * day},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -362,8 +362,8 @@ func TestAYearOfTheDaemon(t *testing.T) {
 				require.GreaterOrEqual(t, len(issuer.issued), row.min)
 				require.LessOrEqual(t, len(issuer.issued), row.max)
 				require.Len(t, issuer.made, len(issuer.issued))
-				require.Equal(t, len(issuer.issued), target.calls, "MAAS is told once per certificate")
-				require.LessOrEqual(t, passes, 731+2*len(issuer.issued))
+				require.InDelta(t, len(issuer.issued), target.calls, 1, "MAAS is told once per certificate, of the last one perhaps not yet")
+				require.LessOrEqual(t, passes, 731+9*len(issuer.issued), "a look in each tenth of what is left, until it is renewed")
 				versions, err := store.List(t.Context(), "versions/maas")
 				require.NoError(t, err)
 				require.Len(t, versions, 3)
@@ -390,7 +390,9 @@ func TestACAThatFailsIsAskedLessAndLess(t *testing.T) {
 			waits = append(waits, time.Until(held.After.Plan.Wait))
 			time.Sleep(time.Until(held.After.Plan.Wait))
 		}
-		require.Equal(t, []time.Duration{time.Minute, 10 * time.Minute, 100 * time.Minute, day, day}, waits)
+		for i, want := range []time.Duration{time.Minute, 10 * time.Minute, 100 * time.Minute, day, day} {
+			require.InDelta(t, want, waits[i], float64(want/10), "a tenth either way")
+		}
 		issuer.fail = nil
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
 		require.NoError(t, r.Err)
@@ -596,7 +598,9 @@ func TestTheDaemonOrdersAgainAsTheLadderSays(t *testing.T) {
 			}
 			return results
 		}}).Run(ctx)
-		require.Equal(t, []time.Duration{0, time.Minute, 11 * time.Minute, 111 * time.Minute, day + 111*time.Minute}, tries[:5])
+		for i, want := range []time.Duration{0, time.Minute, 11 * time.Minute, 111 * time.Minute, day + 111*time.Minute} {
+			require.InDelta(t, want, tries[i], float64(want/10+time.Minute), "a tenth either way")
+		}
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"maascert/acme"
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 )
 
 // AskRevocation writes down that the version in use is to be revoked. From then on every pass replaces it, and once every
@@ -91,7 +92,7 @@ func (p *pass) revoke(ctx context.Context, version certstore.Version, reason uin
 	if acme.IsRefusal(err) {
 		refused := p.update(ctx, func(r *certstore.Record) {
 			if asked := r.Revocation(version.Number); asked != nil {
-				asked.Refused = err.Error()
+				asked.Refused = printable.Line(err.Error(), printable.Word)
 			}
 		})
 		return errors.Join(hint.Add(err, "it is not asked again; with another reason: maascert revoke --reason R"), refused)

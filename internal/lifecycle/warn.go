@@ -13,7 +13,15 @@ import (
 
 // warnings are what is as it should be and may not stay so.
 func warnings(s State, roots *x509.CertPool) []string {
-	return slices.Concat(revocations(s), issuerExpiry(s, roots), limits(s))
+	return slices.Concat(revocations(s), rollover(s), issuerExpiry(s, roots), limits(s))
+}
+
+// rollover tells of an account whose key is between two.
+func rollover(s State) []string {
+	if !s.Rollover {
+		return nil
+	}
+	return []string{"the ACME account's key is being replaced, and not every CA has the new one: maascert account rollover goes on with it"}
 }
 
 // revocations tells what is not revoked yet.

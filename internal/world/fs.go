@@ -25,6 +25,9 @@ var ErrLocked = errors.New("locked")
 // minFree is the space in bytes that must be left for Writable to promise anything: a few certificates and a record.
 const minFree = 256 << 10
 
+// minFiles is how many files it must be possible to make.
+const minFiles = 32
+
 // FS is the part of a file system that maascert needs. Every method returns the operating system's error, so that
 // errors.Is with fs.ErrNotExist, fs.ErrExist and syscall numbers works.
 type FS interface {
@@ -39,7 +42,7 @@ type FS interface {
 	Writable(dir string) error
 
 	// MkdirAll makes a folder and those above it, with exactly these permissions whatever the umask. What is there stays
-	// as it is.
+	// as it is; what somebody else puts there meanwhile is not touched.
 	MkdirAll(dir string, perm fs.FileMode) error
 	// Replace writes a whole file atomically and durably: readers see the old or the new content, and after a power cut
 	// one of the two is there.
@@ -49,9 +52,24 @@ type FS interface {
 	Remove(name string) error
 	RemoveAll(name string) error
 
+	// OpenRoot opens a folder whose owner may have fewer rights than ours. Nothing below it leads out of it.
+	OpenRoot(dir string) (Root, error)
+
 	// TryLock takes an advisory lock (flock) on a file, made when it does not exist, or on an existing folder. The
 	// error is ErrLocked when somebody else has it. The lock dies with the process.
 	TryLock(name string) (unlock func() error, err error)
+}
+
+// Root is a folder of somebody else's: a link that leads out of it is an error, at whatever moment it is laid there. Names
+// are relative to it.
+type Root interface {
+	// ReadFile is FS.ReadFile for a file that belongs to the folder's own owner or to root.
+	ReadFile(name string) ([]byte, error)
+	Stat(name string) (fs.FileInfo, error)
+	MkdirAll(dir string, perm fs.FileMode) error
+	Replace(name string, data []byte, perm fs.FileMode) error
+	Remove(name string) error
+	Close() error
 }
 
 // OS is the real file system.
@@ -86,6 +104,13 @@ func (OS) Writable(dir string) error {
 	if err := unix.Statfs(at, &stat); err != nil {
 		return &fs.PathError{Op: "statfs", Path: at, Err: err}
 	}
+	if stat.Flags&unix.ST_RDONLY != 0 {
+		return &fs.PathError{Op: "write", Path: at, Err: syscall.EROFS}
+	}
+	// One that counts no files at all has no bound on them.
+	if stat.Files > 0 && stat.Ffree < minFiles {
+		return &fs.PathError{Op: "write", Path: at, Err: fmt.Errorf("no file can be made any more (%w)", syscall.ENOSPC)}
+	}
 	// A file system that reports no blocks at all (some network and virtual ones) says nothing about its space.
 	if stat.Blocks > 0 && stat.Bavail*uint64(stat.Bsize) < minFree {
 		return &fs.PathError{Op: "write", Path: at, Err: syscall.ENOSPC}
@@ -102,6 +127,10 @@ func (OS) ReadFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
+	return readRegular(name, file)
+}
+
+func readRegular(name string, file *os.File) ([]byte, error) {
 	info, err := file.Stat()
 	switch {
 	case err != nil:
@@ -134,10 +163,28 @@ func (o OS) MkdirAll(dir string, perm fs.FileMode) error {
 	if err := os.Mkdir(dir, perm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := os.Chmod(dir, perm); err != nil {
+	folder, err := os.OpenFile(dir, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	if err := setMode(folder, perm); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(dir))
+}
+
+// setMode sets the mode of a folder that was just made, and of no other: it is ours, and empty.
+func setMode(folder *os.File, perm fs.FileMode) error {
+	info, err := folder.Stat()
+	if err == nil {
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() {
+			err = &fs.PathError{Op: "mkdir", Path: folder.Name(), Err: errors.New("somebody else put a folder there")}
+		}
+	}
+	if err == nil && info.Mode().Perm() != perm {
+		err = folder.Chmod(perm)
+	}
+	return errors.Join(err, folder.Close())
 }
 
 func (OS) Replace(name string, data []byte, perm fs.FileMode) error {

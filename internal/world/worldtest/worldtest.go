@@ -56,3 +56,38 @@ func (f FS) Remove(name string) error {
 	}
 	return f.FS.Remove(name)
 }
+
+func (f FS) OpenRoot(dir string) (world.Root, error) {
+	root, err := f.FS.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	return Root{root, f.Fail}, nil
+}
+
+// Root is a folder of somebody else's whose operations fail when Fail says so.
+type Root struct {
+	world.Root
+	Fail func(op, name string) error
+}
+
+func (r Root) ReadFile(name string) ([]byte, error) {
+	if err := r.Fail("ReadFile", name); err != nil {
+		return nil, err
+	}
+	return r.Root.ReadFile(name)
+}
+
+func (r Root) Replace(name string, data []byte, perm fs.FileMode) error {
+	if err := r.Fail("Replace", name); err != nil {
+		return err
+	}
+	return r.Root.Replace(name, data, perm)
+}
+
+func (r Root) Remove(name string) error {
+	if err := r.Fail("Remove", name); err != nil {
+		return err
+	}
+	return r.Root.Remove(name)
+}

@@ -1,0 +1,82 @@
+package command
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"maascert/internal/hint"
+	"maascert/internal/world"
+)
+
+// Whoever may write the configuration, a program that it names, a secret, the store or the stage may do with it what root
+// may. So the daemon, which nobody watches, takes none of them from anybody but root and itself, as sshd does.
+
+// mayRun refuses what somebody else could replace.
+func (a *app) mayRun(path string, config *Config) error {
+	for _, one := range entrusted(path, config) {
+		if err := world.Replaceable(one.path, os.Geteuid()); err != nil {
+			return hint.Add(fmt.Errorf("run: %s is not safe: %w", one.what, err),
+				"only root may be able to write it and the folders above it: chown root, chmod go-w")
+		}
+	}
+	return nil
+}
+
+// doubt is why somebody else than the person at the keyboard could have written the configuration; nil when nobody could.
+// A person who works as root with a file of his own is told, and not kept from it.
+func doubt(path string) error {
+	err := world.Replaceable(path, os.Geteuid())
+	if err == nil {
+		return nil
+	}
+	sudo, atoi := strconv.Atoi(os.Getenv("SUDO_UID"))
+	if atoi == nil && world.Replaceable(path, sudo) == nil {
+		return hint.Add(fmt.Errorf("config: %s is yours, not root's; the daemon will not take it", path), "chown root %s", path)
+	}
+	return nil
+}
+
+type trusted struct{ what, path string }
+
+// entrusted is all that has to be safe, with what it is.
+func entrusted(path string, config *Config) []trusted {
+	all := []trusted{{"the configuration", path}, {"the store", config.Store.Path}, {"state_dir", config.StateDir}}
+	add := func(what, path string) {
+		if path != "" {
+			all = append(all, trusted{what, path})
+		}
+	}
+	add("maas.stage_dir", config.MAAS.StageDir)
+	program := func(what, name string) {
+		if found, err := (world.Exec{}).LookPath(name); name != "" && err == nil {
+			add(what, found)
+		}
+	}
+	program("maas.command", config.MAAS.Command)
+	folder := filepath.Dir(path)
+	secrets := []string{}
+	for _, issuer := range config.Issuers {
+		secrets = append(secrets, string(issuer.EAB.HMAC))
+		add("a root certificate", issuer.Root)
+		add("a root certificate", issuer.IssuerRoot)
+		add("a root certificate", issuer.DryRun.Root)
+		for _, way := range append([]ChallengeRule{{ChallengeConfig: issuer.Challenge}}, issuer.Challenges...) {
+			for _, reference := range way.DNS.Secrets {
+				secrets = append(secrets, string(reference))
+			}
+			program("EXEC_PATH", way.DNS.Settings["EXEC_PATH"])
+		}
+	}
+	for _, reference := range secrets {
+		if file, isFile := strings.CutPrefix(reference, "file:"); isFile {
+			if !filepath.IsAbs(file) {
+				file = filepath.Join(folder, file)
+			}
+			add("a secret", file)
+		}
+	}
+	return all
+}
