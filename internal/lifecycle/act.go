@@ -278,15 +278,6 @@ func countToday(d, before certstore.Deployment, spent int) certstore.Deployment 
 	return d
 }
 
-// verifyTime bounds how long a target is waited for. While a certificate is about to end there is no time for patience.
-func (s State) verifyTime(t TargetState) time.Duration {
-	left := s.endsAt(t).Sub(s.Now)
-	if s.endsAt(t).IsZero() || left <= 0 {
-		return 0
-	}
-	return max(left/4, soonestLook)
-}
-
 // concludeDeploy writes down what a deployment came to.
 func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, version certstore.Version, before certstore.Deployment, spent int, outcome maasconfig.Outcome, failure error) {
 	name := target.Name()

@@ -15,6 +15,9 @@ type Daemon struct {
 	Pass     func(ctx context.Context) []Result
 	// Told is called after each pass with the moment of the next one; nil: nobody is told.
 	Told func(results []Result, next time.Time)
+	// Nap is how long the daemon sleeps at most before it looks at the clock again, so that a clock that is set or a machine
+	// that was suspended delays nothing; 0: five seconds.
+	Nap time.Duration
 	// Wake makes a pass at once, after the configuration was read again for example.
 	Wake <-chan struct{}
 
@@ -28,9 +31,7 @@ type course struct {
 	ends    time.Time // when the served certificate ends, as it was seen last; zero: never
 }
 
-// nap is how long the daemon sleeps at most before it looks at the clock again, so that a clock that is set or a
-// machine that was suspended delays nothing.
-const nap = 5 * time.Second
+const usualNap = 5 * time.Second
 
 // Run makes passes until the context ends.
 func (d *Daemon) Run(ctx context.Context) {
@@ -113,6 +114,10 @@ func (c *course) afterFailure(now time.Time, blind bool) time.Time {
 
 // sleepUntil returns false when the context ended. A clock that was set back ends the sleep: nobody knows what it is worth.
 func (d *Daemon) sleepUntil(ctx context.Context, at time.Time) bool {
+	nap := d.Nap
+	if nap == 0 {
+		nap = usualNap
+	}
 	for before := d.now(); ; {
 		now := d.now()
 		if ctx.Err() == nil && (!now.Before(at) || now.Before(before)) {

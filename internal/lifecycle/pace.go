@@ -121,6 +121,16 @@ func (s State) latestLook() time.Time {
 	return s.Now.Add(lookPause(ends, s.Now))
 }
 
+// verifyTime bounds how long a target is waited for after it was told: while a certificate is about to end there is no time
+// for patience, and with short lifetimes another endpoint's may end meanwhile.
+func (s State) verifyTime(t TargetState) time.Duration {
+	most := max(lifetime(s.leaf())/20, soonestLook)
+	if left := earlier(s.endsAt(t), s.currentEnd()).Sub(s.Now); left > 0 {
+		most = min(most, max(left/4, soonestLook))
+	}
+	return most
+}
+
 // orderTime bounds one order: a CA that hangs must not hang until the certificate has ended. Zero: no bound but the
 // client's own.
 func (s State) orderTime() time.Duration {
@@ -146,6 +156,9 @@ func (s State) currentEnd() time.Time {
 func (s State) backOff() time.Time {
 	var wait time.Time
 	r := s.Record
+	if r.FailedAt.After(s.Now.Add(time.Minute)) {
+		return wait // all of it was written down by a clock that was ahead
+	}
 	if r.Wish != nil && r.Wish.Directory == s.Wish.Directory && r.RetryAfter.Before(s.Now.Add(longestRetryAfter+time.Hour)) {
 		wait = r.RetryAfter // the word of this CA, unless it was written down by a clock that was wrong
 	}
@@ -175,7 +188,7 @@ func (s State) isMended() bool {
 // reached is asked again soon.
 func (s State) latePause() time.Time {
 	r, life := s.Record, lifetime(s.leaf())
-	if r.FailedAt.IsZero() || r.FailedAt.After(s.Now.Add(time.Minute)) { // written down by a clock that was wrong
+	if r.FailedAt.IsZero() {
 		return time.Time{}
 	}
 	if !r.Refused {
@@ -212,6 +225,9 @@ func (s State) calls(t TargetState) (left int, again time.Time) {
 	if s.ByHand {
 		defer func() { left = max(left, 1) }()
 	}
+	if d.Told.After(s.Now.Add(time.Minute)) {
+		d.Told, d.Day = time.Time{}, time.Time{} // written down by a clock that was ahead
+	}
 	counted := d.DayCalls
 	if !s.Now.Before(d.Day.Add(day)) {
 		counted = 0
@@ -223,7 +239,10 @@ func (s State) calls(t TargetState) (left int, again time.Time) {
 		return s.comesAgain(d.Told, earlier(d.Day.Add(day), s.halfway(t, d)))
 	case d.RolledBack >= maxRollbacks:
 	case d.Calls < maxCalls:
-		return maxCalls - d.Calls, time.Time{}
+		if left, again = s.comesAgain(d.Told, d.Told); d.Since.IsZero() || left > 0 {
+			return maxCalls - d.Calls, time.Time{}
+		}
+		return 0, again // a call that MAAS did not take is repeated, but not at once
 	}
 	if d.RolledBack < maxRollbacks && d.Laggards == nil { // the run was killed before anybody looked
 		return s.comesAgain(d.Told, d.Told)
@@ -249,9 +268,6 @@ func (s State) comesAgain(told, at time.Time) (left int, again time.Time) {
 	}
 	if soonest := told.Add(pause); at.Before(soonest) {
 		at = soonest
-	}
-	if at.After(s.Now.Add(day)) { // written down by a clock that was wrong
-		return 1, time.Time{}
 	}
 	if at.After(s.Now) {
 		return 0, at
