@@ -39,7 +39,7 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 		return outcome, err
 	}
 	before := Judged(m, m.Probe(ctx), d.Bundle)
-	deadline := time.Now().Add(m.patience(d))
+	var deadline time.Time
 	for outcome.Calls < d.Calls {
 		if err := d.Spend(); err != nil {
 			return outcome, err
@@ -48,7 +48,9 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 		if outcome.Telling, err = m.tell(ctx, d.Bundle, port, m.rehearseHandshake); err != nil {
 			return outcome, err
 		}
-		outcome.Calls++
+		if outcome.Calls++; deadline.IsZero() {
+			deadline = time.Now().Add(m.patience(d))
+		}
 		quiet := time.Duration(0)
 		if outcome.Calls < d.Calls {
 			quiet = min(silence, m.patience(d)/2)
@@ -77,7 +79,7 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 // 2.4), and telling it again meanwhile helps nothing.
 const silence = 150 * time.Second
 
-// patience is how long endpoints are waited for, from the first call on.
+// patience is how long endpoints are waited for, from the end of the first call on.
 func (m *MAAS) patience(d Deployment) time.Duration {
 	if d.Within > 0 {
 		return min(d.Within, m.config.VerifyTimeout)

@@ -424,8 +424,8 @@ func splitEndpoint(endpoint string) (host, port string) {
 	return strings.Trim(endpoint, "[]"), ""
 }
 
-// Probe shakes hands with every endpoint by its address. An endpoint without a port is asked on the port that its
-// region says it serves TLS on.
+// Probe shakes hands with every endpoint by its address. An endpoint without a port is asked on the port that this host's
+// region serves TLS on, because all share it; where that is not known, on the one that its own region names.
 func (m *MAAS) Probe(ctx context.Context) []Served {
 	return sideBySide(m.config.Endpoints, func(endpoint string) Served {
 		host, port := splitEndpoint(endpoint)
@@ -442,8 +442,8 @@ func (m *MAAS) Probe(ctx context.Context) []Served {
 
 func (m *MAAS) portOf(ctx context.Context, host string) int {
 	for _, state := range []func() tlsState{
-		func() tlsState { return askTLS(ctx, m.config.Dial, host) },
 		func() tlsState { return localTLS(m.config.FS, m.here(ctx).HTTPDir) },
+		func() tlsState { return askTLS(ctx, m.config.Dial, host) },
 	} {
 		if state := state(); state.known && state.port != 0 {
 			return state.port

@@ -177,7 +177,7 @@ func newSite(t *testing.T, options maastest.Options) *site {
 		Name: "maas", Endpoints: d.Endpoints(), ServerName: "maas.example", Roots: authority.Pool(),
 		Detect:  func(context.Context) (maasconfig.Installation, error) { return s.installation, s.missing },
 		Timeout: 20 * time.Second, VerifyTimeout: 5 * time.Second,
-		FS: world.OS{}, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
+		Stages: []string{s.installation.StageDir}, FS: world.OS{}, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
 	}
 	return s
 }
@@ -240,8 +240,23 @@ func TestReadyRefuses(t *testing.T) {
 				require.NoError(t, first.Leaf().VerifyHostname("maas.example"))
 				s.Set(&maastest.Secret{Key: string(first.KeyPEM()), Cert: string(first.LeafPEM()), CACert: string(first.ChainPEM()), Port: 7443})
 				require.Eventually(t, func() bool { return s.Regions[0].Serves(7443) != nil && s.Regions[1].Serves(7443) != nil }, 10*time.Second, time.Millisecond)
+				s.installation.HTTPDir = ""
 			},
 			err: "the regions disagree on TLS",
+		},
+		"S3: redirects that nothing on this host confirms": {
+			prepare: func(t *testing.T, s *site) {
+				s.enable(t, 7443)
+				s.installation.HTTPDir = ""
+			},
+			err: "which nothing on this host confirms", code: maasconfig.FirstEnable,
+		},
+		"M7: TLS on the port that is to be plain": {
+			prepare: func(t *testing.T, s *site) { s.enable(t, 5240) }, err: "MAAS serves TLS on port 5240, which it uses itself",
+		},
+		"M8: TLS that somebody switched off": {
+			prepare: func(*testing.T, *site) {}, want: func(w *maasconfig.Want) { w.Ours = true },
+			err: "MAAS serves TLS no more", code: maasconfig.FirstEnable,
 		},
 		"another user than the installation's": {
 			prepare: func(_ *testing.T, s *site) { s.config.UID++ }, err: "may configure this MAAS",
@@ -335,7 +350,183 @@ func TestARegionThatMissedTheEnablingDoesNotStopTheOthers(t *testing.T) {
 	off.Regions[2].Break(maastest.Fault{Deaf: true})
 	off.Set(nil)
 	require.Eventually(t, func() bool { return off.Regions[0].Serves(5443) == nil && off.Regions[1].Serves(5443) == nil }, 10*time.Second, time.Millisecond)
-	require.ErrorContains(t, maasconfig.New(off.config).Ready(t.Context(), want), "the regions disagree on TLS")
+	require.ErrorContains(t, maasconfig.New(off.config).Ready(t.Context(), want), "MAAS does not serve TLS yet")
+
+	// The region of this host is the one that missed it, and the port on which all were verified before speaks for the others.
+	here := newSite(t, maastest.Options{})
+	here.Regions[0].Break(maastest.Fault{Deaf: true})
+	here.Set(&maastest.Secret{Key: string(bundle.KeyPEM()), Cert: string(bundle.LeafPEM()), CACert: string(bundle.ChainPEM()), Port: 5443})
+	require.Eventually(t, func() bool { return here.Regions[2].Serves(5443) != nil && here.Regions[1].Serves(5443) != nil }, 10*time.Second, time.Millisecond)
+	verified := want
+	verified.Port, verified.Ours = 5443, true
+	require.NoError(t, maasconfig.New(here.config).Ready(t.Context(), verified))
+}
+
+// forged answers port 5240 of a host as somebody who stands before a region.
+func forged(t *testing.T, location string) string {
+	t.Helper()
+	hosts, err := loopback.Hosts(1, 5240)
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", net.JoinHostPort(hosts[0].String(), "5240"))
+	require.NoError(t, err)
+	proxy := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, strings.ReplaceAll(location, "HOST", hosts[0].String()), http.StatusMovedPermanently)
+	})}
+	go proxy.Serve(listener)
+	t.Cleanup(func() { proxy.Close() })
+	return hosts[0].String()
+}
+
+// S3: forged redirects at most of the regions do not enable TLS, on the forger's port or any other.
+func TestS3ForgedRedirectsDoNotOutvoteTheLocalFile(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	for range 3 {
+		s.config.Endpoints = append(s.config.Endpoints, forged(t, "https://HOST:9443/MAAS/"))
+	}
+	target := maasconfig.New(s.config)
+	require.ErrorContains(t, target.Ready(t.Context(), want), "MAAS does not serve TLS yet")
+	_, err := target.Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.ErrorContains(t, err, "MAAS does not serve TLS yet")
+	require.Empty(t, s.Calls())
+	require.Contains(t, target.Dissent(t.Context()), "TLS on port 9443", "M6: who says otherwise is named")
+}
+
+// S4: a forged redirect at one region stops no renewal, and moves no port.
+func TestS4AForgedRedirectStopsNoRenewal(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.enable(t, 6443)
+	s.config.Endpoints = append(s.config.Endpoints, forged(t, "https://HOST:9443/MAAS/"))
+	s.config.VerifyTimeout = 300 * time.Millisecond
+	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want))
+	_, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.NoError(t, err)
+	require.Equal(t, 6443, s.Stored().Port)
+
+	s.installation.HTTPDir = "" // the record speaks where no file does
+	verified := want
+	verified.Port = 6443
+	s.config.Endpoints = s.Endpoints()
+	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), verified))
+}
+
+// S6: MAAS's own user cannot have another service's key put into MAAS's database.
+func TestS6BackupFollowsNoLinks(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	s.enable(t, 5443)
+	_, err := maasconfig.New(s.config).Backup(t.Context())
+	require.NoError(t, err)
+	key := filepath.Join(s.installation.HTTPDir, "certs", "regiond-proxy-key.pem")
+	elsewhere := filepath.Join(t.TempDir(), "key.pem")
+	require.NoError(t, os.Rename(key, elsewhere))
+	require.NoError(t, os.Symlink(elsewhere, key))
+	_, err = maasconfig.New(s.config).Backup(t.Context())
+	require.ErrorContains(t, err, "escapes")
+}
+
+// M5: regions whose regiond is stopped refuse nothing: they read the certificate at their next start.
+func TestM5AStoppedRegiondIsNoRefusal(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	before := s.enable(t, 5443)
+	for _, region := range s.Regions {
+		region.StopRegiond()
+	}
+	s.config.VerifyTimeout = 300 * time.Millisecond
+	d := deployment(s.issue(t, 0, time.Hour))
+	d.Previous = before
+	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), d)
+	require.NoError(t, err)
+	require.False(t, outcome.RolledBack)
+	for _, e := range outcome.Endpoints {
+		require.Equal(t, maasconfig.Unknown, e.State)
+		require.Equal(t, maasconfig.StoppedAnswer, e.Answer())
+		require.Contains(t, e.String(), "regiond is stopped there")
+	}
+	for _, region := range s.Regions {
+		require.NoError(t, region.Restart())
+	}
+	require.True(t, maasconfig.Serving(maasconfig.Judged(maasconfig.New(s.config), maasconfig.New(s.config).Probe(t.Context()), d.Bundle)))
+}
+
+// M11: when nothing changes anywhere it is not this certificate, and that is said.
+func TestM11RegionsThatAreAllDeafAreNamed(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.enable(t, 5443)
+	for _, region := range s.Regions {
+		region.Break(maastest.Fault{Deaf: true})
+	}
+	s.config.VerifyTimeout = 300 * time.Millisecond
+	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.ErrorContains(t, err, "no region changed anything")
+	require.Contains(t, hint.Of(err), "Unhandled error in Deferred")
+	require.Equal(t, maasconfig.Told, outcome.Telling)
+}
+
+// M2: what MAAS did not take is not said to be told, and what nobody knows is not said to be known.
+func TestM2OnlyWhatMAASTookIsTold(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.enable(t, 5443)
+	s.Reach(false)
+	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.ErrorContains(t, err, "MAAS was not told: config-tls: connection to server")
+	require.Equal(t, maasconfig.NotTold, outcome.Telling)
+	require.Nil(t, outcome.Endpoints)
+	s.Reach(true)
+	s.Hang(true)
+	s.config.Timeout = 200 * time.Millisecond
+	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.ErrorContains(t, err, "timed out")
+	require.Equal(t, maasconfig.Unsure, outcome.Telling)
+}
+
+// M4: a region that takes its time is waited for, and not told again meanwhile.
+func TestM4ASlowRegionIsNotToldTwice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.enable(t, 5443)
+	s.Regions[1].Break(maastest.Fault{Slow: 2 * time.Second})
+	s.config.VerifyTimeout = 20 * time.Second
+	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.NoError(t, err)
+	require.True(t, maasconfig.Serving(outcome.Endpoints))
+	require.Equal(t, 1, outcome.Calls)
+}
+
+// A secret that was stored while nobody was notified is brought to the regions by the next call, and a proxy that was
+// stopped is started by it.
+func TestWhatWasStoredInSilenceIsTold(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{})
+	s.enable(t, 5443)
+	s.Mute(true)
+	s.config.VerifyTimeout = 200 * time.Millisecond
+	d := deployment(s.issue(t, 0, time.Hour))
+	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), d)
+	require.Error(t, err)
+	require.False(t, maasconfig.Serving(outcome.Endpoints))
+	s.Mute(false)
+	s.Regions[2].StopProxy()
+	s.config.VerifyTimeout = 10 * time.Second
+	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), d)
+	require.NoError(t, err)
+	require.True(t, maasconfig.Serving(outcome.Endpoints))
+}
+
+// S12: the stage of a killed run is wiped also while no MAAS is found here.
+func TestS12AStageIsWipedWithoutAnInstallation(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	s.missing = errors.New("not here")
+	dead := filepath.Join(s.installation.StageDir, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+	require.NoError(t, os.MkdirAll(dead, 0o700))
+	require.NoError(t, maasconfig.New(s.config).Tidy(t.Context()))
+	require.NoDirExists(t, dead)
+	require.Equal(t, []string{"/var/snap/maas/common/maascert", "/state/stage"}, maasconfig.Stages(maasconfig.InstallationConfig{StateDir: "/state"}))
 }
 
 func TestReadyDoesNotNeedEveryRegion(t *testing.T) {
@@ -436,7 +627,7 @@ func TestARegionThatCannotBeAskedIsNoReasonToGoBack(t *testing.T) {
 
 	d.Previous = s.issue(t, 2*time.Hour, time.Hour)
 	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), d)
-	require.NoError(t, err)
+	require.ErrorContains(t, err, "no region changed anything")
 	require.False(t, outcome.RolledBack, "never to an expired pair")
 }
 
@@ -483,17 +674,13 @@ func TestAProxysRedirectDoesNotMoveMAASsPort(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, maastest.Options{Regions: 1})
 	s.enable(t, 5443)
-	hosts, err := loopback.Hosts(1, 5240)
-	require.NoError(t, err)
-	listener, err := net.Listen("tcp", net.JoinHostPort(hosts[0].String(), "5240"))
-	require.NoError(t, err)
-	proxy := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, "https://"+hosts[0].String()+r.URL.Path, http.StatusMovedPermanently)
-	})}
-	go proxy.Serve(listener)
-	t.Cleanup(func() { proxy.Close() })
-	s.config.Endpoints = []string{hosts[0].String()}
-	require.ErrorContains(t, maasconfig.New(s.config).Ready(t.Context(), want), "the regions disagree on TLS")
+	s.config.Endpoints = []string{forged(t, "https://HOST/MAAS/")}
+	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want))
+	s.config.VerifyTimeout = 100 * time.Millisecond
+	// What the proxy serves is not asked here.
+	_, _ = maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.Len(t, s.Calls(), 2)
+	require.Equal(t, 5443, s.Stored().Port)
 }
 
 // Once ours was served, a certificate that nobody trusts cannot stop renewals by the names it claims.

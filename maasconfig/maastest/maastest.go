@@ -62,6 +62,7 @@ type Database struct {
 	secret  *Secret
 	calls   [][]string // what the maas command was called with
 	faults  facts
+	mute    bool // nobody is notified
 	changed func()
 }
 
@@ -112,8 +113,9 @@ func Start(options Options) (*Deployment, error) {
 	for i, host := range hosts {
 		r := &Region{
 			Address: host, HTTPDir: filepath.Join(options.Dir, fmt.Sprintf("region%d", i+1), "http"),
-			deployment: d, notify: make(chan struct{}, 1), proxy: &goProxy{address: host},
+			deployment: d, notify: make(chan struct{}, 1),
 		}
+		r.proxy = &goProxy{address: host, region: r}
 		if options.Nginx != "" {
 			r.proxy = &nginxProxy{program: options.Nginx, region: r}
 		}
@@ -172,8 +174,19 @@ func (d *Database) Set(secret *Secret) {
 		own := *secret
 		d.secret = &own
 	}
+	mute := d.mute
 	d.mu.Unlock()
-	d.changed()
+	if !mute {
+		d.changed()
+	}
+}
+
+// Mute has config-tls store what it is given and notify nobody, as when it is killed in between: that is not one
+// transaction (MAAS fact 1.5).
+func (d *Database) Mute(on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mute = on
 }
 
 // Calls are the argument lists of all runs of the maas command.

@@ -84,13 +84,14 @@ func (p *nginxProxy) stop() {
 		// It may have ended by itself.
 		_ = p.process.Process.Signal(syscall.SIGTERM)
 		_ = p.process.Wait()
+		p.process = nil
 	}
 	p.plain.stop()
 }
 
 // reloadPlain serves only port 5240.
 func (p *goProxy) reloadPlain(r *Region, c configuration) error {
-	p.address = r.Address
+	p.address, p.region = r.Address, r
 	p.mu.Lock()
 	p.current = c
 	p.mu.Unlock()

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/tls"
-
 	"encoding/json"
-
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,12 +41,13 @@ type Region struct {
 	proxy      proxy
 	notify     chan struct{}
 
-	mu     sync.Mutex
-	fault  Fault
-	deaf   bool // since the proxy refused a configuration, from 3.5 on
-	heard  int  // notifications, also those that were ignored
-	cancel context.CancelFunc
-	done   chan struct{}
+	mu      sync.Mutex
+	stopped bool // regiond does not run
+	fault   Fault
+	deaf    bool // since the proxy refused a configuration, from 3.5 on
+	heard   int  // notifications, also those that were ignored
+	cancel  context.CancelFunc
+	done    chan struct{}
 }
 
 // proxy is what serves on a region's ports.
@@ -69,7 +69,7 @@ func (c configuration) hasTLS() bool { return c.secret != nil && c.secret.Port !
 func (r *Region) start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.mu.Lock()
-	r.cancel, r.done, r.deaf = cancel, make(chan struct{}), false
+	r.cancel, r.done, r.deaf, r.stopped = cancel, make(chan struct{}), false, false
 	done := r.done
 	r.mu.Unlock()
 	// A region that was restarted reads the secret whatever it missed before.
@@ -101,6 +101,26 @@ func (r *Region) Restart() error {
 	cancel()
 	<-done
 	return r.start()
+}
+
+// StopRegiond stops regiond, and leaves its proxy, which serves on what it had and answers 502 for what is behind it (MAAS
+// fact 2.4). Restart starts it again.
+func (r *Region) StopRegiond() {
+	r.mu.Lock()
+	r.stopped = true
+	cancel, done := r.cancel, r.done
+	r.mu.Unlock()
+	cancel()
+	<-done
+}
+
+// StopProxy stops the region's nginx. regiond starts it when it hears the next notification.
+func (r *Region) StopProxy() { r.proxy.stop() }
+
+func (r *Region) isStopped() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stopped
 }
 
 // Break gives the region a fault; the zero Fault mends what is not remembered by regiond itself.
@@ -208,6 +228,7 @@ func hsts(version maasconfig.Version) int {
 // goProxy serves a region's ports from within the process, with nginx's manners where they matter.
 type goProxy struct {
 	address netip.Addr
+	region  *Region
 
 	mu      sync.Mutex
 	current configuration
@@ -350,6 +371,10 @@ func (p *goProxy) configuration() configuration {
 }
 
 func (p *goProxy) home(w http.ResponseWriter, _ *http.Request) {
+	if p.region.isStopped() {
+		badGateway(w)
+		return
+	}
 	w.Header().Set("Strict-Transport-Security", fmt.Sprintf("max-age=%d; includeSubdomains", hsts(p.configuration().version)))
 	// A client that hung up does not read the answer.
 	_, _ = io.WriteString(w, "MAAS")
@@ -362,28 +387,52 @@ var stayPlain = []string{
 
 // answerPlain is what port 5240 answers (MAAS fact 2.6).
 func (p *goProxy) answerPlain(w http.ResponseWriter, r *http.Request) {
-	answerPlain(p.configuration(), w, r)
+	p.region.answerPlain(p.configuration(), w, r)
 }
 
-func answerPlain(c configuration, w http.ResponseWriter, r *http.Request) {
-	for _, path := range stayPlain {
-		if strings.HasPrefix(r.URL.Path, path) {
-			_, _ = io.WriteString(w, "{}")
-			return
+// badGateway is what nginx answers while regiond is stopped.
+func badGateway(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/html")
+	w.WriteHeader(http.StatusBadGateway)
+	_, _ = io.WriteString(w, "<html><head><title>502 Bad Gateway</title></head></html>")
+}
+
+// eventLoops is what GET /MAAS/rpc/ answers: the regions whose regiond runs.
+func (d *Deployment) eventLoops() map[string]any {
+	loops := map[string]any{}
+	for i, r := range d.Regions {
+		if !r.isStopped() {
+			loops[fmt.Sprintf("region%d:pid=%d", i+1, 1000+i)] = [][]any{{r.Address.String(), 5250}}
 		}
 	}
-	host, _, err := net.SplitHostPort(r.Host)
+	return map[string]any{"eventloops": loops}
+}
+
+func (r *Region) answerPlain(c configuration, w http.ResponseWriter, req *http.Request) {
+	isPlain := slices.ContainsFunc(stayPlain, func(path string) bool { return strings.HasPrefix(req.URL.Path, path) })
+	redirects := c.hasTLS() && !isPlain && strings.HasPrefix(req.URL.Path, "/MAAS")
+	if r.isStopped() && !redirects {
+		badGateway(w)
+		return
+	}
+	if isPlain {
+		w.Header().Set("Content-Type", "application/json")
+		// Maps of text and numbers always marshal.
+		_ = json.NewEncoder(w).Encode(r.deployment.eventLoops())
+		return
+	}
+	host, _, err := net.SplitHostPort(req.Host)
 	if err != nil {
-		host = r.Host
+		host = req.Host
 	}
 	switch {
-	case c.hasTLS() && strings.HasPrefix(r.URL.Path, "/MAAS"):
-		http.Redirect(w, r, fmt.Sprintf("https://%s%s", net.JoinHostPort(host, strconv.Itoa(c.secret.Port)), r.URL.RequestURI()), http.StatusMovedPermanently)
-	case r.URL.Path == "/MAAS/api/2.0/version/":
+	case redirects:
+		http.Redirect(w, req, fmt.Sprintf("https://%s%s", net.JoinHostPort(host, strconv.Itoa(c.secret.Port)), req.URL.RequestURI()), http.StatusMovedPermanently)
+	case req.URL.Path == "/MAAS/api/2.0/version/":
 		w.Header().Set("Content-Type", "application/json")
 		// A struct of strings always marshals.
 		_ = json.NewEncoder(w).Encode(map[string]any{"version": c.version.String(), "subversion": "", "capabilities": []string{}})
 	default:
-		http.NotFound(w, r)
+		http.NotFound(w, req)
 	}
 }
