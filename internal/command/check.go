@@ -262,7 +262,7 @@ func accountWords(account certstore.Account, directory string) string {
 func checkServed(p *parts, view lifecycle.View, t lifecycle.TargetState) []checkItem {
 	var items []checkItem
 	var good []string
-	ours := view.State.Record.Deployments[t.Name].Verified != 0
+	ours := view.State.Current != nil && view.State.Record.Deployments[t.Name].Verified != 0
 	for _, e := range t.Endpoints {
 		one := checkItem{Code: "endpoints", State: checkFail, Summary: line(e.String()), Evidence: line(e.Answer())}
 		switch {

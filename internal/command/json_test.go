@@ -22,6 +22,9 @@ func neutral(s *site, text string) string {
 	for pattern, stand := range map[string]string{
 		`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`:         "2026-11-22T10:00:00Z",
 		`sha256:[0-9a-f]{64}`:                     "sha256:…",
+		`"machine_id": "[0-9a-f]*"`:               `"machine_id": "…"`,
+		`"version": "[^"]+"`:                      `"version": "…"`,
+		`"clock_skew_ms": -?\d+`:                  `"clock_skew_ms": 0`,
 		`"serial": "[0-9a-f]+"`:                   `"serial": "…"`,
 		`Pebble Intermediate CA [0-9a-f]+`:        "Pebble Intermediate CA",
 		`"duration_ms": \d+`:                      `"duration_ms": 1`,

@@ -89,11 +89,19 @@ func (a *app) renew(c *cli.Context) error {
 		a.printUnattended(c.Context, p, results)
 	}
 	a.complainAll(results)
-	a.warnAll(untold)
+	a.warnUntold(results, untold)
 	return exitOf(results)
 }
 
-// warnAll writes what went wrong beside a pass and does not change its outcome.
+// warnUntold writes what of a pass could not be written down, unless the pass failed: then it is most likely for the same
+// reason, and that has been said.
+func (a *app) warnUntold(results []lifecycle.Result, untold []error) {
+	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return r.Err != nil }) {
+		a.warnAll(untold)
+	}
+}
+
+// warnAll writes what is not as it should be and does not change an outcome.
 func (a *app) warnAll(warnings []error) {
 	for _, warning := range warnings {
 		fmt.Fprintf(a.stderr, "maascert: warning: %s\n", oneLine(warning))

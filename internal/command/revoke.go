@@ -77,6 +77,6 @@ func (a *app) revoke(c *cli.Context) error {
 		a.printResult(r)
 	}
 	a.complainAll(results)
-	a.warnAll(untold)
+	a.warnUntold(results, untold)
 	return exitOf(results)
 }
