@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"slices"
@@ -512,4 +513,82 @@ func (h *hanging) Put(ctx context.Context, _ acme.TXT) error {
 func (*hanging) Remove(ctx context.Context, _ acme.TXT) error {
 	<-ctx.Done()
 	return context.Cause(ctx)
+}
+
+// S7, S9: where a CNAME leads is no place for a record when it is a whole zone, or no name at all.
+func TestS7ACNAMELeadsOnlyWhereARecordMayStand(t *testing.T) {
+	t.Parallel()
+	for target, want := range map[string]string{
+		"victim.":                "which is a whole zone",
+		"-rf.example.":           "a name that is none for a record",
+		`a\;b.example.`:          "a name that is none for a record",
+		`$\(reboot\).example.`:   "a name that is none for a record",
+		`tab\009.example.`:       "a name that is none for a record",
+		"_acme.other.example.":   "",
+		"x-1.auth_2.example.":    "",
+		"_acme-challenge.a.org.": "",
+	} {
+		t.Run(target, func(t *testing.T) {
+			t.Parallel()
+			ca := acmetest.New(t, acmetest.Options{})
+			ca.DNS.Alias("_acme-challenge.a.example.", target)
+			z := &zone{dns: ca.DNS}
+			_, err := client(t, ca, withDNS(dns01(z))).Obtain(t.Context(), request("a.example"))
+			if want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, want)
+			require.Zero(t, z.puts, "nothing was changed")
+		})
+	}
+}
+
+// S8: a zone that names hundreds of servers with hundreds of addresses has a few of them asked, and a few at a time.
+func TestS8AZoneDoesNotChooseHowManySocketsAreOpened(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	for n := range 60 {
+		require.NoError(t, ca.DNS.Set(fmt.Sprintf("example. 1 IN NS ns%d.example.", n)))
+		for m := range 40 {
+			require.NoError(t, ca.DNS.Set(fmt.Sprintf("ns%d.example. 1 IN A 127.9.%d.%d", n, n, m+1)))
+		}
+	}
+	solver := dns01(&zone{dns: ca.DNS})
+	dial := solver.Dial
+	var mu sync.Mutex
+	asked, open, most := map[string]bool{}, 0, 0
+	solver.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		mu.Lock()
+		defer mu.Unlock()
+		if strings.HasPrefix(address, "127.9.") {
+			asked[address] = true
+		}
+		packets, isUDP := conn.(*net.UDPConn)
+		if err != nil || !isUDP {
+			return conn, err
+		}
+		open++
+		most = max(most, open)
+		return &counted{UDPConn: packets, closed: sync.OnceFunc(func() {
+			mu.Lock()
+			defer mu.Unlock()
+			open--
+		})}, nil
+	}
+	_, err := client(t, ca, withDNS(solver)).Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(asked), 16*8)
+	require.LessOrEqual(t, most, 50)
+}
+
+type counted struct {
+	*net.UDPConn
+	closed func()
+}
+
+func (c *counted) Close() error {
+	c.closed()
+	return c.UDPConn.Close()
 }

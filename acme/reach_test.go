@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -111,4 +112,30 @@ func TestCAA(t *testing.T) {
 			require.Equal(t, row.want == "", len(found) == 0, "%v", found)
 		})
 	}
+}
+
+// H2: a public name does not have us ask servers inside.
+func TestH2CheckAnswersDoesNotFollowARedirectInside(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	require.NoError(t, ca.DNS.Set("a.example. 1 IN A 203.0.113.7", "inside.example. 1 IN A 127.0.0.1"))
+	var asked atomic.Int32
+	outside := httptest.NewServer(http.RedirectHandler("http://inside.example/secret", http.StatusFound))
+	t.Cleanup(outside.Close)
+	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	t.Cleanup(inside.Close)
+	c := client(t, ca, reaches(ca), func(c *acme.Config) {
+		c.Solve = always(&acme.Webroot{Dir: t.TempDir(), FS: world.OS{}})
+		c.Reach = func(ctx context.Context, network, address string) (net.Conn, error) {
+			to := inside
+			if address == "203.0.113.7:80" {
+				to = outside
+			}
+			return new(net.Dialer).DialContext(ctx, network, to.Listener.Addr().String())
+		}
+	})
+	unseen, err := c.CheckAnswers(t.Context(), []string{"a.example"})
+	require.NoError(t, err)
+	require.Contains(t, unseen["a.example"], "a private address, which is not asked")
+	require.Zero(t, asked.Load())
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -227,4 +228,79 @@ func TestAnOrderThatFailedWhileItsRunWasKilledIsReplaced(t *testing.T) {
 	_, err = c.Obtain(t.Context(), asked)
 	require.NoError(t, err)
 	require.LessOrEqual(t, ca.Orders(), 2)
+}
+
+// S2: the owner of a webroot has nothing of ours made, changed or deleted outside it, whatever links he lays.
+func TestS2NoLinkLeadsOutOfAWebroot(t *testing.T) {
+	t.Parallel()
+	for name, lay := range map[string]func(t *testing.T, webroot, outside string){
+		"the challenge's folder": func(t *testing.T, webroot, outside string) {
+			require.NoError(t, os.Mkdir(filepath.Join(webroot, ".well-known"), 0o755))
+			require.NoError(t, os.Symlink(outside, filepath.Join(webroot, ".well-known", "acme-challenge")))
+		},
+		"the folder above": func(t *testing.T, webroot, outside string) {
+			require.NoError(t, os.Symlink(outside, filepath.Join(webroot, ".well-known")))
+		},
+		"a folder that is not there yet": func(t *testing.T, webroot, outside string) {
+			require.NoError(t, os.Symlink(filepath.Join(outside, "new"), filepath.Join(webroot, ".well-known")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ca := acmetest.New(t, acmetest.Options{})
+			webroot, outside := t.TempDir(), t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(outside, "secret"), []byte("x"), 0o600))
+			require.NoError(t, os.Chmod(outside, 0o700))
+			lay(t, webroot, outside)
+			c := client(t, ca, reaches(ca), func(c *acme.Config) { c.Solve = always(&acme.Webroot{Dir: webroot, FS: world.OS{}}) })
+			unseen, err := c.CheckAnswers(t.Context(), []string{"a.example"})
+			require.NoError(t, err)
+			require.NotEmpty(t, unseen["a.example"])
+			_, err = c.Obtain(t.Context(), request("a.example"))
+			require.Error(t, err)
+			entries, err := os.ReadDir(outside)
+			require.NoError(t, err)
+			require.Len(t, entries, 1)
+			info, err := os.Stat(outside)
+			require.NoError(t, err)
+			require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
+		})
+	}
+}
+
+// S2: a race for the folder that is being made is lost by whoever lays a link there.
+func TestS2ARaceForAFolderChangesNobodysMode(t *testing.T) {
+	t.Parallel()
+	webroot, outside := t.TempDir(), t.TempDir()
+	require.NoError(t, os.Chmod(outside, 0o700))
+	stop := make(chan struct{})
+	var racer sync.WaitGroup
+	racer.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				// One of the two is there at any time; which fails does not matter.
+				_ = os.Remove(filepath.Join(webroot, ".well-known"))
+				_ = os.Symlink(outside, filepath.Join(webroot, ".well-known"))
+				_ = os.RemoveAll(filepath.Join(webroot, ".well-known"))
+			}
+		}
+	})
+	for range 2000 {
+		root, err := world.OS{}.OpenRoot(webroot)
+		require.NoError(t, err)
+		// It fails or makes a folder of ours.
+		_ = root.MkdirAll(".well-known/acme-challenge", 0o755)
+		require.NoError(t, root.Close())
+	}
+	close(stop)
+	racer.Wait()
+	info, err := os.Stat(outside)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
+	entries, err := os.ReadDir(outside)
+	require.NoError(t, err)
+	require.Empty(t, entries)
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -29,7 +28,6 @@ import (
 	"github.com/go-acme/lego/v4/providers/dns/httpreq"
 	"github.com/go-acme/lego/v4/providers/dns/infoblox"
 	"github.com/go-acme/lego/v4/providers/dns/pdns"
-	"github.com/go-acme/lego/v4/providers/dns/rfc2136"
 	"github.com/go-acme/lego/v4/providers/dns/route53"
 	"github.com/miekg/dns"
 
@@ -307,31 +305,3 @@ func (quiet) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args
 func (quiet) Print(...any)                      {}
 func (quiet) Println(...any)                    {}
 func (quiet) Printf(string, ...any)             {}
-
-var rfc2136Prefixes = []string{"RFC2136_", "DNSUPDATE_"}
-
-// newRFC2136 builds the provider from a configuration: with no zones in the environment lego's own way takes the root
-// for the zone of every name.
-func newRFC2136() (*rfc2136.DNSProvider, error) {
-	config := rfc2136.NewDefaultConfig()
-	setting := func(name string) string {
-		for _, prefix := range rfc2136Prefixes {
-			if value := os.Getenv(prefix + name); value != "" {
-				return value
-			}
-		}
-		return ""
-	}
-	config.Nameserver = setting("NAMESERVER")
-	if zones := setting("ZONES"); zones != "" {
-		config.Zones = strings.Split(zones, ",")
-	}
-	config.TSIGFile, config.TSIGKey, config.TSIGSecret = setting("TSIG_FILE"), setting("TSIG_KEY"), setting("TSIG_SECRET")
-	if (config.TSIGKey == "") != (config.TSIGSecret == "") {
-		// lego would send updates that are not signed.
-		return nil, errors.New("rfc2136: RFC2136_TSIG_KEY, the key's name, and RFC2136_TSIG_SECRET belong together")
-	}
-	config.TSIGGSSRealm, config.TSIGGSSUsername = setting("TSIG_GSS_REALM"), setting("TSIG_GSS_USERNAME")
-	config.TSIGGSSPassword, config.TSIGGSSKeytabFile = setting("TSIG_GSS_PASSWORD"), setting("TSIG_GSS_KEYTAB_FILE")
-	return rfc2136.NewDNSProviderConfig(config)
-}

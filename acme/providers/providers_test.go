@@ -174,6 +174,20 @@ func TestRFC2136(t *testing.T) {
 	require.Empty(t, server.TXT())
 }
 
+// S7: a record is added beside others of its name, which are somebody else's.
+func TestS7RFC2136AddsAndRemovesNothingElse(t *testing.T) {
+	p, server := parts(t)
+	server.Put(txt.FQDN, "v=spf1 -all")
+	records, err := providers.Connect(t.Context(), "rfc2136", providers.Settings{
+		"RFC2136_NAMESERVER": server.Address, "RFC2136_TSIG_KEY": acmetest.KeyName, "RFC2136_TSIG_SECRET": acmetest.Key, "RFC2136_TSIG_ALGORITHM": "hmac-sha256.",
+	}, nil, p)
+	require.NoError(t, err)
+	require.NoError(t, records.Put(t.Context(), txt))
+	require.Len(t, server.TXT(), 2)
+	require.NoError(t, records.Remove(t.Context(), txt))
+	require.Equal(t, []string{txt.FQDN + " v=spf1 -all"}, server.TXT())
+}
+
 // stuck is a provider whose calls hang until they are let go.
 type stuck struct {
 	mu      sync.Mutex
