@@ -240,6 +240,10 @@ func region(ts *testscript.TestScript, neg bool, args []string) {
 		r.Break(maastest.Fault{Slow: time.Second})
 	case "well":
 		r.Break(maastest.Fault{})
+	case "stopped":
+		r.StopRegiond()
+	case "down":
+		r.StopProxy()
 	case "restart":
 		ts.Check(r.Restart())
 	default:
@@ -255,6 +259,11 @@ func maas(ts *testscript.TestScript, neg bool, args []string) {
 		d.Hang(!neg)
 	case "unreachable":
 		d.Reach(neg)
+	case "off": // somebody runs maas config-tls disable
+		d.Set(nil)
+		for d.Regions[0].Serves(5443) != nil || d.Regions[2].Serves(5443) != nil {
+			time.Sleep(time.Millisecond)
+		}
 	case "serves": // with a certificate that somebody else brought
 		authority, err := maastest.NewAuthority()
 		ts.Check(err)
@@ -291,6 +300,9 @@ func ca(ts *testscript.TestScript, neg bool, args []string) {
 		answer(http.StatusOK, "text/html", "<html>welcome</html>")
 	case "limits":
 		answer(http.StatusTooManyRequests, "application/problem+json", `{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many"}`, "Retry-After", "7200")
+	case "refuses":
+		answer(http.StatusForbidden, "application/problem+json", `{"type":"urn:ietf:params:acme:error:rejectedIdentifier","detail":"not here"}`)
+		args = []string{"refuses", acmetest.NewOrder}
 	case "cheats": // it answers with a certificate for other names and another key
 		authority, err := maastest.NewAuthority()
 		ts.Check(err)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -53,10 +54,11 @@ type memory struct {
 	mu      *sync.Mutex
 	locked  map[string]bool
 	broken  func(name string) bool // whether a read fails; nil: none does
+	refuse  func(name string) bool // whether a write fails; nil: none does
 }
 
 func newMemory(e *effects) *memory {
-	return &memory{certstore.NewOverlay(nil), e, new(sync.Mutex), map[string]bool{}, nil}
+	return &memory{certstore.NewOverlay(nil), e, new(sync.Mutex), map[string]bool{}, nil, nil}
 }
 
 func (m *memory) Read(ctx context.Context, name string) ([]byte, certstore.Revision, error) {
@@ -67,6 +69,9 @@ func (m *memory) Read(ctx context.Context, name string) ([]byte, certstore.Revis
 }
 
 func (m *memory) Write(ctx context.Context, name string, data []byte, prev certstore.Revision) (certstore.Revision, error) {
+	if m.refuse != nil && m.refuse(name) {
+		return "", errors.New("no space left on device")
+	}
 	if err := m.effects.happen("write " + name); err != nil {
 		return "", err
 	}
@@ -630,4 +635,63 @@ type gloomy struct{ *ca }
 func (gloomy) Window(context.Context, *x509.Certificate) (acme.Window, error) {
 	now := time.Now()
 	return acme.Window{Start: now.Add(-2 * time.Hour), End: now.Add(-time.Hour), AskAgain: now.Add(time.Minute)}, nil
+}
+
+// R9: a certificate that finds no room costs one order, is fetched again when there is room, and nobody speaks of kills.
+func TestR9ACertificateThatFindsNoRoomIsFetchedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+		full := true
+		store.refuse = func(name string) bool { return full && strings.HasPrefix(name, "versions/") }
+		eng := engine(e, store, issuer, target)
+		for range 5 {
+			r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+			require.Error(t, r.Err)
+			require.NotContains(t, r.Err.Error(), "killed")
+			time.Sleep(25 * time.Hour)
+		}
+		full = false
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+		require.Len(t, issuer.made, 1)
+	})
+}
+
+// R11: a certificate that ends before the good one in use does not take its place because of time, unless forced.
+func TestR11ACertificateThatEndsEarlierIsNotTaken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+		eng := engine(e, store, issuer, target)
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+		time.Sleep(61 * day)
+		issuer.lifetime = 10 * day
+		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.ErrorContains(t, r.Err, "before the one in use")
+		require.Equal(t, 1, r.After.Version())
+		made := len(issuer.made)
+		r = eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.True(t, r.NotNow, "nor is it ordered again at once")
+		require.Len(t, issuer.made, made)
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err)
+	})
+}
+
+// A6: what a person tries does not lengthen the daemon's ladder.
+func TestA6TriesByHandDoNotLengthenTheLadder(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+	eng := engine(e, store, issuer, target)
+	issuer.fail = &acme.Error{Op: "newOrder", Detail: "no", Status: 403}
+	for range 5 {
+		r := eng.Pass(t.Context(), lifecycle.Options{Force: true, ByHand: true})[0]
+		require.Equal(t, 1, r.After.State.Record.Failures)
+		require.Less(t, time.Until(r.After.Plan.Wait), 2*time.Minute)
+	}
+	eng.Certificates[0].Means = "mended"
+	issuer.fail = nil
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{ByHand: true})[0].Err)
 }

@@ -1,0 +1,243 @@
+package command
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme/acmetest"
+	"maascert/internal/world"
+)
+
+// R5: whoever reads the daemon's log may go away; the daemon stays.
+func TestR5TheDaemonOutlivesTheReaderOfItsLog(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	cmd := program(t.Context(), t, s, "run")
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	cmd.Stderr = write
+	require.NoError(t, cmd.Start())
+	require.NoError(t, write.Close())
+	require.NoError(t, read.Close())
+	// Each reload makes it write to a pipe that nobody reads.
+	for n := range 5 {
+		require.Eventually(t, func() bool { return exists(filepath.Join(s.dir, "state", "public", "status.json")) }, 20*time.Second, 5*time.Millisecond)
+		require.NoError(t, os.Remove(filepath.Join(s.dir, "state", "public", "status.json")), n)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
+	}
+	require.Eventually(t, func() bool { return exists(filepath.Join(s.dir, "state", "public", "status.json")) }, 20*time.Second, 5*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode())
+}
+
+// R10: a hang-up, as of an ssh that is dropped, ends a one-shot command as SIGTERM does: no key is left in the stage.
+func TestR10AHangUpLeavesNothingInTheStage(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	s.maas.Hang(true)
+	cmd := program(t.Context(), t, s, "renew", "--enable-tls")
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return len(s.maas.Calls()) > 0 }, 20*time.Second, time.Millisecond)
+	begun := time.Now()
+	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode())
+	require.Less(t, time.Since(begun), time.Second)
+	require.False(t, exists(filepath.Join(s.dir, "stage", "*")))
+}
+
+// R12: whoever stopped while he held the store's moment keeps nobody from ending at once.
+func TestR12AStoppedWriterDoesNotHoldUpAnEnd(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	require.NoError(t, program(t.Context(), t, s, "renew", "--enable-tls").Run())
+	s.maas.Hang(true)
+	cmd := program(t.Context(), t, s, "renew", "--force")
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return len(s.maas.Calls()) > 1 }, 20*time.Second, time.Millisecond)
+	unlock, err := world.OS{}.TryLock(filepath.Join(s.dir, "state", "store", "lock", ".writers"))
+	require.NoError(t, err)
+	begun := time.Now()
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode())
+	require.Less(t, time.Since(begun), 1500*time.Millisecond)
+	require.NoError(t, unlock())
+}
+
+// R12: three runs that were killed hold an order back, but not one that a person forces.
+func TestR12ForceWorksAfterThreeKills(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	for range 3 {
+		cmd := program(t.Context(), t, s, "renew", "--enable-tls")
+		reached := make(chan struct{}, 100)
+		s.ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if strings.Contains(r.URL.Path, acmetest.NewOrder) {
+				reached <- struct{}{}
+				<-r.Context().Done()
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+		require.NoError(t, cmd.Start())
+		<-reached
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+	}
+	s.ca.Intercept(nil)
+	code, _, stderr := inSite(t, s, world.OS{}, "renew", "--force", "--enable-tls")
+	require.Zero(t, code, stderr)
+}
+
+// R12: an account that is damaged is seen by status long before it is needed, and moving it away heals it.
+func TestR12ADamagedAccountIsSeen(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls")
+	require.Zero(t, code, stderr)
+	path := filepath.Join(s.dir, "state", "store", "account")
+	for _, text := range []string{"", "{", `{"v":1,"key":"no key"}`, `{"v":99}`} {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		code, stdout, _ := inSite(t, s, world.OS{}, "status")
+		require.Equal(t, exitAttention, code, text)
+		require.Contains(t, stdout, "maas: failed")
+		require.Contains(t, stdout, "the ACME account cannot be used")
+		code, _, stderr = inSite(t, s, world.OS{}, "renew")
+		require.Equal(t, exitAttention, code, text)
+		require.Contains(t, stderr, "the ACME account cannot be used")
+	}
+	require.NoError(t, os.Remove(path))
+	code, _, stderr = inSite(t, s, world.OS{}, "renew", "--force")
+	require.Zero(t, code, stderr)
+	checkConverged(t, s, 2)
+}
+
+// R7: a rollover that was cut off is told by status, and stops no renewal.
+func TestR7ARolloverThatWasCutOffIsToldAndStopsNothing(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls")
+	require.Zero(t, code, stderr)
+	s.ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		next.ServeHTTP(w, r)
+		if strings.Contains(r.URL.Path, "rollover-account-key") {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	cmd := program(t.Context(), t, s, "account", "rollover")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return s.ca.Count("rollover-account-key") > 0 }, 20*time.Second, time.Millisecond)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	s.ca.Intercept(nil)
+	code, stdout, _ := inSite(t, s, world.OS{}, "status")
+	require.Zero(t, code, stdout)
+	require.Contains(t, stdout, "account's key is being replaced", out.String())
+	code, _, stderr = inSite(t, s, world.OS{}, "renew", "--force")
+	require.Zero(t, code, stderr)
+	code, _, stderr = inSite(t, s, world.OS{}, "renew", "--dry-run")
+	require.Zero(t, code, stderr)
+	code, stdout, stderr = inSite(t, s, world.OS{}, "account", "rollover")
+	require.Zero(t, code, stdout+stderr)
+}
+
+// S13: a password in a URL is refused and not repeated, neither in an error nor anywhere else.
+func TestS13APasswordInAURLIsRefusedAndNotRepeated(t *testing.T) {
+	t.Parallel()
+	for _, change := range [][]string{
+		{"directory: https://", "directory: https://user:hunter2@"},
+		{"  accept_terms: true", "  dry_run: {directory: \"https://user:hunter2@ca.example/\"}"},
+		{"challenge: {type: http-01, listen: ", "challenge: {type: dns-01, dns: {provider: httpreq, settings: {HTTPREQ_ENDPOINT: \"https://user:hunter2@dns.example/\"}}}\n  email: "},
+	} {
+		s := startSite(t)
+		text := strings.Replace(s.config(), change[0], change[1], 1)
+		text = strings.ReplaceAll(text, "\"}\ncertificates", "\"\ncertificates")
+		require.Contains(t, text, "hunter2")
+		require.NoError(t, os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o640))
+		code, stdout, stderr := inSite(t, s, world.OS{}, "renew")
+		require.Equal(t, exitUsage, code, stdout+stderr)
+		require.NotContains(t, stdout+stderr, "hunter2")
+	}
+}
+
+// H1: the daemon takes no orders from a file that others may write, and a person is told of one.
+func TestH1TheDaemonTakesNothingThatOthersMayReplace(t *testing.T) {
+	t.Parallel()
+	for name, open := range map[string]func(t *testing.T, s *site){
+		"the configuration": func(t *testing.T, s *site) {
+			require.NoError(t, os.Chmod(filepath.Join(s.dir, "maascert.yaml"), 0o666))
+		},
+		"the configuration's folder": func(t *testing.T, s *site) { require.NoError(t, os.Chmod(s.dir, 0o777)) },
+		"the store's folder": func(t *testing.T, s *site) {
+			require.NoError(t, os.MkdirAll(filepath.Join(s.dir, "state"), 0o711))
+			require.NoError(t, os.Chmod(filepath.Join(s.dir, "state"), 0o777))
+		},
+		"the maas command": func(t *testing.T, s *site) { require.NoError(t, os.Chmod(s.maas.Command, 0o777)) },
+		"a root certificate": func(t *testing.T, s *site) {
+			require.NoError(t, os.Chmod(filepath.Join(s.dir, "directory_root.pem"), 0o666))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startSite(t)
+			open(t, s)
+			out, err := program(t.Context(), t, s, "run").CombinedOutput()
+			var exit *exec.ExitError
+			require.ErrorAs(t, err, &exit)
+			require.Equal(t, exitUsage, exit.ExitCode(), string(out))
+			require.Contains(t, string(out), "is not safe: everybody may write")
+			code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls")
+			require.Zero(t, code, "by hand it works: "+stderr)
+		})
+	}
+}
+
+// A2: after each pass public/status.json tells everybody on this host how it ended, and no more than that.
+func TestA2ThePublicStatus(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls")
+	require.Zero(t, code, stderr)
+	path := filepath.Join(s.dir, "state", "public", "status.json")
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o644), info.Mode().Perm())
+	read := func() publicStatusJSON {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var doc publicStatusJSON
+		require.NoError(t, json.Unmarshal(text, &doc))
+		return doc
+	}
+	doc := read()
+	require.Nil(t, doc.NextPass, "nobody knows when the next pass is")
+	require.Equal(t, "ok", doc.Certificates[0].State)
+	require.FileExists(t, doc.Certificates[0].Roots)
+	require.Len(t, doc.Certificates[0].Targets[0].Endpoints, 3)
+
+	s.maas.Regions[1].StopProxy()
+	s.maas.Reach(false)
+	code, _, _ = inSite(t, s, world.OS{}, "renew", "--force")
+	require.Equal(t, exitAttention, code)
+	doc = read()
+	require.Equal(t, "deploy", doc.Certificates[0].LastFailure.Stage)
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NotContains(t, string(text), "Connection refused")
+	require.NotContains(t, string(text), "connection refused")
+	require.NotContains(t, string(text), "PRIVATE KEY")
+}
