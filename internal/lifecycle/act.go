@@ -248,13 +248,16 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 			}
 		},
 		Spend: func() error {
-			spent++
-			p.seen[name] = nil
-			return p.update(ctx, func(r *certstore.Record) {
+			err := p.update(ctx, func(r *certstore.Record) {
 				d := before
-				d.Calls, d.Told = before.Calls+spent, p.Now().UTC()
-				p.setDeployment(r, name, countToday(d, before, spent))
+				d.Calls, d.Told = before.Calls+spent+1, p.Now().UTC()
+				p.setDeployment(r, name, countToday(d, before, spent+1))
 			})
+			if err == nil {
+				spent++
+				p.seen[name] = nil
+			}
+			return err
 		},
 	})
 	p.result.Changed = p.result.Changed || spent > 0
