@@ -474,20 +474,25 @@ func TestALaggardIsToldTwiceAndHealsWithoutAnOrder(t *testing.T) {
 
 func TestADeploymentThatFailedIsTriedAgainWithoutAnOrder(t *testing.T) {
 	t.Parallel()
-	e := new(effects)
-	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
-	target.tell = errors.New("config-tls: connection to server failed")
-	eng := engine(e, store, issuer, target)
-	for range 5 {
-		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.Equal(t, lifecycle.StageDeploy, r.Stage)
-		require.Equal(t, lifecycle.StateWaiting, r.After.Summary)
-		require.False(t, r.After.Plan.Next.IsZero())
-	}
-	target.tell = nil
-	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
-	require.Len(t, issuer.made, 1)
-	require.Equal(t, 1, target.calls)
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
+		target.tell = errors.New("config-tls: connection to server failed")
+		eng := engine(e, store, issuer, target)
+		for range 5 {
+			r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+			require.Equal(t, lifecycle.StageDeploy, r.Stage)
+			require.Equal(t, lifecycle.StateWaiting, r.After.Summary)
+			require.False(t, r.After.Plan.Next.IsZero())
+			r = eng.Pass(t.Context(), lifecycle.Options{})[0]
+			require.Equal(t, lifecycle.StageVerify, r.Stage, "not at once")
+			time.Sleep(time.Minute)
+		}
+		target.tell = nil
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+		require.Len(t, issuer.made, 1)
+		require.Equal(t, 1, target.calls)
+	})
 }
 
 func TestAGuardStopsAPassBeforeItOrders(t *testing.T) {

@@ -239,10 +239,10 @@ func (s State) calls(t TargetState) (left int, again time.Time) {
 		return s.comesAgain(d.Told, earlier(d.Day.Add(day), s.halfway(t, d)))
 	case d.RolledBack >= maxRollbacks:
 	case d.Calls < maxCalls:
-		if left, again = s.comesAgain(d.Told, d.Told); d.Since.IsZero() || left > 0 {
+		if left, _ := s.comesAgain(d.Told, d.Told); d.Since.IsZero() || left > 0 {
 			return maxCalls - d.Calls, time.Time{}
 		}
-		return 0, again // a call that MAAS did not take is repeated, but not at once
+		return 0, time.Time{} // a call that MAAS did not take is repeated at the next look, but not at once
 	}
 	if d.RolledBack < maxRollbacks && d.Laggards == nil { // the run was killed before anybody looked
 		return s.comesAgain(d.Told, d.Told)
