@@ -1,5 +1,6 @@
 # The commands a contributor needs; the README says more. Everything that is installed goes below .tools.
 
+SHELL := /bin/bash -o pipefail
 TOOLS := $(CURDIR)/.tools
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 STEP_CA := github.com/smallstep/certificates/cmd/step-ca@v0.30.2
@@ -7,7 +8,7 @@ STEP := github.com/smallstep/cli/cmd/step@v0.30.2
 PEBBLE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 CADDY := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
 
-.PHONY: build test demo lint race e2e bench allproviders check clean
+.PHONY: build test demo lint race lives hostile e2e bench allproviders check clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
@@ -22,15 +23,23 @@ demo: build ## the main job, for real, on this machine's loopback
 lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
 	go vet ./...
-	go vet -tags e2e ./...
+	go vet -tags e2e,hostile ./...
 	$(TOOLS)/staticcheck ./...
-	$(TOOLS)/staticcheck -tags e2e ./...
+	$(TOOLS)/staticcheck -tags e2e,hostile ./...
 	go mod tidy -diff
 
 race: ## the tests once more, in random order and with the race detector, which needs a C compiler
 	go test -race -shuffle=on ./...
 
-e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies and name servers; needs root, nginx, haproxy, apache2, named and ip
+lives: ## two thousand lives of a deployment in fake time, and two hundred interrupted renewals; LIVES sets how many
+	LIFE_COUNT=$(LIVES) go test -count=1 -timeout 40m -run TestNoEndpointServesAnExpiredCertificate -v ./internal/lifecycle | grep -v '^=== '
+	INTERRUPTED_RUNS=200 go test -count=1 -timeout 20m -run TestM1AnInterruptedPassTellsNoLie ./internal/command
+LIVES ?= 2000
+
+hostile: ## a lying CA, forged regions, a hostile DNS and local users: what they cost, and that the real ones work afterwards
+	go test -count=1 -timeout 20m -tags hostile -run TestHostile ./internal/command
+
+e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies and name servers; needs root, nginx, haproxy, apache2, named, ip and systemd-analyze
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -v ./internal/e2e
 
 bench: build ## what an issuance takes, beside lego's library, certbot and whatever else is installed; BENCH takes flags
@@ -41,7 +50,7 @@ allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, wh
 	cd examples/allproviders && go mod tidy -diff && go vet ./... && go test ./...
 	cd examples/allproviders && CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(CURDIR)/bin/maascert-allproviders .
 
-check: lint race e2e allproviders ## what CI runs after the README's own commands
+check: lint race lives hostile e2e allproviders ## what CI runs after the README's own commands
 
 clean:
 	rm -rf bin .tools

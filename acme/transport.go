@@ -24,7 +24,7 @@ const (
 	// requestTime is how long one request to the CA may take.
 	requestTime = 30 * time.Second
 	// maxBody is how many bytes of an answer are read; the longest that a CA sends is a certificate chain.
-	maxBody = 1 << 20
+	maxBody = 256 << 10
 	// maxHeader is how many bytes the headers of an answer may have.
 	maxHeader = 64 << 10
 	// maxLinks is how many Link headers of an answer are looked at, each of which may name another chain.

@@ -424,7 +424,7 @@ func newLife(t *testing.T, rng *rand.Rand) *life {
 	// The first certificate comes while everything works, and after the last trouble everything works for long enough.
 	begun := time.Now().Round(0)
 	troubled := time.Duration(float64(l.lifetime) * (1 + rng.Float64()))
-	l.end = begun.Add(time.Minute + troubled + l.lifetime*5/4)
+	l.end = begun.Add(time.Minute + troubled)
 	for n := range 1 + rng.IntN(8) {
 		from := begun.Add(time.Minute + time.Duration(rng.Float64()*float64(troubled)))
 		one := trouble{kind: troubles[rng.IntN(len(troubles))], region: rng.IntN(len(l.regions)), from: from, to: from.Add(logUniform(rng, time.Second, l.longestTrouble()))}
@@ -455,7 +455,11 @@ func newLife(t *testing.T, rng *rand.Rand) *life {
 			}
 		}
 		l.broken = append(l.broken, span{one.from, settled})
+		if settled.After(l.end) {
+			l.end = settled
+		}
 	}
+	l.end = l.end.Add(l.lifetime * 5 / 4)
 	return l
 }
 
