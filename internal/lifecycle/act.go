@@ -241,7 +241,7 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	spent := 0
 	outcome, err := target.Deploy(ctx, maasconfig.Deployment{
 		Bundle: version.Bundle, Previous: previous, Earlier: want.Earlier, Ours: want.Ours, Port: want.Port, Accept: p.options.Accept,
-		Calls: left, Within: now.verifyTime(TargetState{Name: name, Endpoints: seen}),
+		Calls: left, Within: now.verifyTime(),
 		Waiting: func(words string) {
 			if p.Progress != nil {
 				p.Progress(p.cert.Name, words)

@@ -26,9 +26,9 @@ type Daemon struct {
 
 // course is how it went with one certificate.
 type course struct {
-	failing int       // passes in a row that failed for a reason that no plan names a time for
-	hurried int       // passes in a row after which there was work at once
-	ends    time.Time // when the served certificate ends, as it was seen last; zero: never
+	failing int         // passes in a row that failed for a reason that no plan names a time for
+	hurried int         // passes in a row after which there was work at once
+	ends    []time.Time // when the served certificates end, as they were seen last; none: never
 }
 
 const usualNap = 5 * time.Second
@@ -72,7 +72,7 @@ func (d *Daemon) next(results []Result, now time.Time) time.Time {
 
 // again is when a certificate wants another look that its plan names no time for.
 func (c *course) again(r Result, now time.Time) time.Time {
-	if ends := earlier(r.After.State.ends(), r.After.State.currentEnd()); !ends.IsZero() {
+	if ends := r.After.State.ends(); len(ends) > 0 {
 		c.ends = ends
 	}
 	plan := r.After.Plan
@@ -90,21 +90,25 @@ func (c *course) again(r Result, now time.Time) time.Time {
 		return now.Add(min(time.Second<<min(c.hurried-1, 10), time.Minute))
 	case r.Err != nil && !isWaiting:
 		c.failing++
-		return c.afterFailure(now, r.After.State.Now.IsZero())
+		return c.afterFailure(now, r.Stage == StageLook)
 	default:
 		return time.Time{}
 	}
 }
 
+// blindLook is how often to look while the store cannot be read and nothing was ever seen of a certificate: how much is left
+// of it nobody knows, and the look costs next to nothing.
+const blindLook = 20 * time.Second
+
 // afterFailure is when to look again after a guard, a lock or a disk failed: soon at first, then as often as what is left
-// of the certificate allows. Where there is none the schedule will do; where nobody could look whether there is, every hour.
+// of the certificate allows. Where there is none the schedule will do.
 func (c *course) afterFailure(now time.Time, blind bool) time.Time {
 	var latest time.Time
 	switch {
-	case !c.ends.IsZero():
-		latest = now.Add(lookPause(c.ends, now))
+	case len(c.ends) > 0:
+		latest = latestLook(c.ends, now)
 	case blind:
-		latest = now.Add(looks[len(looks)-1])
+		latest = now.Add(blindLook)
 	}
 	if c.failing > len(looks) {
 		return latest

@@ -156,15 +156,25 @@ func (e *Engine) look(ctx context.Context, cert Certificate, options Options) (V
 	state := State{
 		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand,
 	}
+	if err := e.recall(ctx, cert, &state); err != nil {
+		return e.blind(ctx, cert, state), err
+	}
+	e.ask(ctx, cert, &state)
+	plan := Decide(state)
+	return View{State: state, Plan: plan, Summary: Summary(cert.Name, state, plan), Warnings: warnings(state, cert.Roots)}, context.Cause(ctx)
+}
+
+// recall reads what is remembered.
+func (e *Engine) recall(ctx context.Context, cert Certificate, state *State) error {
 	var err error
 	if state.Record, _, err = certstore.LoadRecord(ctx, e.Store, cert.Name); err != nil {
-		return View{}, err
+		return err
 	}
 	if state.Known, err = certstore.Versions(ctx, e.Store, cert.Name); err != nil {
-		return View{}, err
+		return err
 	}
 	if state.Nodes, err = certstore.LoadNodes(ctx, e.Store, state.Now); err != nil {
-		return View{}, err
+		return err
 	}
 	state.lookAtAccount(ctx, e.Store)
 	if number := state.Record.Current; number != 0 {
@@ -174,15 +184,25 @@ func (e *Engine) look(ctx context.Context, cert Certificate, options Options) (V
 			state.Current = &version
 			state.Hidden = e.Public != nil && !e.Public.IsPublished(cert.Name, version.Bundle.FullChainPEM())
 		case errors.Is(err, context.Canceled), errors.Is(err, fs.ErrPermission):
-			return View{}, err
+			return err
 		default:
 			// A version that cannot be read is as good as none: another one is ordered.
 			e.Log.Warn("the current version is lost", "cert", cert.Name, "error", err)
 		}
 	}
-	e.ask(ctx, cert, &state)
-	plan := Decide(state)
-	return View{State: state, Plan: plan, Summary: Summary(cert.Name, state, plan), Warnings: warnings(state, cert.Roots)}, context.Cause(ctx)
+	return nil
+}
+
+// blind is what can be seen while the store cannot be read: what endpoints serve, whosesoever it is, and with it when to look
+// again at the latest.
+func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View {
+	seen := State{Now: state.Now, Node: state.Node, Wish: state.Wish}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	for _, target := range cert.Targets {
+		seen.Targets = append(seen.Targets, TargetState{Name: target.Name(), Endpoints: maasconfig.Judged(target, target.Probe(ctx), nil)})
+	}
+	return View{State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish}, Summary: StateFailed}
 }
 
 // lookAtAccount finds out whether the ACME account could be used, long before it is.

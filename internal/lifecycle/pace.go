@@ -74,59 +74,74 @@ func emergency(leaf *x509.Certificate) time.Time { return leaf.NotAfter.Add(-lif
 // isLate tells whether the version in use is in its last tenth, or has ended.
 func (s State) isLate() bool { return s.Current != nil && !emergency(s.leaf()).After(s.Now) }
 
-// ends is when the first certificate of ours ends that an endpoint serves, as far as that can be told: where no endpoint
-// of a target shows one, the version counts that was seen there last. Zero: none of ours is served anywhere.
-func (s State) ends() time.Time {
-	var first time.Time
+// ends are when the certificates of ours end that endpoints serve, as far as that can be told, and the version in use.
+func (s State) ends() []time.Time {
+	var all []time.Time
 	for _, t := range s.Targets {
-		first = earlier(first, s.endsAt(t))
+		all = append(all, s.endsAt(t)...)
 	}
-	return first
+	if s.Current != nil {
+		all = append(all, s.leaf().NotAfter)
+	}
+	return all
 }
 
-func (s State) endsAt(t TargetState) time.Time {
-	var first time.Time
+// endsAt are when the certificates of ours end that a target's endpoints serve. Where none shows one, the version counts
+// that was seen there last.
+func (s State) endsAt(t TargetState) []time.Time {
+	var all []time.Time
 	for _, e := range t.Endpoints {
 		if version, ours := s.Known[e.Fingerprint()]; ours {
-			first = earlier(first, version.NotAfter)
+			all = append(all, version.NotAfter)
 		}
-	}
-	if !first.IsZero() {
-		return first
 	}
 	for _, version := range s.Known {
-		if version.Number == s.Record.Deployments[t.Name].Verified {
-			return version.NotAfter
+		if len(all) == 0 && version.Number == s.Record.Deployments[t.Name].Verified {
+			return []time.Time{version.NotAfter}
 		}
 	}
-	return time.Time{}
+	return all
+}
+
+// soonest is the earliest of some moments that is yet to come; zero for none.
+func soonest(moments []time.Time, now time.Time) time.Time {
+	var first time.Time
+	for _, at := range moments {
+		if at.After(now) {
+			first = earlier(first, at)
+		}
+	}
+	return first
 }
 
 // latestLook is when to look again at the latest. A certificate of somebody else's may only bring a look forward.
 func (s State) latestLook() time.Time {
 	ends := s.ends()
-	if s.Current != nil {
-		ends = earlier(ends, s.leaf().NotAfter)
-	}
 	for _, t := range s.Targets {
 		for _, e := range t.Endpoints {
 			if len(e.Certs) > 0 && e.Certs[0].NotAfter.After(s.Now) {
-				ends = earlier(ends, e.Certs[0].NotAfter)
+				ends = append(ends, e.Certs[0].NotAfter)
 			}
 		}
 	}
-	if ends.IsZero() {
-		return time.Time{}
+	return latestLook(ends, s.Now)
+}
+
+// latestLook is when to look again at the latest when certificates are served that end at some moments; zero for none.
+func latestLook(ends []time.Time, now time.Time) time.Time {
+	var first time.Time
+	for _, at := range ends {
+		first = earlier(first, now.Add(lookPause(at, now)))
 	}
-	return s.Now.Add(lookPause(ends, s.Now))
+	return first
 }
 
 // verifyTime bounds how long a target is waited for after it was told: while a certificate is about to end there is no time
 // for patience, and with short lifetimes another endpoint's may end meanwhile.
-func (s State) verifyTime(t TargetState) time.Duration {
+func (s State) verifyTime() time.Duration {
 	most := max(lifetime(s.leaf())/20, soonestLook)
-	if left := earlier(s.endsAt(t), s.currentEnd()).Sub(s.Now); left > 0 {
-		most = min(most, max(left/4, soonestLook))
+	if next := soonest(s.ends(), s.Now); !next.IsZero() {
+		most = min(most, max(next.Sub(s.Now)/4, soonestLook))
 	}
 	return most
 }
@@ -134,21 +149,13 @@ func (s State) verifyTime(t TargetState) time.Duration {
 // orderTime bounds one order: a CA that hangs must not hang until the certificate has ended. Zero: no bound but the
 // client's own.
 func (s State) orderTime() time.Duration {
-	ends := earlier(s.ends(), s.currentEnd())
-	if ends.IsZero() {
+	if s.Current == nil {
 		return 0
 	}
-	if left := ends.Sub(s.Now); left > 0 {
-		return max(left/4, soonestLook)
+	if next := soonest(s.ends(), s.Now); !next.IsZero() {
+		return max(next.Sub(s.Now)/4, soonestLook)
 	}
 	return max(lifetime(s.leaf())/20, time.Minute)
-}
-
-func (s State) currentEnd() time.Time {
-	if s.Current == nil {
-		return time.Time{}
-	}
-	return s.leaf().NotAfter
 }
 
 // backOff is until when no order is made. The CA's own word always counts. Our ladder does not for a forced order, for
@@ -275,15 +282,15 @@ func (s State) comesAgain(told, at time.Time) (left int, again time.Time) {
 	return 1, time.Time{}
 }
 
-// halfway is when what is left of the served certificate has halved since the target was told last; once it has ended, when
-// as long has passed again as it had been over then.
+// halfway is when what is left of a certificate that the target serves has halved since it was told last; of one that has
+// ended, when as long has passed again as it had been over then.
 func (s State) halfway(t TargetState, d certstore.Deployment) time.Time {
-	ends := s.endsAt(t)
-	if ends.IsZero() {
-		return time.Time{}
+	var first time.Time
+	for _, ends := range s.endsAt(t) {
+		left := ends.Sub(d.Told)
+		first = earlier(first, d.Told.Add(max(left/2, -left)))
 	}
-	left := ends.Sub(d.Told)
-	return d.Told.Add(max(left/2, -left))
+	return first
 }
 
 // isNewTrouble tells whether an endpoint answers otherwise than when the target was told last.
