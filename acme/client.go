@@ -339,8 +339,17 @@ const maxClock = 24 * time.Hour
 
 // checkClock refuses to order while this host's clock, or the CA's, is off by more than a day: what is issued would be
 // refused, and the order lost.
-func (c *Client) checkClock() error {
-	skew, known := c.Skew()
+func (s *session) checkClock() error {
+	skew, known := s.Skew()
+	if known && skew.Abs() > maxClock { // one of the clocks may have been set since the CA answered last
+		s.mu.Lock()
+		s.directory = nil
+		s.mu.Unlock()
+		if _, err := get[lego.Directory](s, "directory", s.config.Directory); err != nil {
+			return err
+		}
+		skew, known = s.Skew()
+	}
 	if !known || skew.Abs() <= maxClock {
 		return nil
 	}

@@ -60,7 +60,7 @@ func (r *Responder) place(context.Context, string) (string, error) { return "", 
 
 // present has nothing to do but to see that somebody answers: any token is answered.
 func (r *Responder) present(ctx context.Context, p proof) error {
-	_, err := r.answered(ctx, p.thumbprint)
+	_, err := r.answered(ctx, p.thumbprint, 0)
 	return err
 }
 
@@ -73,30 +73,31 @@ func (r *Responder) open(ctx context.Context, account crypto.PublicKey) (release
 	if err != nil {
 		return nil, err
 	}
-	ours, err := r.answered(ctx, thumbprint)
+	ours, err := r.answered(ctx, thumbprint, 1)
 	if err != nil {
 		return nil, err
 	}
 	if !ours {
 		return r.borrow(ctx, thumbprint), nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.users++
 	return sync.OnceFunc(func() { r.release(ctx) }), nil
 }
 
 // answerPatience is how long an address is tried that somebody has who does not answer: he may be about to leave.
 const answerPatience = 2 * time.Second
 
-// answered makes sure that somebody answers at the address now, and tells whether it is us.
-func (r *Responder) answered(ctx context.Context, thumbprint string) (ours bool, err error) {
+// answered makes sure that somebody answers at the address now, and tells whether it is us; then so many users come to those
+// that we have. Without a new user nobody starts to listen: whoever borrows the address does that.
+func (r *Responder) answered(ctx context.Context, thumbprint string, newUsers int) (ours bool, err error) {
 	for deadline := time.Now().Add(answerPatience); ; {
 		r.mu.Lock()
-		if r.server == nil {
+		err = syscall.EADDRINUSE
+		if r.server == nil && newUsers > 0 {
 			err = r.start(thumbprint)
 		}
-		ours = r.server != nil
+		if ours = r.server != nil; ours {
+			r.users += newUsers
+		}
 		r.mu.Unlock()
 		switch {
 		case ours:
@@ -123,7 +124,10 @@ func (r *Responder) borrow(ctx context.Context, thumbprint string) (release func
 	go func() {
 		defer close(done)
 		for sleep(asking, borrowLook) == nil {
-			if r.answersAlready(asking, thumbprint) {
+			r.mu.Lock()
+			started := r.server != nil
+			r.mu.Unlock()
+			if !started && r.answersAlready(asking, thumbprint) {
 				continue
 			}
 			r.mu.Lock()

@@ -45,7 +45,11 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 			return outcome, err
 		}
 		outcome.Endpoints = nil
-		if outcome.Telling, err = m.tell(ctx, d.Bundle, port, m.rehearseHandshake); err != nil {
+		telling, err := m.tell(ctx, d.Bundle, port, m.rehearseHandshake)
+		if outcome.Calls == 0 {
+			outcome.Telling = telling // a second call that fails takes nothing back
+		}
+		if err != nil {
 			return outcome, err
 		}
 		if outcome.Calls++; deadline.IsZero() {
@@ -62,8 +66,9 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 			break
 		}
 	}
+	nobody := m.deaf(before, outcome)
 	if !everyoneRefused(outcome.Endpoints) || d.Previous == nil || !d.Previous.Leaf().NotAfter.After(m.config.Now()) {
-		return outcome, m.deaf(before, outcome)
+		return outcome, nobody
 	}
 	// It was served before, whoever trusted it: there is nothing to rehearse.
 	outcome.Endpoints = nil
@@ -72,7 +77,10 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	}
 	outcome.RolledBack = true
 	outcome.Endpoints = Judged(m, m.Probe(ctx), d.Bundle)
-	return outcome, nil
+	if nobody != nil {
+		nobody = hint.Add(fmt.Errorf("%w; the one before it was put back", nobody), "%s", hint.Of(nobody))
+	}
+	return outcome, nobody
 }
 
 // silence is how long no endpoint's answer changes before MAAS is told again: a region may take two minutes (MAAS fact

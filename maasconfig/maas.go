@@ -235,31 +235,35 @@ func (m *MAAS) servedPort(ctx context.Context, want Want) (int, error) {
 	said, silent := m.voices(ctx)
 	switch {
 	case want.Port != 0 && local.known: // this region's file says that TLS is off
-		on, off := len(said[tlsState{known: true, port: want.Port}]), len(said[tlsState{known: true}])
-		if on > off {
+		on, off := len(said[tlsState{known: true, port: want.Port}]), 1+len(said[tlsState{known: true}])
+		if on >= off && m.isServedOn(ctx, want.Port) {
 			return want.Port, nil // it missed the enabling, and must not stop the renewals of the others
 		}
 		return 0, nil
-	case want.Port != 0 && len(said[tlsState{known: true}]) == 0:
+	case want.Port != 0 && (len(said[tlsState{known: true}]) == 0 || m.isServedOn(ctx, want.Port)):
 		return want.Port, nil
 	case len(said) == 0:
 		return 0, hint.Add(fmt.Errorf("no region says whether it serves TLS (%s)", strings.Join(silent, "; ")),
 			"is MAAS running? The regions must answer on port %d", httpPort)
 	}
 	claimed, err := m.agreed(ctx, said)
-	if err != nil || claimed == 0 || claimed == want.Port || claimed == m.config.Port {
+	if err != nil || claimed == 0 {
 		return claimed, err
 	}
-	if !want.Accept[FirstEnable] {
+	if claimed != m.config.Port && !want.Accept[FirstEnable] {
 		return 0, refuse(want.Accept, FirstEnable, "the regions say that they serve TLS on port %d, which nothing on this host confirms (set maas.http_dir, or targets.%s.port)", claimed, m.config.Name)
 	}
-	for _, host := range m.hosts() {
-		address := net.JoinHostPort(host, strconv.Itoa(claimed))
-		if served := handshake(ctx, m.config.Dial, address, m.config.ServerName); len(served.Certs) > 0 {
-			return claimed, nil
-		}
+	if !m.isServedOn(ctx, claimed) {
+		return 0, fmt.Errorf("the regions say that they serve TLS on port %d, and none does", claimed)
 	}
-	return 0, fmt.Errorf("the regions say that they serve TLS on port %d, and none does", claimed)
+	return claimed, nil
+}
+
+// isServedOn tells whether any region speaks TLS on a port.
+func (m *MAAS) isServedOn(ctx context.Context, port int) bool {
+	return slices.Contains(sideBySide(m.hosts(), func(host string) bool {
+		return len(handshake(ctx, m.config.Dial, net.JoinHostPort(host, strconv.Itoa(port)), m.config.ServerName).Certs) > 0
+	}), true)
 }
 
 // voices are what the regions say of TLS, each with who says it, and who says nothing.
@@ -327,7 +331,12 @@ func (m *MAAS) mayEnable(ctx context.Context, port int, want Want) error {
 	case want.Ours:
 		return refuse(accept, FirstEnable, "MAAS serves TLS no more: somebody switched it off after it served our certificate, and browsers may refuse to go back to HTTP")
 	default:
-		return refuse(accept, FirstEnable, "MAAS does not serve TLS yet; once it does, browsers refuse to go back to HTTP")
+		err := refuse(accept, FirstEnable, "MAAS does not serve TLS yet; once it does, browsers refuse to go back to HTTP")
+		var refusal *Refusal
+		if errors.As(err, &refusal) {
+			refusal.IsFirst = true
+		}
+		return err
 	}
 	if version.Major == 3 && version.Minor == 7 && version.Patch <= 2 && !accept[DHCP37] {
 		return refuse(accept, DHCP37, "MAAS %s cannot configure DHCP any more once TLS is on (LP#2148224, mended in 3.7.3)", version)
@@ -378,7 +387,7 @@ func (m *MAAS) namesLost(ctx context.Context, want Want) error {
 	for _, s := range m.Probe(ctx) {
 		// Once MAAS served a certificate of ours, one that nobody trusts and that is not MAAS's own is somebody's prank:
 		// it must not stop renewals.
-		if len(s.Certs) == 0 || want.Ours && s.Fingerprint() != local && m.trusted(s.Certs[0], s.Certs[1:]) != nil {
+		if len(s.Certs) == 0 || want.Ours && s.Fingerprint() != local && !m.couldBeOurs(s, want) {
 			continue
 		}
 		for _, name := range certstore.CertificateNames(s.Certs[0]) {
@@ -391,6 +400,14 @@ func (m *MAAS) namesLost(ctx context.Context, want Want) error {
 		return nil
 	}
 	return refuse(want.Accept, NamesLost, "names that MAAS serves now would be lost: %s", listed(slices.Sorted(maps.Keys(lost))))
+}
+
+// couldBeOurs tells whether what is served could be meant for this MAAS: clients trust it, and it has a name that ours have or
+// had. Anybody may have a certificate of a trusted CA for names of his own.
+func (m *MAAS) couldBeOurs(s Served, want Want) bool {
+	return m.trusted(s.Certs[0], s.Certs[1:]) == nil && slices.ContainsFunc(certstore.CertificateNames(s.Certs[0]), func(name string) bool {
+		return covers(want.Names, name) || slices.Contains(want.Earlier, name)
+	})
 }
 
 // listed are names from outside, as many as a line takes.

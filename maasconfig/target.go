@@ -99,8 +99,9 @@ type Accept map[string]bool
 
 // Refusal is a guard that said no.
 type Refusal struct {
-	Code string // one of Codes
-	Why  string
+	Code    string // one of Codes
+	Why     string
+	IsFirst bool // TLS is off and was never on: the one thing that a person at a terminal is asked
 }
 
 // refuse is a Refusal whose hint repeats what was accepted already.
@@ -205,7 +206,11 @@ func (e Endpoint) String() string {
 	case e.IsServing():
 		return fmt.Sprintf("%s serves it, until %s", e.Address, day(e.Certs[0].NotAfter))
 	case e.Stopped:
-		return e.Address + " takes no certificate: regiond is stopped there, and reads it at its next start"
+		words := e.Address + " takes no certificate now: regiond is stopped there, and reads what MAAS holds at its next start"
+		if len(e.Certs) > 0 {
+			words += fmt.Sprintf(" (nginx serves %s, until %s)", short(e.Fingerprint()), day(e.Certs[0].NotAfter))
+		}
+		return words
 	case e.State == Match:
 		return e.Address + " serves it without its whole chain"
 	case e.State == Other:
@@ -234,11 +239,16 @@ func Serving(endpoints []Endpoint) bool {
 	return len(endpoints) > 0 && !slices.ContainsFunc(endpoints, func(e Endpoint) bool { return !e.IsServing() })
 }
 
+// Trusted tells whether every one of some endpoints serves the bundle and clients trust it; of none it is false.
+func Trusted(endpoints []Endpoint) bool {
+	return len(endpoints) > 0 && !slices.ContainsFunc(endpoints, func(e Endpoint) bool { return !e.IsTrusted() })
+}
+
 // Troubles are the endpoints that do not serve the bundle, each in one line.
 func Troubles(endpoints []Endpoint) string {
 	var lines []string
 	for _, e := range endpoints {
-		if !e.IsServing() {
+		if !e.IsTrusted() {
 			lines = append(lines, e.String())
 		}
 	}

@@ -178,6 +178,7 @@ func TestRFC2136(t *testing.T) {
 func TestS7RFC2136AddsAndRemovesNothingElse(t *testing.T) {
 	p, server := parts(t)
 	server.Put(txt.FQDN, "v=spf1 -all")
+	t.Cleanup(func() { server.Remove(txt.FQDN, "v=spf1 -all") })
 	records, err := providers.Connect(t.Context(), "rfc2136", providers.Settings{
 		"RFC2136_NAMESERVER": server.Address, "RFC2136_TSIG_KEY": acmetest.KeyName, "RFC2136_TSIG_SECRET": acmetest.Key, "RFC2136_TSIG_ALGORITHM": "hmac-sha256.",
 	}, nil, p)

@@ -127,7 +127,7 @@ func checkGuards(ctx context.Context, p *parts, view lifecycle.View, target stri
 	for _, guard := range p.targets[target].Guards(p.engine.Want(view, target, accept)) {
 		evidence, err := guard.Ask(ctx)
 		one := item(guard.Code, guardWords[guard.Code], evidence, err)
-		if isFirstEnabling(err) && view.State.Record.Deployments[target].Verified == 0 {
+		if isFirstEnabling(err) && !wasTold(view, target) {
 			one.State = checkWarn
 		}
 		items = append(items, one)
@@ -257,12 +257,18 @@ func accountWords(account certstore.Account, directory string) string {
 	return "the ACME account is made by the first renewal"
 }
 
+// wasTold tells whether a target was ever told of a certificate of ours, or seen to serve one.
+func wasTold(view lifecycle.View, target string) bool {
+	d := view.State.Record.Deployments[target]
+	return d.Verified != 0 || !d.Told.IsZero()
+}
+
 // checkServed judges what every endpoint serves. Before a certificate of ours was ever served there, what is there now is
 // only told; after that anything else needs attention.
 func checkServed(p *parts, view lifecycle.View, t lifecycle.TargetState) []checkItem {
 	var items []checkItem
 	var good []string
-	ours := view.State.Current != nil && view.State.Record.Deployments[t.Name].Verified != 0
+	ours := view.State.Current != nil && wasTold(view, t.Name)
 	for _, e := range t.Endpoints {
 		one := checkItem{Code: "endpoints", State: checkFail, Summary: line(e.String()), Evidence: line(e.Answer())}
 		switch {
@@ -274,7 +280,7 @@ func checkServed(p *parts, view lifecycle.View, t lifecycle.TargetState) []check
 		case e.State == maasconfig.None && ours:
 			one.Fix = "TLS is off there: was it switched off (maas config-tls disable), or does nginx not run?"
 		case ours:
-			one.Fix = "maascert renew brings ours back there"
+			one.Fix = "maascert renew brings ours there, unless somebody's good certificate is everywhere: that takes --force; where it is ours and not trusted, check acme.issuer_root"
 		default:
 			one.State, one.Fix = checkOK, ""
 		}

@@ -56,6 +56,7 @@ func (p *parts) writeNode(ctx context.Context, end passEnd, now time.Time) error
 		}
 	}
 	node.Node, node.MachineID, node.Version = p.config.Node, machineID(p.fsys), version()
+	wasOK := node.OK
 	node.LastPass, node.OK = now, true
 	if end.byDaemon {
 		node.LastRun = now
@@ -72,12 +73,17 @@ func (p *parts) writeNode(ctx context.Context, end passEnd, now time.Time) error
 			node.Targets = append(node.Targets, certstore.NodeTarget{Certificate: cert.Name, Name: target.Name(), Type: target.Type()})
 		}
 	}
+	passed := map[string]bool{}
 	for _, r := range end.results {
+		passed[r.Name] = true
 		if r.Healthy() {
 			lastOK[r.Name] = now
 		} else {
 			node.OK = false
 		}
+	}
+	for _, cert := range p.engine.Certificates { // one that this pass was not about counts as the last pass left it
+		node.OK = node.OK && (passed[cert.Name] || wasOK)
 	}
 	node.LastOK, node.WishHash = lastOK, "sha256:"+hex.EncodeToString(wishes.Sum(nil))
 	node.ClockSkewMS = 0
@@ -110,6 +116,7 @@ type publicStatusJSON struct {
 
 type publicCertificateJSON struct {
 	Name        string             `json:"name"`
+	At          string             `json:"at"` // of the pass that found it so
 	State       string             `json:"state"`
 	Reason      string             `json:"reason"`
 	Names       []string           `json:"names"`
@@ -150,7 +157,7 @@ func (p *parts) writeStatus(end passEnd, now time.Time) error {
 	for _, r := range end.results {
 		passed[r.Name] = r
 	}
-	doc.Certificates = append(doc.Certificates, p.others(dir, passed)...)
+	p.keepEarlier(dir, passed, &doc, end)
 	for _, cert := range p.engine.Certificates {
 		r, ok := passed[cert.Name]
 		if !ok {
@@ -158,7 +165,7 @@ func (p *parts) writeStatus(end passEnd, now time.Time) error {
 		}
 		full := newCertificateJSON(cert, r.After)
 		one := publicCertificateJSON{
-			Name: full.Name, State: full.State, Reason: full.Reason, Names: full.Names, NotBefore: full.NotBefore, NotAfter: full.NotAfter,
+			Name: full.Name, At: rfc3339(now), State: full.State, Reason: full.Reason, Names: full.Names, NotBefore: full.NotBefore, NotAfter: full.NotAfter,
 			RenewAt: full.RenewAt, Fingerprint: full.Fingerprint, Version: full.Version, Targets: full.Targets,
 		}
 		for i := range one.Targets {
@@ -186,17 +193,26 @@ func (p *parts) writeStatus(end passEnd, now time.Time) error {
 	return p.fsys.Replace(filepath.Join(dir, "status.json"), append(text, '\n'), 0o644)
 }
 
-// others are what an earlier pass said of the certificates that this one was not about.
-func (p *parts) others(dir string, passed map[string]lifecycle.Result) []publicCertificateJSON {
+// keepEarlier keeps what an earlier pass said of the certificates that this one was not about, and with it when that is too
+// old to be believed; and when the daemon makes its next pass, of which a person's pass knows nothing.
+func (p *parts) keepEarlier(dir string, passed map[string]lifecycle.Result, doc *publicStatusJSON, end passEnd) {
 	var before publicStatusJSON
 	text, err := p.fsys.ReadFile(filepath.Join(dir, "status.json"))
 	if err != nil || json.Unmarshal(text, &before) != nil {
-		return nil // there is nothing to keep
+		return // there is nothing to keep
 	}
-	return slices.DeleteFunc(before.Certificates, func(one publicCertificateJSON) bool {
+	others := slices.DeleteFunc(before.Certificates, func(one publicCertificateJSON) bool {
 		_, again := passed[one.Name]
 		return again || p.config.certificate(one.Name).Name == ""
 	})
+	doc.Certificates = append(doc.Certificates, others...)
+	// Times in one form and zone compare as text.
+	if len(others) > 0 && before.StaleAfter < doc.StaleAfter {
+		doc.StaleAfter = before.StaleAfter
+	}
+	if !end.byDaemon && before.NextPass != nil && *before.NextPass > doc.At {
+		doc.NextPass = before.NextPass
+	}
 }
 
 // replaceChanged writes a public file unless it is as it should be already.
@@ -221,13 +237,13 @@ func latest(nodes []certstore.Node) (last certstore.Node, ok bool) {
 func (p *parts) unattended(nodes []certstore.Node, now time.Time) string {
 	var lastRun time.Time
 	for _, node := range nodes {
-		if node.LastRun.After(lastRun) {
+		if node.LastRun.After(lastRun) && !node.LastRun.After(now.Add(time.Minute)) {
 			lastRun = node.LastRun
 		}
 	}
 	switch patience := 2*p.engine.Period + passTime; {
 	case lastRun.IsZero():
-		return "nothing renews this by itself yet: sudo systemctl enable --now maascert"
+		return "nothing renews this by itself yet, as far as is known: sudo systemctl enable --now maascert"
 	case now.Sub(lastRun) > patience:
 		return fmt.Sprintf("the daemon has not looked since %s: systemctl status maascert", day(lastRun))
 	default:

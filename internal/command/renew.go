@@ -149,7 +149,7 @@ func passOptions(c *cli.Context) (lifecycle.Options, error) {
 func (a *app) shouldEnable(results []lifecycle.Result, quiet bool) bool {
 	stopped := slices.ContainsFunc(results, func(r lifecycle.Result) bool {
 		var refusal *maasconfig.Refusal
-		return errors.As(r.Err, &refusal) && refusal.Code == maasconfig.FirstEnable
+		return errors.As(r.Err, &refusal) && refusal.IsFirst
 	})
 	if !stopped || quiet || !a.isTerminal() {
 		return false

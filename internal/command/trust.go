@@ -68,6 +68,11 @@ func entrusted(path string, config *Config) []trusted {
 				secrets = append(secrets, string(reference))
 			}
 			program("EXEC_PATH", way.DNS.Settings["EXEC_PATH"])
+			for name, value := range way.DNS.Settings {
+				if filepath.IsAbs(value) {
+					add(name, value)
+				}
+			}
 		}
 	}
 	for _, reference := range secrets {

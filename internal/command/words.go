@@ -2,10 +2,12 @@ package command
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"maascert/internal/printable"
@@ -31,7 +33,11 @@ func writeJSON(w io.Writer, doc any) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	encoder.SetEscapeHTML(false)
-	return encoder.Encode(doc)
+	err := encoder.Encode(doc)
+	if errors.Is(err, syscall.EPIPE) {
+		return nil // whoever read it is gone; what was done and its exit code stay
+	}
+	return err
 }
 
 // day is a moment for people.

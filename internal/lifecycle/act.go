@@ -84,7 +84,8 @@ func (e *errShorter) Error() string {
 func (p *pass) isBetter(plan Plan, bundle *certstore.Bundle) error {
 	state := p.result.After.State
 	byTime := plan.Why == ARI || plan.Why == Lifetime || plan.Why == Emergency
-	if !byTime || state.Current == nil || !bundle.Leaf().NotAfter.Before(state.leaf().NotAfter) {
+	recalled := state.Window != nil && !state.Window.End.After(state.Now) // the CA wants the old one gone
+	if !byTime || recalled || state.Current == nil || !bundle.Leaf().NotAfter.Before(state.leaf().NotAfter) {
 		return nil
 	}
 	return hint.Add(&errShorter{bundle.Leaf().NotAfter}, "is the CA's clock right, or are its lifetimes shorter now? maascert renew --force takes such a certificate")
@@ -215,7 +216,12 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 		r.Remember(p.attempt("", nil))
 	})
 	if err == nil {
-		p.result.After.State.Current = &version
+		state := &p.result.After.State
+		leaf := version.Bundle.Leaf()
+		state.Current = &version
+		state.Known[version.Bundle.Fingerprint()] = certstore.VersionInfo{
+			Number: version.Number, Origin: version.Origin, Names: certstore.CertificateNames(leaf), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+		}
 	}
 	return err
 }
@@ -268,11 +274,8 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	p.concludeDeploy(ctx, target, version, before, spent, outcome, err)
 }
 
-// countToday counts calls for a version that was verified already.
+// countToday counts calls within a day, whatever they were for.
 func countToday(d, before certstore.Deployment, spent int) certstore.Deployment {
-	if before.Verified != d.Version {
-		return d
-	}
 	if d.Told.Sub(before.Day) >= day {
 		d.Day, d.DayCalls = d.Told, spent
 	} else {

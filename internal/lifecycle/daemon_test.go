@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,12 +71,22 @@ func TestR4TheDaemonGoesByTheWall(t *testing.T) {
 	require.NotContains(t, (&Daemon{Now: time.Now}).now().String(), "m=", "what stands still while the machine sleeps does not count")
 	for _, jump := range []time.Duration{25 * time.Hour, -25 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
-			var ahead time.Duration
-			d := &Daemon{Now: func() time.Time { return time.Now().Add(ahead) }}
+			var ahead atomic.Int64
+			d := &Daemon{Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }}
 			begun := time.Now()
-			time.AfterFunc(time.Hour, func() { ahead = jump })
+			time.AfterFunc(time.Hour, func() { ahead.Store(int64(jump)) })
 			require.True(t, d.sleepUntil(t.Context(), begun.Add(12*time.Hour)))
 			require.Less(t, time.Since(begun), time.Hour+time.Minute)
 		})
 	}
+}
+
+// A record whose current version is lost while an expired one is served has no lifetime to go by.
+func TestAnOrderWithoutAVersionHasNoBoundOfOurs(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	s := State{Now: now, Known: map[string]certstore.VersionInfo{"f": {Number: 1, NotAfter: now.Add(-time.Hour)}}, Targets: []TargetState{{Name: "maas"}}}
+	s.Record.Deployments = map[string]certstore.Deployment{"maas": {Verified: 1}}
+	require.Zero(t, s.orderTime())
+	require.Equal(t, now.Add(lateLook), s.latestLook())
 }

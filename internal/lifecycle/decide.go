@@ -379,13 +379,16 @@ func (s State) LastFailure(cert string) *certstore.Attempt {
 		return nil
 	}
 	last := s.Record.Attempts[n-1]
+	since := func(at time.Time) bool { // a clock that was ahead proves nothing
+		return !at.IsZero() && !at.Before(last.At) && !at.After(s.Now.Add(time.Minute))
+	}
 	for _, d := range s.Record.Deployments {
-		if !d.VerifiedAt.IsZero() && !d.VerifiedAt.Before(last.At) {
+		if last.Stage != string(StageObtain) && last.Stage != string(StageSave) && since(d.VerifiedAt) {
 			return nil
 		}
 	}
 	for _, node := range s.Nodes {
-		if node.LastOK[cert].After(last.At) {
+		if at := node.LastOK[cert]; at.After(last.At) && since(at) {
 			return nil
 		}
 	}
@@ -402,7 +405,19 @@ func (s State) isOverdue(p Plan) bool {
 	if s.Period > 0 {
 		patience = min(patience, s.Period)
 	}
-	return s.isLate() || s.Now.After(p.RenewAt.Add(max(patience, 5*time.Minute)))
+	patience = max(patience, 5*time.Minute)
+	due := p.RenewAt
+	if due.After(s.Now) { // it is due for another reason than time: since when nobody knows, but whoever looked would have acted
+		for _, node := range s.Nodes {
+			if due.After(s.Now) || node.LastPass.After(due) {
+				due = node.LastPass
+			}
+		}
+		if r := s.Record.Revocation(s.Current.Number); r != nil {
+			due = r.Asked
+		}
+	}
+	return s.isLate() || s.Now.After(due.Add(patience))
 }
 
 // Summary is the state of a certificate, given what was decided.
@@ -411,7 +426,7 @@ func Summary(cert string, s State, p Plan) CertState {
 	if failure := s.LastFailure(cert); failure != nil {
 		last = *failure
 	}
-	serving := !slices.ContainsFunc(s.Targets, func(t TargetState) bool { return !maasconfig.Serving(t.Endpoints) })
+	serving := !slices.ContainsFunc(s.Targets, func(t TargetState) bool { return !maasconfig.Trusted(t.Endpoints) })
 	rolledBack := slices.ContainsFunc(slices.Collect(maps.Values(s.Record.Deployments)), func(d certstore.Deployment) bool {
 		return s.Current != nil && d.Version == s.Current.Number && d.RolledBack >= maxRollbacks
 	})

@@ -174,7 +174,7 @@ func (e *Engine) recall(ctx context.Context, cert Certificate, state *State) err
 		return err
 	}
 	if state.Nodes, err = certstore.LoadNodes(ctx, e.Store, state.Now); err != nil {
-		return err
+		e.Log.Warn("what hosts said of their last pass", "error", err) // which nothing depends on
 	}
 	state.lookAtAccount(ctx, e.Store)
 	if number := state.Record.Current; number != 0 {
@@ -418,6 +418,11 @@ func (p *pass) lookBack(ctx context.Context) bool {
 		return false
 	}
 	p.result.After = view
+	for _, t := range view.State.Targets {
+		if _, told := p.result.Deployed[t.Name]; told {
+			p.result.Deployed[t.Name] = maasconfig.Serving(t.Endpoints)
+		}
+	}
 	return true
 }
 
@@ -449,6 +454,8 @@ func (p *pass) unsee() {
 		}
 		t.Endpoints = endpoints
 	}
+	p.result.After.Plan = Decide(*state)
+	p.result.After.Summary = Summary(p.cert.Name, *state, p.result.After.Plan)
 }
 
 // lasting is a context for a save. It goes on for a moment when the pass is interrupted, because what has happened must be
@@ -507,7 +514,7 @@ func (p *pass) settle(ctx context.Context, view View) error {
 	}
 	if view.State.Hidden {
 		if err := p.publish(view.State.Current.Bundle); err != nil {
-			return err
+			p.warn("the public copy of the certificate cannot be written: %v", err)
 		}
 	}
 	stays, err := p.retract(ctx, view.State.Record.Answers)
@@ -577,10 +584,15 @@ func (p *pass) conclude(ctx context.Context) {
 		return
 	}
 	for i, t := range view.State.Targets {
-		if maasconfig.Serving(t.Endpoints) {
+		if maasconfig.Trusted(t.Endpoints) {
 			continue
 		}
 		target := p.cert.Targets[i]
+		if maasconfig.Serving(t.Endpoints) {
+			p.fail(StageVerify, hint.Add(fmt.Errorf("%s: %s", t.Name, maasconfig.Troubles(t.Endpoints)),
+				"is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another"))
+			continue
+		}
 		err := fmt.Errorf("%s: %s", t.Name, maasconfig.Troubles(t.Endpoints))
 		switch {
 		case view.Plan.Why == Foreign:
@@ -604,7 +616,7 @@ func (p *pass) conclude(ctx context.Context) {
 func (p *pass) waiting(view View, wait time.Time) error {
 	last := "an order is held back"
 	for _, a := range slices.Backward(view.State.Record.Attempts) {
-		if a.Stage == string(StageObtain) {
+		if a.Error != "" && (a.Stage == string(StageObtain) || a.Stage == string(StageSave)) {
 			last = fmt.Sprintf("the last try, at %s, failed with: %s", a.At.UTC().Format(time.RFC3339), a.Error)
 			break
 		}

@@ -34,7 +34,10 @@ const (
 	changeGap = time.Hour
 	// maxDayCalls is how often MAAS is told in a day of a version that every endpoint was seen to serve already.
 	maxDayCalls = 4
-	day         = 24 * time.Hour
+	// maxChangeCalls is how often a day answers that change may have it told at all: whoever stands before an endpoint can
+	// change them, and keep a version from being verified.
+	maxChangeCalls = 12
+	day            = 24 * time.Hour
 )
 
 // looks are the moments, after a failure, at which what failed is looked at again; after the last one the schedule and
@@ -258,10 +261,10 @@ func (s State) calls(t TargetState) (left int, again time.Time) {
 		return 0, time.Time{} // MAAS has it, and who cannot be asked reads it at its start
 	}
 	at := earlier(d.Told.Add(day), s.halfway(t, d))
-	if isNewTrouble(d, t.Endpoints) {
+	if isNewTrouble(d, t.Endpoints) && counted < maxChangeCalls {
 		at = earlier(at, d.Told.Add(changeGap))
 	}
-	if cameBack(d, t.Endpoints) {
+	if cameBack(d, t.Endpoints) && counted < maxChangeCalls {
 		at = d.Told
 	}
 	return s.comesAgain(d.Told, at)

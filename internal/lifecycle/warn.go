@@ -9,6 +9,7 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore"
+	"maascert/internal/printable"
 )
 
 // warnings are what is as it should be and may not stay so.
@@ -21,7 +22,7 @@ func rollover(s State) []string {
 	if !s.Rollover {
 		return nil
 	}
-	return []string{"the ACME account's key is being replaced, and not every CA has the new one: maascert account rollover goes on with it"}
+	return []string{"the ACME account's key is being replaced and that is not concluded: maascert account rollover goes on with it"}
 }
 
 // revocations tells what is not revoked yet.
@@ -58,7 +59,7 @@ func issuerExpiry(s State, roots *x509.CertPool) []string {
 	for _, ca := range above {
 		if ca.NotAfter.Before(follows) {
 			found = append(found, fmt.Sprintf("the CA certificate %q expires at %s, before the next certificate would: its operator has to renew it",
-				ca.Subject.String(), ca.NotAfter.UTC().Format(time.RFC3339)))
+				printable.Line(ca.Subject.String(), printable.Word), ca.NotAfter.UTC().Format(time.RFC3339)))
 		}
 	}
 	return found

@@ -80,7 +80,11 @@ func (o *owned) follow(path string) error {
 		return err
 	}
 	if !filepath.IsAbs(target) {
-		target = filepath.Join(filepath.Dir(path), target)
+		folder, err := filepath.EvalSymlinks(filepath.Dir(path)) // which may be a link itself
+		if err != nil {
+			return err
+		}
+		target = filepath.Join(folder, target)
 	}
 	return o.check(target)
 }
