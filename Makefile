@@ -29,7 +29,7 @@ lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck
 	go mod tidy -diff
 
 race: ## the tests once more, in random order and with the race detector, which needs a C compiler
-	go test -race -shuffle=on ./...
+	go test -race -shuffle=on -timeout 30m ./...
 
 lives: ## two thousand lives of a deployment in fake time, and two hundred interrupted renewals; LIVES sets how many
 	LIFE_COUNT=$(LIVES) go test -count=1 -timeout 40m -run TestNoEndpointServesAnExpiredCertificate -v ./internal/lifecycle | grep -v '^=== '
