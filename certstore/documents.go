@@ -293,7 +293,7 @@ type Deployment struct {
 	Told       time.Time         `json:"told,omitzero"`  // when it was told last
 	RolledBack int               `json:"rolled_back"`    // how often the pair before it was put back
 
-	// Once a version was verified, troubles that come and go have it told only so often a day.
+	// Answers that come and go have a target told only so often a day.
 	Day      time.Time `json:"day,omitzero"`        // when the day began in which calls are counted
 	DayCalls int       `json:"day_calls,omitempty"` // since then
 
