@@ -289,9 +289,10 @@ func maas(ts *testscript.TestScript, neg bool, args []string) {
 // ca down|html|limits|well: breaks or mends the CA.
 func ca(ts *testscript.TestScript, neg bool, args []string) {
 	s := siteOf(ts)
+	part := strings.Join(args[1:], "") // of a path, or nothing: of every path
 	answer := func(status int, kind, body string, header ...string) {
 		s.ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-			if strings.Contains(r.URL.Path, args[len(args)-1]) || len(args) == 1 {
+			if strings.Contains(r.URL.Path, part) {
 				w.Header().Set("Content-Type", kind)
 				if len(header) == 2 {
 					w.Header().Set(header[0], header[1])
@@ -312,14 +313,14 @@ func ca(ts *testscript.TestScript, neg bool, args []string) {
 	case "limits":
 		answer(http.StatusTooManyRequests, "application/problem+json", `{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many"}`, "Retry-After", "7200")
 	case "refuses":
+		part = acmetest.NewOrder
 		answer(http.StatusForbidden, "application/problem+json", `{"type":"urn:ietf:params:acme:error:rejectedIdentifier","detail":"not here"}`)
-		args = []string{"refuses", acmetest.NewOrder}
 	case "cheats": // it answers with a certificate for other names and another key
 		authority, err := maastest.NewAuthority()
 		ts.Check(err)
 		bundle, err := authority.Issue(certstore.EC256, 0, 24*time.Hour, "somebody.else.example")
 		ts.Check(err)
-		args = []string{"cheats", acmetest.Certificate}
+		part = acmetest.Certificate
 		answer(http.StatusOK, "application/pem-certificate-chain", string(bundle.FullChainPEM()))
 	case "well":
 		s.ca.Intercept(nil)

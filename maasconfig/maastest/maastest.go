@@ -119,10 +119,13 @@ func Start(options Options) (*Deployment, error) {
 		if options.Nginx != "" {
 			r.proxy = &nginxProxy{program: options.Nginx, region: r}
 		}
-		if err := r.start(); err != nil {
-			return nil, errors.Join(err, fmt.Errorf("region %s", host))
-		}
 		d.Regions = append(d.Regions, r)
+	}
+	// A region answers with all of them, so they are there before the first one answers.
+	for _, r := range d.Regions {
+		if err := r.start(); err != nil {
+			return nil, errors.Join(err, fmt.Errorf("region %s", r.Address))
+		}
 	}
 	return d, nil
 }
