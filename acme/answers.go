@@ -182,13 +182,17 @@ func (a *answers) all() []answer {
 	return slices.Clone(a.visible)
 }
 
-// findPlaces finds out where answers are to stand.
-func findPlaces(ctx context.Context, some []answer) error {
+// findPlaces finds out where answers are to stand: at none of the names that the certificate is for, whose own records
+// stand there.
+func findPlaces(ctx context.Context, some []answer, names []string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(sideBySide)
 	for i := range some {
 		group.Go(func() (err error) {
 			some[i].place, err = some[i].solver.place(ctx, some[i].name)
+			if own := strings.TrimSuffix(some[i].place, "."); err == nil && own != "" && slices.Contains(names, own) {
+				err = fmt.Errorf("dns-01: _acme-challenge.%s leads to %s, a name of the certificate: its own records would be in danger", some[i].name, own)
+			}
 			return err
 		})
 	}

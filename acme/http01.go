@@ -39,6 +39,7 @@ type Responder struct {
 	mu       sync.Mutex
 	users    int
 	server   *http.Server
+	answers  string // the thumbprint that server answers with
 	done     chan struct{}
 	borrowed atomic.Int64 // when another run on this host asked last, in nanoseconds since 1970
 }
@@ -95,7 +96,7 @@ func (r *Responder) answered(ctx context.Context, thumbprint string, newUsers in
 		if r.server == nil && newUsers > 0 {
 			err = r.start(thumbprint)
 		}
-		if ours = r.server != nil; ours {
+		if ours = r.serves(thumbprint); ours {
 			r.users += newUsers
 		}
 		r.mu.Unlock()
@@ -125,13 +126,13 @@ func (r *Responder) borrow(ctx context.Context, thumbprint string) (release func
 		defer close(done)
 		for sleep(asking, borrowLook) == nil {
 			r.mu.Lock()
-			started := r.server != nil
+			started := r.serves(thumbprint)
 			r.mu.Unlock()
 			if !started && r.answersAlready(asking, thumbprint) {
 				continue
 			}
 			r.mu.Lock()
-			if asking.Err() == nil && (r.server != nil || r.start(thumbprint) == nil) {
+			if asking.Err() == nil && (r.serves(thumbprint) || r.server == nil && r.start(thumbprint) == nil) {
 				r.users++
 				taken = true
 			}
@@ -161,6 +162,10 @@ const (
 	answerTime = 3 * time.Second
 )
 
+// serves tells whether we answer for an account; another account of this process may have the address. The caller holds the
+// mutex.
+func (r *Responder) serves(thumbprint string) bool { return r.server != nil && r.answers == thumbprint }
+
 func (r *Responder) start(thumbprint string) error {
 	listen := r.Listen
 	if listen == nil {
@@ -177,7 +182,7 @@ func (r *Responder) start(thumbprint string) error {
 	}
 	// A validator asks once; whoever keeps a connection keeps others out.
 	server.SetKeepAlivesEnabled(false)
-	r.server, r.done = server, make(chan struct{})
+	r.server, r.answers, r.done = server, thumbprint, make(chan struct{})
 	go func(done chan struct{}) {
 		defer close(done)
 		// Serve ends with ErrServerClosed; a listener that breaks shows as a failed validation.
@@ -281,8 +286,9 @@ location ~ "^/\.well-known/acme-challenge/([A-Za-z0-9_-]+)$" {
 `,
 }
 
-// borrower is what another run on this host calls itself when it asks whether somebody answers.
-const borrower = "maascert-borrower"
+// borrower is what another run on this host calls itself when it asks whether somebody answers for its account. One with
+// another account waits for the address and cannot borrow it.
+func borrower(thumbprint string) string { return "maascert-borrower " + thumbprint }
 
 func (r *Responder) answerWith(thumbprint string) http.Handler {
 	mux := http.NewServeMux()
@@ -292,7 +298,7 @@ func (r *Responder) answerWith(thumbprint string) http.Handler {
 			http.NotFound(w, req)
 			return
 		}
-		if req.UserAgent() == borrower && isFromHere(req) {
+		if req.UserAgent() == borrower(thumbprint) && isFromHere(req) {
 			r.borrowed.Store(time.Now().UnixNano())
 		}
 		w.Header().Set("Content-Type", "application/octet-stream")
@@ -330,7 +336,7 @@ func (r *Responder) answersAlready(ctx context.Context, thumbprint string) bool 
 	if err != nil {
 		return false
 	}
-	req.Header.Set("User-Agent", borrower)
+	req.Header.Set("User-Agent", borrower(thumbprint))
 	transport := &http.Transport{DialContext: r.Dial, DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeader}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {

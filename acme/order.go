@@ -344,7 +344,7 @@ func (o *order) proveLasting(tasks []*task) error {
 	for i, t := range tasks {
 		some[i] = t.answer
 	}
-	if err := findPlaces(o.ctx, some); err != nil {
+	if err := findPlaces(o.ctx, some, o.request.Names); err != nil {
 		return err
 	}
 	by := map[proof]*task{}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"maascert/acme"
 	"maascert/acme/acmetest"
@@ -90,6 +91,24 @@ func TestAWebrootThatCannotBeWrittenCostsNoOrder(t *testing.T) {
 	require.ErrorContains(t, err, "the webroot cannot be written")
 	require.Contains(t, hint.Of(err), "webroot")
 	require.Zero(t, ca.Orders())
+}
+
+// R7: two accounts of one process, such as that before and after a rollover, share an address one after another: a token is
+// never answered with the other's thumbprint.
+func TestR7TwoAccountsTakeTurnsAtOneAddress(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	solver := always(&acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)})
+	var group errgroup.Group
+	for n := range 2 {
+		c := client(t, ca, func(c *acme.Config) { c.Solve = solver })
+		group.Go(func() error {
+			_, err := c.Obtain(t.Context(), request(fmt.Sprintf("account%d.example", n)))
+			return err
+		})
+	}
+	require.NoError(t, group.Wait())
+	isFree(t, ca.HTTPPort)
 }
 
 // Each name by its own kind of challenge, in one order.

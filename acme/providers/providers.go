@@ -249,8 +249,33 @@ func (r *records) Put(ctx context.Context, txt acme.TXT) error {
 	r.mu.Unlock()
 	return r.call(ctx, func() error {
 		defer close(done)
-		return r.provider.Present(txt.Name, txt.Token, txt.KeyAuthorization)
+		return r.present(txt)
 	}, func() { close(done) })
+}
+
+// placing is a provider that changes a record where it is told to.
+type placing interface {
+	PresentAt(fqdn, value string) error
+	CleanUpAt(fqdn, value string) error
+}
+
+// present puts a record where acme found, and checked, that its name leads. lego's providers look for that place once more
+// by themselves, so a DNS answer that is another one by then stops them.
+func (r *records) present(txt acme.TXT) error {
+	if p, ok := r.provider.(placing); ok {
+		return p.PresentAt(txt.FQDN, txt.Value)
+	}
+	if at := dns01.GetChallengeInfo(txt.Name, txt.KeyAuthorization).EffectiveFQDN; dns.CanonicalName(at) != dns.CanonicalName(txt.FQDN) {
+		return fmt.Errorf("_acme-challenge.%s leads to %s here, and a moment ago to %s", txt.Name, at, txt.FQDN)
+	}
+	return r.provider.Present(txt.Name, txt.Token, txt.KeyAuthorization)
+}
+
+func (r *records) cleanUp(txt acme.TXT) error {
+	if p, ok := r.provider.(placing); ok {
+		return p.CleanUpAt(txt.FQDN, txt.Value)
+	}
+	return r.provider.CleanUp(txt.Name, txt.Token, txt.KeyAuthorization)
 }
 
 // Remove cleans a record up, after a Put of it that was left to itself has ended.
@@ -265,9 +290,7 @@ func (r *records) Remove(ctx context.Context, txt acme.TXT) error {
 			return context.Cause(ctx)
 		}
 	}
-	return r.call(ctx, func() error {
-		return r.provider.CleanUp(txt.Name, txt.Token, txt.KeyAuthorization)
-	}, func() {})
+	return r.call(ctx, func() error { return r.cleanUp(txt) }, func() {})
 }
 
 // call makes one call of the provider's and waits for it no longer than the context lasts. never is called instead when

@@ -189,6 +189,35 @@ func TestS7RFC2136AddsAndRemovesNothingElse(t *testing.T) {
 	require.Equal(t, []string{txt.FQDN + " v=spf1 -all"}, server.TXT())
 }
 
+// S7: a record goes where the name was found to lead, which acme has checked; lego's providers would follow another answer.
+func TestS7ARecordGoesOnlyWhereItsNameWasFoundToLead(t *testing.T) {
+	p, server := parts(t)
+	moved := txt
+	moved.Name, moved.FQDN = "moved.example", "_acme-challenge.moved.example."
+	server.Alias(moved.FQDN, "victim.example.")
+	rfc2136, err := providers.Connect(t.Context(), "rfc2136", providers.Settings{
+		"RFC2136_NAMESERVER": server.Address, "RFC2136_TSIG_KEY": acmetest.KeyName, "RFC2136_TSIG_SECRET": acmetest.Key, "RFC2136_TSIG_ALGORITHM": "hmac-sha256.",
+	}, nil, p)
+	require.NoError(t, err)
+	checked := moved
+	checked.FQDN = "_proofs.example."
+	require.NoError(t, rfc2136.Put(t.Context(), checked))
+	require.Equal(t, []string{"_proofs.example. " + txt.Value}, server.TXT())
+	require.NoError(t, rfc2136.Remove(t.Context(), checked))
+	require.Empty(t, server.TXT())
+
+	s := &stuck{present: make(chan struct{})}
+	close(s.present)
+	providers.Add("led", providers.Provider{Prefixes: []string{"LED_"}, New: func() (challenge.Provider, error) { return s, nil }})
+	other, err := providers.Connect(t.Context(), "led", nil, nil, p)
+	require.NoError(t, err)
+	require.ErrorContains(t, other.Put(t.Context(), moved), "leads to victim.example. here, and a moment ago to _acme-challenge.moved.example.")
+	require.False(t, s.there)
+	moved.FQDN = "victim.example."
+	require.NoError(t, other.Put(t.Context(), moved))
+	require.True(t, s.there)
+}
+
 // stuck is a provider whose calls hang until they are let go.
 type stuck struct {
 	mu      sync.Mutex

@@ -53,17 +53,26 @@ type adding struct {
 	config *rfc2136.Config // as lego completed it
 }
 
-// Present adds a record (RFC 2136 section 2.5.1).
-func (a *adding) Present(domain, _, keyAuth string) error {
-	info := dns01.GetChallengeInfo(domain, keyAuth)
-	zone, err := a.zone(info.EffectiveFQDN)
+var _ placing = (*adding)(nil)
+
+// PresentAt adds a record (RFC 2136 section 2.5.1).
+func (a *adding) PresentAt(fqdn, value string) error {
+	return a.update(fqdn, value, (*dns.Msg).Insert)
+}
+
+// CleanUpAt removes a record and no other of its name (RFC 2136 section 2.5.4).
+func (a *adding) CleanUpAt(fqdn, value string) error {
+	return a.update(fqdn, value, (*dns.Msg).Remove)
+}
+
+func (a *adding) update(fqdn, value string, change func(*dns.Msg, []dns.RR)) error {
+	zone, err := a.zone(fqdn)
 	if err != nil {
 		return fmt.Errorf("rfc2136: %w", err)
 	}
 	update := new(dns.Msg).SetUpdate(zone)
-	update.Insert([]dns.RR{&dns.TXT{
-		Hdr: dns.RR_Header{Name: info.EffectiveFQDN, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: uint32(a.config.TTL)},
-		Txt: []string{info.Value},
+	change(update, []dns.RR{&dns.TXT{
+		Hdr: dns.RR_Header{Name: fqdn, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: uint32(a.config.TTL)}, Txt: []string{value},
 	}})
 	client := &dns.Client{Timeout: a.config.DNSTimeout}
 	if a.config.TSIGKey != "" {
@@ -75,7 +84,7 @@ func (a *adding) Present(domain, _, keyAuth string) error {
 		err = fmt.Errorf("the server answers %s", dns.RcodeToString[reply.Rcode])
 	}
 	if err != nil {
-		return fmt.Errorf("rfc2136: adding %s: %w", info.EffectiveFQDN, err)
+		return fmt.Errorf("rfc2136: changing %s: %w", fqdn, err)
 	}
 	return nil
 }
