@@ -189,16 +189,28 @@ func TestACancelAtAnyStepLeavesNothing(t *testing.T) {
 	}
 }
 
-// A run that takes up an order answers again what an earlier run answered: the CA may still come to look.
+// A run that takes up an order answers again what an earlier run answered: the CA may still come to look. Here it comes when
+// the second run looks at the order once more after it took it up.
 func TestAnOrderThatIsTakenUpIsAnsweredAgain(t *testing.T) {
 	t.Parallel()
-	ca := acmetest.New(t, acmetest.Options{Sleep: 3})
+	ca := acmetest.New(t, acmetest.Options{})
 	c := client(t, ca, func(c *acme.Config) { c.Solve = always(tlsALPN(ca)) })
 	ctx, kill := context.WithCancelCause(t.Context())
+	looks := make(chan struct{}, 1000)
+	isTime := make(chan struct{})
+	come := sync.OnceFunc(func() { close(isTime) })
+	t.Cleanup(come)
+	ca.DNS.OnAsked(func(string) { <-isTime })
 	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if strings.Contains(r.URL.Path, acmetest.Order) {
-			kill(errors.New("killed"))
-			return
+			looks <- struct{}{}
+			switch len(looks) {
+			case 1:
+				kill(errors.New("killed"))
+				return
+			case 3:
+				come()
+			}
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -207,12 +219,12 @@ func TestAnOrderThatIsTakenUpIsAnsweredAgain(t *testing.T) {
 	asked.Save = saved.save
 	_, err := c.Obtain(ctx, asked)
 	require.ErrorContains(t, err, "killed")
-	ca.Intercept(nil)
 	left := saved.last()
 	asked.Resume = &left
 	_, err = c.Obtain(t.Context(), asked)
 	require.NoError(t, err)
 	require.Equal(t, 1, ca.Orders())
+	require.Greater(t, len(looks), 2)
 }
 
 // An order whose validation failed because its run was killed just then is replaced at once.

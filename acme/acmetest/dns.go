@@ -26,6 +26,7 @@ type DNS struct {
 	records map[string][]dns.RR
 	put     []string
 	hook    func(name, value string)
+	asked   func(name string)
 }
 
 const (
@@ -162,6 +163,13 @@ func (d *DNS) OnPut(hook func(name, value string)) {
 	d.hook = hook
 }
 
+// OnAsked has a function called before each question about a name is answered, which waits for it.
+func (d *DNS) OnAsked(hook func(name string)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.asked = hook
+}
+
 func (d *DNS) answer(w dns.ResponseWriter, request *dns.Msg) {
 	reply := new(dns.Msg).SetReply(request)
 	if request.Opcode == dns.OpcodeUpdate {
@@ -170,6 +178,12 @@ func (d *DNS) answer(w dns.ResponseWriter, request *dns.Msg) {
 			reply.SetTsig(tsig.Hdr.Name, tsig.Algorithm, 300, int64(tsig.TimeSigned))
 		}
 	} else {
+		d.mu.Lock()
+		asked := d.asked
+		d.mu.Unlock()
+		if asked != nil {
+			asked(dns.CanonicalName(request.Question[0].Name))
+		}
 		d.resolve(request.Question[0], reply)
 	}
 	// A client that hung up does not read the answer.
