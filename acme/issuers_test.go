@@ -90,6 +90,11 @@ func TestReplacesIsSaidToTheCAThatIssued(t *testing.T) {
 	c := client(t, ca)
 	issued, err := c.Obtain(t.Context(), request("a.example"))
 	require.NoError(t, err)
+	// Pebble does not find a certificate again whose serial number needs the leading zero byte of DER: one in 256.
+	for issued.Bundle.Leaf().SerialNumber.BitLen()%8 == 0 {
+		issued, err = c.Obtain(t.Context(), request("a.example"))
+		require.NoError(t, err)
+	}
 	predecessor := &certstore.Version{Directory: issued.Directory, Account: issued.Account, Bundle: issued.Bundle}
 
 	asked := request("a.example")
