@@ -19,7 +19,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	lego "github.com/go-acme/lego/v4/acme"
@@ -129,20 +128,20 @@ type session struct {
 	wire       *transport
 	core       *api.Core
 	key        crypto.Signer
-	thumbprint string       // of the key
-	account    string       // URL of the account
-	newKey     bool         // the key was made in this session
-	harmless   bool         // nothing may be bound for good
-	next       bool         // the key is the account's next one
-	former     string       // URL of the account whose place this one takes
-	ended      atomic.Int64 // when the context ended, in nanoseconds since 1970; 0 while it has not
+	thumbprint string      // of the key
+	account    string      // URL of the account
+	newKey     bool        // the key was made in this session
+	harmless   bool        // nothing may be bound for good
+	next       bool        // the key is the account's next one
+	former     string      // URL of the account whose place this one takes
+	grace      world.Grace // to take answers away after the context ended
 }
 
 // open loads the directory and prepares a session that signs with the account's key, which is made when there is none.
 // It registers nothing.
 func (c *Client) open(ctx context.Context) (*session, error) {
 	s := &session{Client: c, ctx: ctx, wire: &transport{client: c, ctx: ctx}}
-	context.AfterFunc(ctx, func() { s.ended.CompareAndSwap(0, time.Now().UnixNano()) })
+	s.grace.Watch(ctx)
 	account, err := s.loadKey()
 	if err != nil {
 		return s, err

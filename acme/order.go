@@ -414,7 +414,7 @@ func (o *order) judged(ctx context.Context, t *task) error {
 
 // retract takes away all answers that are visible. It goes on for a moment when the order is interrupted.
 func (o *order) retract(ctx context.Context) {
-	ctx, cancel := o.linger(ctx, retractTime)
+	ctx, cancel := o.grace.Context(ctx, retractTime)
 	defer cancel()
 	o.retractLeft(ctx, nil)
 	o.warnAll(o.answers.retract(ctx, o.answers.all()))
@@ -422,20 +422,6 @@ func (o *order) retract(ctx context.Context) {
 
 // retractTime is how long taking answers away may take.
 const retractTime = time.Minute
-
-// linger is a context that ends a moment after its parent was ended, and after so long at the most.
-func (s *session) linger(parent context.Context, most time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), most)
-	stop := context.AfterFunc(parent, func() {
-		s.ended.CompareAndSwap(0, time.Now().UnixNano())
-		timer := time.AfterFunc(tidyTime-time.Since(time.Unix(0, s.ended.Load())), cancel)
-		context.AfterFunc(ctx, func() { timer.Stop() })
-	})
-	return ctx, func() {
-		stop()
-		cancel()
-	}
-}
 
 func (o *order) warnAll(errs []error) {
 	for _, err := range errs {

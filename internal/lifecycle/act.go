@@ -201,7 +201,7 @@ func (p *pass) whenBetter(next, until time.Time) time.Time {
 // keep saves what was issued. Once the CA has issued, nothing may lose the key, so this goes on when the pass is
 // interrupted.
 func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
-	ctx, cancel := lasting(ctx, saveTime)
+	ctx, cancel := p.grace.Context(ctx, saveTime)
 	defer cancel()
 	version, err := certstore.AddVersion(ctx, p.Store, p.cert.Name, certstore.Version{
 		Origin: certstore.FromACME, Created: p.Now().Round(0), Directory: issued.Directory, Account: issued.Account, Profile: issued.Profile, Bundle: issued.Bundle,

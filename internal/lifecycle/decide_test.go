@@ -153,7 +153,7 @@ func TestDecide(t *testing.T) {
 			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.HeldUntil = w.now.Add(day) }, why: lifecycle.Held, summary: lifecycle.StateHeld,
 		},
 		"a window whose moment has passed is a reason": {
-			age: 30 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-1000*time.Hour, time.Second) }, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateOverdue,
+			age: 30 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-1000*time.Hour, -900*time.Hour) }, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateOverdue,
 		},
 		"a window in the future is waited for, even past two thirds of the lifetime": {
 			age: 65 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(day, 2*day) }, why: lifecycle.Fresh, summary: lifecycle.StateOK,
@@ -242,6 +242,49 @@ func TestDecide(t *testing.T) {
 				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(-2 * time.Hour), Day: w.now.Add(-25 * time.Hour), DayCalls: 4})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"H3: an answer that changes has a target told at once an hour after the last call": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{
+					Version: 3, Calls: 2, Told: w.now.Add(-2 * time.Hour), Since: w.now.Add(-20 * time.Hour), Day: w.now.Add(-20 * time.Hour), DayCalls: 11,
+					Laggards: map[string]string{"b:5443": "another answer"},
+				})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"H3: but no more than twelve times a day": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{
+					Version: 3, Calls: 2, Told: w.now.Add(-2 * time.Hour), Since: w.now.Add(-20 * time.Hour), Day: w.now.Add(-20 * time.Hour), DayCalls: 12,
+					Laggards: map[string]string{"b:5443": "another answer"},
+				})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
+			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
+		},
+		"A2: other names that passes saw and did not order are overdue": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Wish.Names, s.Period = []string{"maas.example"}, 12*time.Hour
+				s.Nodes = []certstore.Node{{Node: "region1", LastPass: w.now.Add(-13 * time.Hour)}}
+			}, why: lifecycle.NamesChanged, obtain: true, summary: lifecycle.StateOverdue,
+		},
+		"A2: other names since the last pass are not": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Wish.Names, s.Period = []string{"maas.example"}, 12*time.Hour
+				s.Nodes = []certstore.Node{{Node: "region1", LastPass: w.now.Add(-time.Hour)}}
+			}, why: lifecycle.NamesChanged, obtain: true, summary: lifecycle.StateDue,
+		},
+		"R12: what a clock that was ahead wrote down about calls holds nothing": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(100 * day), Day: w.now.Add(100 * day), DayCalls: 4})
+				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
+			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
+		},
+		"A1: a region whose chain this host does not trust is not well": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				bad := w.serves("b:5443", current(s), current(s))
+				bad.Distrust = errors.New("x509: certificate signed by unknown authority")
+				endpoints(s, w.serves("a:5443", current(s), current(s)), bad)
+			}, why: lifecycle.Fresh, summary: lifecycle.StateDegraded,
 		},
 		"A7: a failure before the last verification is no failure any more": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {

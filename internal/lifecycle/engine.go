@@ -15,6 +15,7 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
+	"maascert/internal/world"
 	"maascert/maasconfig"
 )
 
@@ -117,20 +118,23 @@ const (
 	// windowTime bounds the question for renewal information: a CA that does not answer must not hold up the rest, and what
 	// it said last is known.
 	windowTime = 5 * time.Second
-	// saveTime bounds a save that must not be given up when the pass is, and lastSaveTime one after the pass was.
-	saveTime     = 10 * time.Second
-	lastSaveTime = 500 * time.Millisecond
+	// saveTime bounds a save that must not be given up when the pass is.
+	saveTime = 10 * time.Second
 )
 
 // Pass makes one pass over the certificates, each by itself.
 func (e *Engine) Pass(ctx context.Context, options Options) []Result {
 	var results []Result
+	grace := new(world.Grace)
 	for _, cert := range e.Certificates {
 		if len(options.Certificates) > 0 && !slices.Contains(options.Certificates, cert.Name) {
 			continue
 		}
 		begun := e.Now()
-		p := &pass{Engine: e, cert: cert, options: options, result: Result{Name: cert.Name, Deployed: map[string]bool{}, Told: map[string]maasconfig.Telling{}}, seen: map[string][]maasconfig.Endpoint{}}
+		p := &pass{
+			Engine: e, cert: cert, options: options, grace: grace, seen: map[string][]maasconfig.Endpoint{},
+			result: Result{Name: cert.Name, Deployed: map[string]bool{}, Told: map[string]maasconfig.Telling{}},
+		}
 		p.run(ctx)
 		p.result.Duration = e.Now().Sub(begun)
 		results = append(results, p.result)
@@ -258,6 +262,7 @@ type pass struct {
 	options Options
 	result  Result
 	seen    map[string][]maasconfig.Endpoint // by target that was told: what was seen after the last call; nil: nothing
+	grace   *world.Grace                     // to write down what has happened after the pass was interrupted
 }
 
 func (p *pass) fail(stage Stage, err error) {
@@ -458,23 +463,9 @@ func (p *pass) unsee() {
 	p.result.After.Summary = Summary(p.cert.Name, *state, p.result.After.Plan)
 }
 
-// lasting is a context for a save. It goes on for a moment when the pass is interrupted, because what has happened must be
-// written down, and for so long at the most.
-func lasting(parent context.Context, most time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), most)
-	stop := context.AfterFunc(parent, func() {
-		timer := time.AfterFunc(lastSaveTime, cancel)
-		context.AfterFunc(ctx, func() { timer.Stop() })
-	})
-	return ctx, func() {
-		stop()
-		cancel()
-	}
-}
-
 // update changes the record.
 func (p *pass) update(ctx context.Context, change func(*certstore.Record)) error {
-	ctx, cancel := lasting(ctx, saveTime)
+	ctx, cancel := p.grace.Context(ctx, saveTime)
 	defer cancel()
 	for {
 		record, revision, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)

@@ -11,13 +11,14 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
+	"maascert/internal/world"
 )
 
 // AskRevocation writes down that the version in use is to be revoked. From then on every pass replaces it, and once every
 // target serves another one the CA is told. With first the CA is told at once, whatever is served. Asked again while an
 // earlier version has yet to be revoked, it is that one that is meant, now with this reason. It returns the version.
 func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, reason uint, first bool, wait time.Duration) (certstore.Version, error) {
-	p := &pass{Engine: e, cert: cert}
+	p := &pass{Engine: e, cert: cert, grace: new(world.Grace)}
 	ctx, unlock, err := certstore.LockWithin(ctx, e.Store, cert.Name, wait)
 	if err != nil {
 		return certstore.Version{}, hint.Add(err, "wait for the other run, and try again")
