@@ -227,19 +227,22 @@ func (v *dnsView) authorities(ctx context.Context, name string) ([]server, error
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range servers {
 		group.Go(func() error {
-			servers[i].addresses = v.addresses(ctx, servers[i].name, "53")
+			// A server without an address is one that does not answer.
+			servers[i].addresses, _ = v.addresses(ctx, servers[i].name, "53")
 			return nil
 		})
 	}
 	return servers, group.Wait()
 }
 
-// addresses are a name's, with a port; none when it cannot be resolved.
-func (v *dnsView) addresses(ctx context.Context, name, port string) []string {
+// addresses are a name's, with a port. The error says that it is not known whether there are others.
+func (v *dnsView) addresses(ctx context.Context, name, port string) ([]string, error) {
 	var found []string
+	var failures []error
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
 		answer, err := v.resolve(ctx, name, qtype)
 		if err != nil {
+			failures = append(failures, err)
 			continue
 		}
 		for _, rr := range answer.Answer {
@@ -251,7 +254,7 @@ func (v *dnsView) addresses(ctx context.Context, name, port string) []string {
 			}
 		}
 	}
-	return found[:min(len(found), maxAddresses)]
+	return found[:min(len(found), maxAddresses)], errors.Join(failures...)
 }
 
 // lookAt asks servers, side by side, whether they have a record.

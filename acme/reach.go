@@ -178,10 +178,12 @@ func (h *hops) dial(ctx context.Context, network, address string) (net.Conn, err
 	}
 	addresses := []string{address}
 	if !certstore.IsAddress(host) {
-		addresses = newView(h.client.config.Resolvers, nil).addresses(ctx, host+".", port)
+		if addresses, err = newView(h.client.config.Resolvers, nil).addresses(ctx, host+".", port); len(addresses) == 0 && err != nil {
+			return nil, fmt.Errorf("DNS does not say where %s is: %w", host, err)
+		}
 	}
 	if len(addresses) == 0 {
-		return nil, fmt.Errorf("%s has no address in DNS (other names of this host, in /etc/hosts, were not asked)", host)
+		return nil, fmt.Errorf("DNS, which was asked, has no address of %s; /etc/hosts was not asked", host)
 	}
 	if host == h.name {
 		h.private = h.private || slices.ContainsFunc(addresses, isPrivate)

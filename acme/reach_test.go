@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
 
 	"maascert/acme"
@@ -37,6 +38,21 @@ func TestCheckAnswersSeesWhatTheCAWouldSee(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, unseen)
 	require.Empty(t, ca.Requests(), "the CA is not asked")
+}
+
+// M10: it is said who was asked for a name: a CA on the same host may know it from /etc/hosts, which was not. A resolver that
+// does not answer has not said that there is no address.
+func TestM10ANameWithoutAnAddressIsToldWithWhoWasAsked(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	ca.DNS.Fail("a.example", dns.RcodeNameError)
+	ca.DNS.Fail("b.example", dns.RcodeServerFailure)
+	unseen, err := client(t, ca, reaches(ca)).CheckAnswers(t.Context(), []string{"a.example", "b.example", "c.example"})
+	require.NoError(t, err)
+	require.Len(t, unseen, 2)
+	require.Contains(t, unseen["a.example"], "DNS, which was asked, has no address of a.example; /etc/hosts was not asked")
+	require.Contains(t, unseen["b.example"], "DNS does not say where b.example is: ")
+	require.Contains(t, unseen["b.example"], "SERVFAIL")
 }
 
 // A check of a webroot leaves nothing there, not even the folders of an answer.

@@ -27,6 +27,24 @@ func (f failing) Run(context.Context, world.Command) (world.Result, error) {
 
 const help = "usage: maas [-h] COMMAND ...\n\nhttps://maas.io/\n\noptions:\n  -h, --help  show this help message and exit\n"
 
+// M9: what is advised where MAAS's words say nothing is a command that the host has: maas status is one of the snap's only.
+func TestM9TheAdviceIsACommandOfTheInstallation(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, maastest.Options{Regions: 1})
+	s.enable(t, 5443)
+	for kind, command := range map[string]string{"snap": "maas status", "deb": "systemctl status maas-regiond"} {
+		config := s.config
+		config.Runner = failing{exit: 1}
+		config.Detect = func(ctx context.Context) (maasconfig.Installation, error) {
+			here, err := s.config.Detect(ctx)
+			here.Kind = kind
+			return here, err
+		}
+		_, err := maasconfig.New(config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+		require.Contains(t, hint.Of(err), "is MAAS well? "+command+"; then: maascert renew", kind)
+	}
+}
+
 // Every row of MAAS fact 1.3 that ends a call: one line that ends in MAAS's own words, a hint, the old certificate still
 // served, and no stage left.
 func TestEachWayInWhichMAASFails(t *testing.T) {
