@@ -3,16 +3,19 @@ package acme
 import (
 	"net"
 	"sync"
+	"time"
 )
 
-// How many connections a challenge's port takes: many more than the validators of all CAs make together.
+// How many connections a challenge's port takes, and how many of one source that are held for longer than a validator needs,
+// who is served within milliseconds. One that validates many names side by side, or the proxy before it, is one source.
 const (
 	maxConnections = 2048
 	maxPerSource   = 32
+	servedWithin   = time.Second
 )
 
 // crowd is a listener that nobody can occupy. It takes every connection, and closes the oldest one of a source that holds
-// too many, or of all: a validator is served within milliseconds, so the oldest are those that somebody holds.
+// too many, or of all when there are too many altogether.
 type crowd struct {
 	net.Listener
 
@@ -25,6 +28,7 @@ type crowd struct {
 type guest struct {
 	net.Conn
 	source string
+	since  time.Time
 	leave  func() error
 }
 
@@ -41,7 +45,7 @@ func (c *crowd) Accept() (net.Conn, error) {
 	if err != nil {
 		source = conn.RemoteAddr().String()
 	}
-	g := &guest{Conn: conn, source: source}
+	g := &guest{Conn: conn, source: source, since: time.Now()}
 	g.leave = sync.OnceValue(func() error {
 		c.forget(g)
 		return conn.Close()
@@ -62,8 +66,13 @@ func (c *crowd) admit(g *guest) (oldest *guest) {
 	full := len(c.held) > maxConnections
 	crowded := c.count[g.source] > maxPerSource
 	for _, other := range c.held {
-		if full || crowded && other.source == g.source {
+		switch {
+		case full:
 			return other
+		case crowded && other.source == g.source && g.since.Sub(other.since) > servedWithin:
+			return other
+		case !crowded, g.since.Sub(other.since) <= servedWithin:
+			return nil // all others are younger
 		}
 	}
 	return nil

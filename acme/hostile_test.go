@@ -309,6 +309,24 @@ func TestS5HeldConnectionsDoNotStarveTheAnswer(t *testing.T) {
 	}
 }
 
+// S5: a CA that validates many names at the same moment comes from one address, and so does all that comes through a proxy.
+func TestS5ManyNamesAreValidatedFromOneAddress(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	isTime := make(chan struct{})
+	come := sync.OnceFunc(func() { close(isTime) })
+	t.Cleanup(come)
+	ca.DNS.OnAsked(func(string) { <-isTime })
+	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		next.ServeHTTP(w, r)
+		if strings.Contains(r.URL.Path, acmetest.Challenge) && ca.Count(acmetest.Challenge) == 60 {
+			come()
+		}
+	})
+	_, err := client(t, ca).Obtain(t.Context(), request(names(60)...))
+	require.NoError(t, err)
+}
+
 // S1: what a CA names for later is a bounded https URL, or it is refused; nothing of it is stored.
 func TestS1URLsThatAreToBeStoredAreBounded(t *testing.T) {
 	t.Parallel()

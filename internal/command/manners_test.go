@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -55,6 +56,48 @@ func TestR10AHangUpLeavesNothingInTheStage(t *testing.T) {
 	require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode())
 	require.Less(t, time.Since(begun), time.Second)
 	require.False(t, exists(filepath.Join(s.dir, "stage", "*")))
+}
+
+// M12: an ordinary stop of the daemon, in the middle of an order with many names or of a call of maas, takes a second at the
+// most and is told as no error.
+func TestM12AnOrdinaryStopIsQuickAndNoError(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{acmetest.NewOrder, acmetest.Authz, acmetest.Challenge, acmetest.Finalize, "maas"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			s := startSite(t)
+			require.NoError(t, program(t.Context(), t, s, "renew", "--enable-tls").Run())
+			names := "maas.example.internal, region1.example.internal"
+			for n := range 50 {
+				names += fmt.Sprintf(", name%d.example.internal", n)
+			}
+			text := strings.Replace(s.config(), "maas.example.internal, region1.example.internal", names, 1)
+			require.NoError(t, os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o644))
+			reached := make(chan struct{}, 1000)
+			s.ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if strings.Contains(r.URL.Path, path) {
+					reached <- struct{}{}
+					<-r.Context().Done()
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+			s.maas.Hang(true)
+			cmd := program(t.Context(), t, s, "run")
+			var log bytes.Buffer
+			cmd.Stderr = &log
+			require.NoError(t, cmd.Start())
+			isThere := func() bool { return len(reached) > 0 || path == "maas" && len(s.maas.Calls()) > 1 }
+			require.Eventually(t, isThere, 20*time.Second, time.Millisecond, "%s", &log)
+			begun := time.Now()
+			require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+			require.Error(t, cmd.Wait())
+			require.Less(t, time.Since(begun), time.Second)
+			require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode())
+			require.NotContains(t, log.String(), "ERROR")
+			require.False(t, exists(filepath.Join(s.dir, "stage", "*")))
+		})
+	}
 }
 
 // R12: whoever stopped while he held the store's moment keeps nobody from ending at once.
