@@ -42,6 +42,24 @@ func TestR5TheDaemonOutlivesTheReaderOfItsLog(t *testing.T) {
 	require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode())
 }
 
+// R5: a reader that goes away, as head does, is no mistake in usage.
+func TestR5AReaderThatGoesAwayIsNoMistake(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	require.NoError(t, program(t.Context(), t, s, "renew", "--enable-tls").Run())
+	for _, args := range [][]string{{"status"}, {"status", "--json"}, {"verify"}, {"renew"}} {
+		read, write, err := os.Pipe()
+		require.NoError(t, err)
+		require.NoError(t, read.Close())
+		cmd := program(t.Context(), t, s, args...)
+		cmd.Stdout = write
+		out := new(bytes.Buffer)
+		cmd.Stderr = out
+		require.NoError(t, cmd.Run(), "%v: %s", args, out)
+		require.NoError(t, write.Close())
+	}
+}
+
 // R10: a hang-up, as of an ssh that is dropped, ends a one-shot command as SIGTERM does: no key is left in the stage.
 func TestR10AHangUpLeavesNothingInTheStage(t *testing.T) {
 	t.Parallel()
@@ -247,6 +265,37 @@ func TestH1TheDaemonTakesNothingThatOthersMayReplace(t *testing.T) {
 			require.Zero(t, code, "by hand it works: "+stderr)
 		})
 	}
+}
+
+// A2: a pass over one certificate says nothing new of another one, and not that its old news is fresh.
+func TestA2APassOverOneCertificateLeavesTheOtherAsItWas(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	text := strings.Replace(s.config(), "certificates:\n", "certificates:\n  - {name: other, names: [other.example.internal], targets: []}\n", 1)
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o644))
+	read := func() (doc publicStatusJSON) {
+		text, err := os.ReadFile(filepath.Join(s.dir, "state", "public", "status.json"))
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(text, &doc))
+		require.Len(t, doc.Certificates, 2)
+		return doc
+	}
+	code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls")
+	require.Zero(t, code, stderr)
+	before := read()
+	s.ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		http.Error(w, "no", http.StatusForbidden)
+	})
+	// The times of the document have seconds.
+	require.Eventually(t, func() bool { return rfc3339(time.Now()) != before.At }, 2*time.Second, 10*time.Millisecond)
+	code, _, stderr = inSite(t, s, world.OS{}, "renew", "--force", "--cert", "other")
+	require.Equal(t, exitAttention, code, stderr)
+	after := read()
+	require.Equal(t, before.Certificates[0], after.Certificates[0], "maas")
+	require.Equal(t, before.StaleAfter, after.StaleAfter)
+	require.NotEqual(t, before.At, after.At)
+	require.NotEqual(t, before.Certificates[1].At, after.Certificates[1].At)
+	require.Equal(t, "obtain", after.Certificates[1].LastFailure.Stage)
 }
 
 // A2: after each pass public/status.json tells everybody on this host how it ended, and no more than that.
