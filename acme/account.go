@@ -85,7 +85,7 @@ func (s *session) isKnownAs(account string) bool {
 	return err == nil && found.Location == account
 }
 
-// AccountChange is what became of the account at one directory.
+// AccountChange tells what became of the account at one directory.
 type AccountChange struct {
 	Directory string
 	What      string // in words

@@ -19,20 +19,20 @@ import (
 type answers struct {
 	note func([]certstore.Answer) error // nil: nothing is written down
 
-	mu      sync.Mutex
-	visible []answer
-	left    []certstore.Answer // of earlier runs
+	mu        sync.Mutex
+	visible   []answer
+	remaining []certstore.Answer // of earlier runs
 }
 
 type answer struct {
 	proof
-	asked  string // the name as it was asked for; a wildcard has its asterisk
-	solver Solver
-	at     time.Time
-	hidden bool // it is written down, but nothing was done yet to make it visible
+	asked   string // the name as it was asked for; a wildcard has its asterisk
+	solver  Solver
+	at      time.Time
+	pending bool // it is written down, but nothing was done yet to make it visible
 }
 
-// answerAge is how long it is tried to take away what an earlier run left.
+// answerAge bounds the tries to take away an answer that an earlier run left.
 const answerAge = 7 * 24 * time.Hour
 
 // add writes some answers down that are about to be made visible.
@@ -52,7 +52,7 @@ func (a *answers) show(p proof) {
 	defer a.mu.Unlock()
 	for i := range a.visible {
 		if a.visible[i].proof == p {
-			a.visible[i].hidden = false
+			a.visible[i].pending = false
 		}
 	}
 }
@@ -62,7 +62,7 @@ func (a *answers) write() error {
 	if a.note == nil {
 		return nil
 	}
-	written := slices.Clone(a.left)
+	written := slices.Clone(a.remaining)
 	for _, one := range a.visible {
 		if one.solver.lasts() {
 			written = append(written, certstore.Answer{
@@ -73,13 +73,13 @@ func (a *answers) write() error {
 	return a.note(written)
 }
 
-// takeLeft takes over what earlier runs left, but for what is about to be made visible again. What it has no way to take
+// takeOver takes over what earlier runs left, but for what is about to be made visible again. What it has no way to take
 // away now stays written down, with why; what it never will have one for is given up, which is told too.
-func (a *answers) takeLeft(ready func(Solver) error, solve func(string) Solver, now time.Time, except []answer) (old []answer, told []error) {
+func (a *answers) takeOver(ready func(Solver) error, solve func(string) Solver, now time.Time, except []answer) (old []answer, told []error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var stays []certstore.Answer
-	for _, left := range a.left {
+	for _, left := range a.remaining {
 		one := answer{
 			proof: proof{name: strings.TrimPrefix(left.Name, "*."), token: left.Token, thumbprint: left.Thumbprint, place: left.Place},
 			asked: left.Name, solver: solve(left.Name), at: left.At,
@@ -98,12 +98,12 @@ func (a *answers) takeLeft(ready func(Solver) error, solve func(string) Solver, 
 			old = append(old, one)
 		}
 	}
-	a.left = stays
+	a.remaining = stays
 	a.visible = append(a.visible, old...)
 	return old, told
 }
 
-// words are what a person has to look for.
+// words tell a person what to look for.
 func (a answer) words(challengeType string) string {
 	if challengeType == "dns-01" {
 		at := a.place
@@ -129,7 +129,7 @@ func (a *answers) retract(ctx context.Context, some []answer) []error {
 	for _, together := range byPlace(some) {
 		group.Go(func() error {
 			for _, one := range together {
-				if one.hidden {
+				if one.pending {
 					continue
 				}
 				if err := one.solver.retract(ctx, one.proof); err != nil {
@@ -164,11 +164,11 @@ func (a *answers) retract(ctx context.Context, some []answer) []error {
 func (c *Client) Retract(ctx context.Context, left []certstore.Answer) (stays []certstore.Answer, err error) {
 	var opened ready
 	defer opened.release()
-	a := answers{left: left, note: func(written []certstore.Answer) error {
+	a := answers{remaining: left, note: func(written []certstore.Answer) error {
 		stays = written
 		return nil
 	}}
-	old, told := a.takeLeft(func(s Solver) error { return opened.open(ctx, s, nil) }, c.config.Solve, c.config.Now(), nil)
+	old, told := a.takeOver(func(s Solver) error { return opened.open(ctx, s, nil) }, c.config.Solve, c.config.Now(), nil)
 	if err := a.write(); err != nil {
 		return left, err
 	}

@@ -15,7 +15,7 @@ import (
 	lego "github.com/go-acme/lego/v4/acme"
 )
 
-// Window is when a CA suggests to renew a certificate (RFC 9773 section 4.2).
+// Window is the time in which a CA suggests to renew a certificate (RFC 9773 section 4.2).
 type Window struct {
 	Start, End  time.Time
 	Explanation string    // URL for the operator; most often empty
@@ -48,7 +48,7 @@ const (
 	defaultAsk = 6 * time.Hour
 )
 
-// Moment is when to renew within the window: the same on every host and at every look, and spread evenly over
+// Moment picks the time of renewal within the window: the same on every host and at every look, and spread evenly over
 // certificates.
 func (w Window) Moment() time.Time {
 	text := fmt.Sprintf("%s %d %d", w.id, w.Start.Unix(), w.End.Unix())

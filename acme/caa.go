@@ -75,7 +75,7 @@ func (v *dnsView) caa(ctx context.Context, name string) (set []*dns.CAA, at stri
 	return nil, "", nil
 }
 
-// forbids is why a set of records forbids an issuance, or empty.
+// forbids explains why a set of records forbids an issuance; empty when it does not.
 func forbids(set []*dns.CAA, wildcard bool, identities []string, account, method string) string {
 	tag := "issue"
 	if wildcard && slices.ContainsFunc(set, func(r *dns.CAA) bool { return strings.EqualFold(r.Tag, "issuewild") }) {

@@ -84,7 +84,7 @@ func (e *ExternalAccount) String() string { return "external account " + e.KeyID
 // GoString never holds the key.
 func (e *ExternalAccount) GoString() string { return e.String() }
 
-// directoryAge is how long a directory is used before it is fetched again.
+// A directory is fetched again when it is older than directoryAge.
 const directoryAge = time.Hour
 
 type cachedDirectory struct {
@@ -150,7 +150,7 @@ func (c *Client) open(ctx context.Context) (*session, error) {
 	return s, s.connect()
 }
 
-// sent is how many requests the session sent to the CA.
+// sent counts the session's requests to the CA.
 func (s *session) sent() int { return int(s.wire.requests.Load()) }
 
 // connect makes lego's core anew, with what is known of the account.
@@ -261,7 +261,7 @@ func (s *session) reregister() error {
 	return s.register()
 }
 
-// Requirements are what a CA asks of its clients, as its directory says.
+// Requirements list what a CA demands of its clients, by its directory.
 type Requirements struct {
 	Terms           string // URL of the terms of service; empty: none
 	ExternalAccount bool
@@ -286,7 +286,7 @@ func (c *Client) Requirements(ctx context.Context) (Requirements, error) {
 	}, nil
 }
 
-// maxProfiles is how many profiles of a directory are looked at.
+// maxProfiles bounds the profiles of a directory that are looked at.
 const maxProfiles = 50
 
 func cleanProfiles(profiles map[string]string) map[string]string {
@@ -297,7 +297,7 @@ func cleanProfiles(profiles map[string]string) map[string]string {
 	return cleaned
 }
 
-// maxURL is how long a URL may be that a CA names and that is written down.
+// maxURL bounds, in bytes, a URL that a CA names and that is written down.
 const maxURL = 2 << 10
 
 // checkURL refuses a URL that is none that a CA may name for what is asked of it again (RFC 8555 section 6.1).
@@ -390,7 +390,7 @@ func signerAt(account certstore.Account, directory string) (key crypto.Signer, n
 	return key, false, err
 }
 
-// accountURL is that of the account at this CA; empty while there is none.
+// accountURL returns the account's URL at this CA; empty while there is none.
 func (c *Client) accountURL(ctx context.Context) (string, error) {
 	account, _, err := certstore.LoadAccount(ctx, c.config.Store)
 	return account.Registrations[c.config.Directory].URL, err

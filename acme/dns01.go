@@ -16,7 +16,7 @@ import (
 	"maascert/internal/world"
 )
 
-// Records is where TXT records are put: a DNS provider. It is safe for concurrent use.
+// Records puts and removes TXT records at a DNS provider. It is safe for concurrent use.
 type Records interface {
 	// Put makes a record visible beside others of its name. It may be visible already.
 	Put(ctx context.Context, r TXT) error
@@ -101,8 +101,8 @@ func (d *DNS) parts() (Records, *dnsView, error) {
 	return d.records, d.view, nil
 }
 
-// place is where the record for a name stands: a wildcard shares it with its base name, and names whose CNAMEs lead to one
-// place share that.
+// place finds out where the record for a name belongs: a wildcard shares it with its base name, and names whose CNAMEs lead
+// to one place share that.
 func (d *DNS) place(ctx context.Context, name string) (string, error) {
 	_, view, err := d.parts()
 	if err != nil {
@@ -236,7 +236,7 @@ func (d *DNS) look(ctx context.Context, view *dnsView, r TXT, resolvers bool) (l
 	return seen, nil
 }
 
-// look is what servers said about a record.
+// look holds the answers of all servers about one record.
 type look []sight
 
 type sight struct {

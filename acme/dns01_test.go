@@ -266,7 +266,7 @@ func TestDNSTakesAwayWhatAKilledRunLeft(t *testing.T) {
 	ca.DNS.Put("_acme-challenge.gone.example", "other")
 	ca.DNS.Put("_acme-challenge.gone.example", digest("t.p"))
 	again := request("a.example", "*.a.example")
-	again.Left = append(left, certstore.Answer{Type: "dns-01", Name: "*.gone.example", Token: "t", Thumbprint: "p", At: time.Now()})
+	again.Leftovers = append(left, certstore.Answer{Type: "dns-01", Name: "*.gone.example", Token: "t", Thumbprint: "p", At: time.Now()})
 	again.Note, again.Resume = noted.note, &killed.orders[0]
 	_, err = c.Obtain(t.Context(), again)
 	require.NoError(t, err)
@@ -347,7 +347,7 @@ func TestDNSAnswersOfNamesThatAreNoLongerOrdered(t *testing.T) {
 		{Type: "dns-01", Name: "c.example", Token: "t", Thumbprint: "p", At: time.Now()},
 	}
 	asked, noted := request("a.example"), new(notes)
-	asked.Left, asked.Note = left, noted.note
+	asked.Leftovers, asked.Note = left, noted.note
 	issued, err := c.Obtain(t.Context(), asked)
 	require.NoError(t, err)
 	require.Empty(t, ca.DNS.TXT())
@@ -363,7 +363,7 @@ func TestDNSAnswersOfNamesThatAreNoLongerOrdered(t *testing.T) {
 	broken := dns01(z)
 	broken.Connect = func(context.Context) (acme.Records, error) { return nil, errors.New("no credentials") }
 	solver = broken
-	asked.Left = left[:1]
+	asked.Leftovers = left[:1]
 	issued, err = c.Obtain(t.Context(), asked)
 	require.NoError(t, err)
 	require.Contains(t, issued.Warnings[0], "no credentials")

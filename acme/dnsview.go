@@ -16,7 +16,7 @@ import (
 	"maascert/internal/world"
 )
 
-// dnsView is what DNS looks like from here. What resolvers said is kept for as long as an order takes.
+// dnsView asks DNS from this host. It keeps what resolvers said for as long as an order takes.
 type dnsView struct {
 	dial      world.Dial
 	resolvers []string // none: the system's
@@ -49,7 +49,7 @@ func newView(resolvers []string, dial world.Dial) *dnsView {
 	return &dnsView{dial: dial, resolvers: resolvers, asked: map[question]*lookup{}, turns: make(chan struct{}, sideBySide)}
 }
 
-// exchangeTime is how long one server may take for one question.
+// exchangeTime bounds one question to one server.
 const exchangeTime = 3 * time.Second
 
 // servers are the resolvers.

@@ -16,7 +16,7 @@ import (
 	"maascert/internal/hint"
 )
 
-// Error is what a CA answered instead of what was asked of it.
+// Error is a CA's refusal: a problem document (RFC 8555 section 6.7), or another answer than the one asked for.
 type Error struct {
 	Op         string    // what was asked: newOrder, finalize, …
 	Type       string    // the ACME error type without its URN (RFC 8555 section 6.7); may be empty
@@ -56,14 +56,14 @@ const (
 	maxNonces = 100
 )
 
-// FailedValidation is what the errors of validations that failed begin with, which CAs count.
+// FailedValidation begins the errors of validations that failed, which CAs count.
 const FailedValidation = "validation: "
 
 // ErrUnfit says that a certificate which the CA issued is not what was asked for, and that it never will be.
 var ErrUnfit = errors.New("the CA's certificate is refused")
 
-// once is an operation that is asked again only once when its answer stays out: the CA may have done it.
-const once = "newOrder"
+// opNewOrder is an operation that is asked again only opNewOrder when its answer stays out: the CA may have done it.
+const opNewOrder = "newOrder"
 
 // call asks the CA for something through lego. It signs again at once when a nonce was refused, asks again a few times
 // when the CA or the way to it failed, and gives every other failure its place and words.
@@ -96,7 +96,7 @@ func call[T any](s *session, op string, ask func() (T, error)) (T, error) {
 }
 
 func triesOf(op string) int {
-	if op == once {
+	if op == opNewOrder {
 		return 2
 	}
 	return maxTries
@@ -117,7 +117,7 @@ func (t *tamed) Error() string { return t.text }
 
 func (t *tamed) Unwrap() error { return t.error }
 
-// noNonce is what go-jose says instead of why there is no nonce.
+// noNonce is go-jose's error for a nonce that could not be had, which hides the reason.
 const noNonce = "Error generating nonce"
 
 // explain turns lego's error into ours.
@@ -161,7 +161,7 @@ func problemError(op string, problem *lego.ProblemDetails) *Error {
 	}
 }
 
-// maxSubProblems is how many subproblems of an answer are told, each of which is about one name.
+// maxSubProblems bounds the subproblems of an answer that are told, each of which is about one name.
 const maxSubProblems = 20
 
 // isTransient tells whether asking again may help: the server failed, or the way to it did. Nobody listening, an
@@ -187,7 +187,7 @@ func retryAfter(err error) time.Time {
 	return time.Time{}
 }
 
-// RetryAfter is when the CA wants to be asked again, if the error says so.
+// RetryAfter returns the time at which the CA wants to be asked again, if the error names one.
 func RetryAfter(err error) (time.Time, bool) {
 	at := retryAfter(err)
 	return at, !at.IsZero()

@@ -84,7 +84,7 @@ func (r *Responder) open(ctx context.Context, account crypto.PublicKey) (release
 	return sync.OnceFunc(func() { r.release(ctx) }), nil
 }
 
-// answerPatience is how long an address is tried that somebody has who does not answer: he may be about to leave.
+// answerPatience bounds the tries for an address that somebody has who does not answer: he may be about to leave.
 const answerPatience = 2 * time.Second
 
 // answered makes sure that somebody answers at the address now, and tells whether it is us; then so many users come to those
@@ -247,7 +247,7 @@ func Respond(ctx context.Context, listen world.Listen, address string, thumbprin
 	return nil
 }
 
-// Thumbprint is that of the account's key, which is made when there is none. The CA is not asked.
+// Thumbprint returns the account key's; a key is made when there is none. The CA is not asked.
 func (c *Client) Thumbprint(ctx context.Context) (Thumbprint, error) {
 	s := &session{Client: c, ctx: ctx}
 	if _, err := s.loadKey(); err != nil {
@@ -286,7 +286,7 @@ location ~ "^/\.well-known/acme-challenge/([A-Za-z0-9_-]+)$" {
 `,
 }
 
-// borrower is what another run on this host calls itself when it asks whether somebody answers for its account. One with
+// borrower names another run on this host, as User-Agent, when it asks whether somebody answers for its account. One with
 // another account waits for the address and cannot borrow it.
 func borrower(thumbprint string) string { return "maascert-borrower " + thumbprint }
 

@@ -23,7 +23,7 @@ import (
 	"maascert/internal/printable"
 )
 
-// Request is what to obtain.
+// Request describes the certificate to obtain.
 type Request struct {
 	Names   []string // canonical (certstore.CanonicalName), at least one
 	KeyType certstore.KeyType
@@ -37,14 +37,14 @@ type Request struct {
 	// Save is called whenever there is something that a later run would need: the order's URL as soon as it exists, and
 	// once more with the certificate's key before the order is finalized. An error stops the order.
 	Save func(certstore.Order) error
-	// Left are answers that earlier runs may have left visible; they are taken away.
-	Left []certstore.Answer
+	// Leftovers are answers that earlier runs may have left visible; they are taken away.
+	Leftovers []certstore.Answer
 	// Note is called before answers are made visible that outlive this process, and when they are gone: with all that may
 	// be visible. nil: they are not written down. An error stops the order.
 	Note func([]certstore.Answer) error
 }
 
-// Issued is what an order brought.
+// Issued holds the certificate that an order brought, and what the order cost.
 type Issued struct {
 	Bundle    *certstore.Bundle
 	Directory string
@@ -77,7 +77,7 @@ func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 	if err != nil {
 		return &Issued{Requests: s.sent()}, err
 	}
-	visible := &answers{note: request.Note, left: request.Left}
+	visible := &answers{note: request.Note, remaining: request.Leftovers}
 	o := &order{session: s, request: request, answers: visible}
 	bundle, err := o.obtain()
 	if IsRefusal(err) && c.hasOtherKey(ctx, s) {
@@ -143,7 +143,7 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 	if err := o.authorize(); err != nil {
 		return nil, err
 	}
-	if err := o.leave(lego.StatusPending); err != nil {
+	if err := o.waitWhile(lego.StatusPending); err != nil {
 		return nil, err
 	}
 	// Nobody looks at the answers any more.
@@ -183,12 +183,12 @@ func (o *order) newOrder() error {
 	}
 	options := &api.OrderOptions{Profile: o.config.Profile, ReplacesCertID: o.replaces()}
 	ask := func() (lego.ExtendedOrder, error) { return o.core.Orders.NewWithOptions(o.request.Names, options) }
-	made, err := call(o.session, once, ask)
+	made, err := call(o.session, opNewOrder, ask)
 	var answered *Error
 	if options.ReplacesCertID != "" && errors.As(err, &answered) && !IsRateLimited(err) {
 		// Whatever the CA has against the predecessor, the certificate is needed all the same.
 		options.ReplacesCertID = ""
-		made, err = call(o.session, once, ask)
+		made, err = call(o.session, opNewOrder, ask)
 	}
 	if err != nil {
 		return err
@@ -374,7 +374,7 @@ func (o *order) proveLasting(tasks []*task) error {
 					return err
 				}
 				// One that stays does no harm: a name may have several records, and this one has done its work.
-				one.hidden = false
+				one.pending = false
 				o.warnAll(o.answers.retract(ctx, []answer{one}))
 			}
 			return nil
@@ -386,7 +386,7 @@ func (o *order) proveLasting(tasks []*task) error {
 // retractLeft takes away what earlier runs left, but for some answers.
 func (o *order) retractLeft(ctx context.Context, except []answer) {
 	ready := func(s Solver) error { return o.ready.open(ctx, s, o.session.key.Public()) }
-	old, told := o.answers.takeLeft(ready, o.config.Solve, o.config.Now(), except)
+	old, told := o.answers.takeOver(ready, o.config.Solve, o.config.Now(), except)
 	o.warnAll(told)
 	o.warnAll(o.answers.retract(ctx, old))
 }
@@ -420,7 +420,7 @@ func (o *order) retract(ctx context.Context) {
 	o.warnAll(o.answers.retract(ctx, o.answers.all()))
 }
 
-// retractTime is how long taking answers away may take.
+// retractTime bounds the taking away of answers.
 const retractTime = time.Minute
 
 func (o *order) warnAll(errs []error) {
@@ -491,7 +491,7 @@ func (o *order) task(url string, authorization lego.Authorization) (*task, error
 	return &task{
 		answer: answer{
 			proof: proof{name: strings.TrimPrefix(asked, "*."), token: challenge.Token, thumbprint: o.thumbprint},
-			asked: asked, solver: solver, at: o.config.Now(), hidden: true,
+			asked: asked, solver: solver, at: o.config.Now(), pending: true,
 		},
 		url: url, authorization: authorization, challenge: challenge,
 	}, nil
@@ -558,19 +558,19 @@ func (o *order) finish() (crypto.Signer, error) {
 		case isType(err, "orderNotReady"):
 			// CAs with several servers say that of an order that another of them called ready.
 			o.at.Status = lego.StatusPending
-			err = o.leave(lego.StatusPending)
+			err = o.waitWhile(lego.StatusPending)
 		case err == nil:
-			err = o.leave(lego.StatusProcessing, lego.StatusReady)
+			err = o.waitWhile(lego.StatusProcessing, lego.StatusReady)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	return made.key, o.leave(lego.StatusProcessing)
+	return made.key, o.waitWhile(lego.StatusProcessing)
 }
 
-// leave looks at the order until its status is another than those named. An invalid order is an error at once.
-func (o *order) leave(statuses ...string) error {
+// waitWhile looks at the order until its status is another than those named. An invalid order is an error at once.
+func (o *order) waitWhile(statuses ...string) error {
 	for slices.Contains(statuses, o.at.Status) {
 		if time.Now().After(o.deadline) {
 			return errors.Join(fmt.Errorf("order: still %s after %v", clean(o.at.Status), validationTime), o.failedAuthorizations())
@@ -676,7 +676,7 @@ func (o *order) failedAuthorizations() error {
 	return validationHint(&Error{Detail: printable.Line(strings.Join(words, "; "), printable.Sentence)}, nil)
 }
 
-// failedAuthorization is why an authorization can no longer be proven, or nil while it can.
+// failedAuthorization explains why an authorization can no longer be proven; nil while it can.
 func failedAuthorization(authorization lego.Authorization, solver Solver) error {
 	if authorization.Status == lego.StatusPending || authorization.Status == lego.StatusValid {
 		return nil
@@ -690,7 +690,7 @@ func failedAuthorization(authorization lego.Authorization, solver Solver) error 
 	return fmt.Errorf("%s%s: the authorization is %s", FailedValidation, name, clean(authorization.Status))
 }
 
-// downloadTries is how often a certificate is asked for that the CA says it issued: some need a moment to find it.
+// downloadTries bounds the requests for a certificate that the CA says it issued: some need a moment to find it.
 const downloadTries = 5
 
 func (o *order) download(key crypto.Signer) (*certstore.Bundle, error) {

@@ -75,7 +75,7 @@ var reserved = []netip.Prefix{
 // suffixes knows some of them.
 var specialUse = []string{"internal", "maas", "local", "localhost", "test", "example", "invalid", "alt", "onion", "arpa", "lan", "home", "corp", "intranet", "private"}
 
-// notPublic is why nobody may issue publicly for a canonical name, or nil.
+// notPublic explains why no public CA may issue for a canonical name; nil when one may.
 func notPublic(name string) error {
 	if address, err := netip.ParseAddr(name); err == nil {
 		special := slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(address) })

@@ -97,7 +97,7 @@ func (c *Client) withoutFolders(names []string) func() {
 	}
 }
 
-// reachTime is how long a name may take to answer.
+// reachTime bounds the answer under one name.
 const reachTime = 5 * time.Second
 
 // reach looks for an answer as a CA would (RFC 8555 section 8.3).

@@ -65,7 +65,7 @@ func (c *Client) rehearsal(ctx context.Context, s *session, request Request) (*o
 	return o, o.rehearse()
 }
 
-// tidyTime is how long tidying up may take.
+// tidyTime bounds the tidying up.
 const tidyTime = 500 * time.Millisecond
 
 // rehearse brings an order to the point where it could be finalized.
@@ -76,7 +76,7 @@ func (o *order) rehearse() error {
 	if err := o.authorize(); err != nil {
 		return err
 	}
-	return o.leave(lego.StatusPending)
+	return o.waitWhile(lego.StatusPending)
 }
 
 func (o *order) cleanUp(ctx context.Context) error {

@@ -43,7 +43,7 @@ type proof struct {
 	place      string // where it stands; found out before it is presented
 }
 
-// keyAuthorization is what proves that the account's holder answers (RFC 8555 section 8.1).
+// keyAuthorization proves that the account's holder answers (RFC 8555 section 8.1).
 func (p proof) keyAuthorization() string { return p.token + "." + p.thumbprint }
 
 // digest is the key authorization as a TXT record holds it (RFC 8555 section 8.4).
@@ -126,7 +126,7 @@ func (w *Webroot) open(context.Context, crypto.PublicKey) (func(), error) {
 	return func() {}, nil
 }
 
-// file is where an answer lies below the webroot.
+// file returns an answer's path below the webroot.
 func (w *Webroot) file(p proof) string {
 	return filepath.Join(strings.TrimPrefix(filepath.FromSlash(challengePath), "/"), p.token)
 }

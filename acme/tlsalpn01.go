@@ -170,8 +170,8 @@ func challengeCertificate(p proof) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
 
-// serverName is what a validator sends for a name: itself, or an address's reverse name (RFC 8738 section 6), because an
-// address cannot be sent.
+// serverName returns the name that a validator sends as SNI: the name itself, or an address's reverse name (RFC 8738 section
+// 6), because an address cannot be sent.
 func serverName(name string) string {
 	address, err := netip.ParseAddr(name)
 	if err != nil {

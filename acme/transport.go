@@ -33,7 +33,7 @@ const (
 	sideBySide = 50
 )
 
-// transport is what lego's acme/api sends its requests through. It brings what that lacks: the context, a bound on time
+// transport carries the requests of lego's acme/api and adds what that lacks: the context, a bound on time
 // and size, the Retry-After that Orders.Get drops, a count, a directory that is fetched once, and words for an answer
 // that is no ACME at all. One transport serves one session.
 type transport struct {
@@ -124,7 +124,7 @@ func (t *transport) took(d time.Duration) {
 // trip is about what the network takes to the CA and back.
 func (t *transport) trip() time.Duration { return time.Duration(t.quickest.Load()) }
 
-// wait is how long the last answer from a URL asked to wait, if it did.
+// wait returns the pause that the last answer from a URL asked for, if it did.
 func (t *transport) wait(url string) (time.Duration, bool) {
 	at, ok := t.retryAfter.Load(url)
 	if !ok {
@@ -191,7 +191,7 @@ func normalize(resp *http.Response, body []byte) (status int, _ []byte) {
 	})
 }
 
-// actionRequired is what a person has to read or visit before the CA goes on (RFC 8555 section 7.3.3).
+// actionRequired names the page that a person has to visit before the CA goes on (RFC 8555 section 7.3.3).
 func actionRequired(header http.Header, instance string) string {
 	var words string
 	for _, link := range header.Values("Link") {

@@ -109,7 +109,7 @@ func isSelfSigned(cert *x509.Certificate) bool {
 // Leaf is the certificate itself.
 func (b *Bundle) Leaf() *x509.Certificate { return b.certs[0] }
 
-// Chain is what follows the leaf, up to but without the root.
+// Chain returns the certificates after the leaf, up to but without the root.
 func (b *Bundle) Chain() []*x509.Certificate { return b.certs[1:] }
 
 // Key is the private key of the leaf.
@@ -125,7 +125,7 @@ func (b *Bundle) KeyPEM() []byte {
 // LeafPEM is the certificate as exactly one block: MAAS keeps only the first of a file (MAAS fact 1.4).
 func (b *Bundle) LeafPEM() []byte { return EncodeCertificates(b.certs[:1]) }
 
-// ChainPEM is what follows the leaf, in order; empty when there is nothing between the leaf and its root.
+// ChainPEM encodes the certificates after the leaf, in order; empty when there is nothing between the leaf and its root.
 func (b *Bundle) ChainPEM() []byte { return EncodeCertificates(b.certs[1:]) }
 
 // FullChainPEM is the leaf and what follows it.

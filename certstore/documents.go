@@ -105,7 +105,7 @@ func LoadVersion(ctx context.Context, store Store, cert string, number int) (Ver
 	}, nil
 }
 
-// VersionInfo is what a version is known by without opening its key.
+// VersionInfo describes a version without its key.
 type VersionInfo struct {
 	Number              int
 	Origin              Origin
@@ -165,16 +165,16 @@ func versionNumbers(ctx context.Context, store Store, cert string) ([]int, error
 	return numbers, nil
 }
 
-// Record is what is remembered of a certificate and cannot be seen again: the document "state/CERT".
+// Record remembers of a certificate what cannot be seen again: the document "state/CERT".
 type Record struct {
 	V       int `json:"v"`
 	Current int `json:"current"` // number of the version in use, 0 for none
 
 	// The wish that the deployment follows, its hash, and the hash that each host's configuration last asked for. Hosts
 	// whose configurations differ must not order against each other, so a host's wish is followed only when it changes.
-	Wish      *Wish             `json:"wish"`
-	WishHash  string            `json:"wish_hash"`
-	Published map[string]string `json:"published"`
+	Wish       *Wish             `json:"wish"`
+	WishHash   string            `json:"wish_hash"`
+	WishByHost map[string]string `json:"published"`
 
 	Order   *Order   `json:"order"`             // under way at the CA
 	Answers []Answer `json:"answers,omitempty"` // to challenges, that outlive a run and may still be visible
@@ -209,7 +209,7 @@ type Revocation struct {
 	unknown
 }
 
-// Window is when the CA suggested to renew a version (RFC 9773), remembered for when it cannot be asked.
+// Window remembers when the CA suggested to renew a version (RFC 9773), for when it cannot be asked.
 type Window struct {
 	Version     int       `json:"version"`
 	Start       time.Time `json:"start"`
@@ -229,7 +229,7 @@ func (r *Record) PendingRevocation() *Revocation {
 	return nil
 }
 
-// Revocation is what is wanted of a version, or nil.
+// Revocation returns the wish to revoke a version, or nil.
 func (r *Record) Revocation(version int) *Revocation {
 	for i := range r.Revocations {
 		if r.Revocations[i].Version == version {
@@ -280,14 +280,14 @@ type Attempt struct {
 	unknown
 }
 
-// Deployment is what is remembered of bringing a certificate to a target.
+// Deployment remembers how a certificate was brought to a target.
 type Deployment struct {
 	Verified   int       `json:"verified"`             // the last version that every endpoint was seen to serve, 0 for none
 	VerifiedAt time.Time `json:"verified_at,omitzero"` // when it was first seen so, or so again after a trouble
 	Port       int       `json:"port,omitempty"`       // on which all of them were seen to serve it; 0 for none or several
 
 	Version    int               `json:"version"`        // the one being brought there
-	Calls      int               `json:"calls"`          // of config-tls, for this version and these laggards
+	Tries      int               `json:"calls"`          // of config-tls, for this version and these laggards
 	Laggards   map[string]string `json:"laggards"`       // endpoint to what it answered instead
 	Since      time.Time         `json:"since,omitzero"` // when it was first told in vain
 	Told       time.Time         `json:"told,omitzero"`  // when it was told last
@@ -295,12 +295,12 @@ type Deployment struct {
 
 	// Answers that come and go have a target told only so often a day.
 	Day      time.Time `json:"day,omitzero"`        // when the day began in which calls are counted
-	DayCalls int       `json:"day_calls,omitempty"` // since then
+	DayTries int       `json:"day_calls,omitempty"` // since then
 
 	unknown
 }
 
-// For is what is remembered when another version is to be brought to the same target: what was verified, and what a later
+// For carries over to another version for the same target what was verified, and what a later
 // maascert wrote.
 func (d Deployment) For(version int) Deployment {
 	return Deployment{Verified: d.Verified, VerifiedAt: d.VerifiedAt, Port: d.Port, Version: version, unknown: d.unknown}
@@ -359,7 +359,7 @@ type Account struct {
 	unknown
 }
 
-// Registration is what a CA knows the account's key by.
+// Registration links the account's key with its account at a CA.
 type Registration struct {
 	URL     string    `json:"url"` // the account's (RFC 8555 section 7.3)
 	Created time.Time `json:"created"`
@@ -386,7 +386,7 @@ func SaveAccount(ctx context.Context, store Store, account Account, prev Revisio
 	return save(ctx, store, "account", account, prev)
 }
 
-// Node is what one host said of its last pass: the document "nodes/HOST", written by that host alone.
+// Node tells how one host's last pass ended: the document "nodes/HOST", written by that host alone.
 type Node struct {
 	V           int       `json:"v"`
 	Node        string    `json:"node"`

@@ -212,7 +212,7 @@ func (s *FileStore) sweep() error {
 	return err
 }
 
-// roomOrRights is what to do about a place that cannot be written.
+// roomOrRights advises about a place that cannot be written.
 func roomOrRights(err error) string {
 	if errors.Is(err, fs.ErrPermission) {
 		return "run maascert as root, or set state_dir"

@@ -46,7 +46,7 @@ func TestGoldenFilesLoad(t *testing.T) {
 	require.Equal(t, 3, record.Current)
 	require.Equal(t, []string{"maas.example.internal", "10.0.0.10"}, record.Wish.Names)
 	require.Equal(t, record.Wish.Hash(), record.WishHash, "the hash of a wish never changes")
-	require.Equal(t, record.WishHash, record.Published["region1"])
+	require.Equal(t, record.WishHash, record.WishByHost["region1"])
 	require.Equal(t, "https://ca.example/acme/order/7", record.Order.URL)
 	require.Equal(t, "https://ca.example/acme/account/1", record.Order.Account)
 	require.NotEmpty(t, record.Order.Key)
@@ -58,7 +58,7 @@ func TestGoldenFilesLoad(t *testing.T) {
 	require.Equal(t, at.Add(168*time.Hour), record.HeldUntil)
 	require.Equal(t, "obtain", record.Attempts[0].Stage)
 	d := record.Deployments["maas"]
-	require.Equal(t, []int{2, 3, 2, 1}, []int{d.Verified, d.Version, d.Calls, d.RolledBack})
+	require.Equal(t, []int{2, 3, 2, 1}, []int{d.Verified, d.Version, d.Tries, d.RolledBack})
 	require.Equal(t, "none", d.Laggards["10.0.0.12:5443"])
 	require.Equal(t, at, d.Since)
 	require.Equal(t, at.Add(5*time.Minute), d.Told)

@@ -48,7 +48,7 @@ func IsAddress(name string) bool {
 	return err == nil
 }
 
-// Wish is what a certificate should be: everything whose change calls for a new one.
+// Wish describes the certificate that is wanted: everything whose change calls for a new one.
 type Wish struct {
 	Names     []string `json:"names"` // canonical
 	KeyType   KeyType  `json:"key_type"`

@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// MaxSkew is how far the clock of whoever made a certificate may be ahead of ours.
+// MaxSkew bounds how far the clock of whoever made a certificate may be ahead of ours.
 const MaxSkew = 5 * time.Minute
 
-// Present is now, or the moment at which a certificate begins where that is no more than MaxSkew ahead: one that was just
-// made is not refused because of our clock.
-func Present(leaf *x509.Certificate, now time.Time) time.Time {
+// VerificationTime is now, or the moment at which a certificate begins where that is no more than MaxSkew ahead: one that was
+// just made is not refused because of our clock.
+func VerificationTime(leaf *x509.Certificate, now time.Time) time.Time {
 	if now.Before(leaf.NotBefore) && leaf.NotBefore.Sub(now) <= MaxSkew {
 		return leaf.NotBefore
 	}
@@ -33,11 +33,11 @@ func Verify(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.CertP
 		intermediates.AddCert(cert)
 	}
 	return leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: Present(leaf, now), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		Roots: roots, Intermediates: intermediates, CurrentTime: VerificationTime(leaf, now), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 }
 
-// maxSent is how many certificates a server may send after its leaf: more than any chain has, should some be there twice.
+// maxSent bounds the certificates that a server sends after its leaf: more than any chain has, should some be there twice.
 const maxSent = 3 * maxChain
 
 // SplitNames parts canonical names as a certificate holds them: DNS names and IP addresses.

@@ -40,23 +40,23 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	}
 	before := Judged(m, m.Probe(ctx), d.Bundle)
 	var deadline time.Time
-	for outcome.Calls < d.Calls {
-		if err := d.Spend(); err != nil {
+	for outcome.Tries < d.Tries {
+		if err := d.BeforeTry(); err != nil {
 			return outcome, err
 		}
 		outcome.Endpoints = nil
-		telling, err := m.tell(ctx, d.Bundle, port, m.rehearseHandshake)
-		if outcome.Calls == 0 {
+		telling, err := m.apply(ctx, d.Bundle, port, m.selfTest)
+		if outcome.Tries == 0 {
 			outcome.Telling = telling // a second call that fails takes nothing back
 		}
 		if err != nil {
 			return outcome, err
 		}
-		if outcome.Calls++; deadline.IsZero() {
+		if outcome.Tries++; deadline.IsZero() {
 			deadline = time.Now().Add(m.patience(d))
 		}
 		quiet := time.Duration(0)
-		if outcome.Calls < d.Calls {
+		if outcome.Tries < d.Tries {
 			quiet = min(silence, m.patience(d)/2)
 		}
 		if outcome.Endpoints, err = m.verify(ctx, d, deadline, quiet); err != nil || Serving(outcome.Endpoints) {
@@ -72,7 +72,7 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	}
 	// It was served before, whoever trusted it: there is nothing to rehearse.
 	outcome.Endpoints = nil
-	if _, err := m.tell(ctx, d.Previous, port, func(string) error { return nil }); err != nil {
+	if _, err := m.apply(ctx, d.Previous, port, func(string) error { return nil }); err != nil {
 		return outcome, fmt.Errorf("putting the previous certificate back: %w", err)
 	}
 	outcome.RolledBack = true
@@ -87,7 +87,7 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 // 2.4), and telling it again meanwhile helps nothing.
 const silence = 150 * time.Second
 
-// patience is how long endpoints are waited for, from the end of the first call on.
+// patience bounds the wait for endpoints, from the end of the first call on.
 func (m *MAAS) patience(d Deployment) time.Duration {
 	if d.Within > 0 {
 		return min(d.Within, m.config.VerifyTimeout)
@@ -97,11 +97,11 @@ func (m *MAAS) patience(d Deployment) time.Duration {
 
 // deaf says so when MAAS was told twice and nothing changed anywhere: then it is not this certificate.
 func (m *MAAS) deaf(before []Endpoint, outcome Outcome) error {
-	if outcome.Calls < 2 || len(before) != len(outcome.Endpoints) {
+	if outcome.Tries < 2 || len(before) != len(outcome.Endpoints) {
 		return nil
 	}
 	for i, e := range outcome.Endpoints {
-		if e.IsServing() || e.State == Unknown || e.Answer() != before[i].Answer() {
+		if e.IsServing() || e.State == Unknown || e.Observed() != before[i].Observed() {
 			return nil
 		}
 	}
@@ -135,9 +135,9 @@ func isStaging(leaf *x509.Certificate) bool {
 	return strings.Contains(leaf.Issuer.String(), "(STAGING)") || strings.HasPrefix(leaf.Issuer.CommonName, "Fake LE")
 }
 
-// tell stages a pair, rehearses with the very files, and runs config-tls. The stage is gone when it returns, whatever
+// apply stages a pair, rehearses with the very files, and runs config-tls. The stage is gone when it returns, whatever
 // happened.
-func (m *MAAS) tell(ctx context.Context, bundle *certstore.Bundle, port int, rehearse func(dir string) error) (telling Telling, err error) {
+func (m *MAAS) apply(ctx context.Context, bundle *certstore.Bundle, port int, rehearse func(dir string) error) (telling Telling, err error) {
 	here, err := m.installation(ctx)
 	if err != nil {
 		return NotTold, err
@@ -179,7 +179,7 @@ func (m *MAAS) command(here Installation, dir string, bundle *certstore.Bundle, 
 	return world.Command{Path: here.Command, Args: args, Timeout: m.config.Timeout}
 }
 
-// lastWords is what MAAS says at the end of a long help text (MAAS fact 1.3): its last paragraph, in one line.
+// lastWords cuts the error out of MAAS's long help text (MAAS fact 1.3): the last paragraph, in one line.
 func lastWords(result world.Result) string {
 	text := bytes.TrimSpace(result.Stderr)
 	if at := bytes.LastIndex(text, []byte("\n\n")); at >= 0 {
@@ -193,7 +193,7 @@ func lastWords(result world.Result) string {
 	return fmt.Sprintf("%s (exit %d)", printable.Line(words, longest), result.Exit)
 }
 
-// advice is what to do about MAAS's words, the first that fits.
+// advice translates MAAS's words into what to do about them; the first that fits counts.
 var advice = []struct{ part, what string }{
 	{"as root", "run maascert as root"},
 	{"connection to server", "MAAS's database cannot be reached from this host; is PostgreSQL up?"},
@@ -266,7 +266,7 @@ func laggardsOf(endpoints []Endpoint) []string {
 	var answers []string
 	for _, e := range endpoints {
 		if !e.IsServing() {
-			answers = append(answers, e.Address+" "+e.Answer())
+			answers = append(answers, e.Address+" "+e.Observed())
 		}
 	}
 	return answers
@@ -374,8 +374,8 @@ func (m *MAAS) tidy(root string) error {
 	return errors.Join(err, unlock())
 }
 
-// rehearseHandshake serves the staged files to a client that trusts what our clients trust, under every name.
-func (m *MAAS) rehearseHandshake(dir string) error {
+// selfTest serves the staged files to a client that trusts what our clients trust, under every name.
+func (m *MAAS) selfTest(dir string) error {
 	read := func(name string) []byte {
 		text, err := m.config.FS.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -396,7 +396,7 @@ func (m *MAAS) handshakes(pair tls.Certificate) error {
 		return err
 	}
 	for _, name := range certstore.CertificateNames(leaf) {
-		if err := m.handshakeAs(strings.Replace(name, "*", "any", 1), pair, certstore.Present(leaf, m.config.Now())); err != nil {
+		if err := m.handshakeAs(strings.Replace(name, "*", "any", 1), pair, certstore.VerificationTime(leaf, m.config.Now())); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}

@@ -82,7 +82,7 @@ func TestEachWayInWhichMAASFails(t *testing.T) {
 			config.Runner = failing{exit: row.exit, stderr: row.stderr}
 			spent := 0
 			d := deployment(bundle)
-			d.Spend = func() error { spent++; return nil }
+			d.BeforeTry = func() error { spent++; return nil }
 			outcome, err := maasconfig.New(config).Deploy(t.Context(), d)
 			require.ErrorContains(t, err, row.want)
 			require.NotContains(t, err.Error(), "usage:")
@@ -90,7 +90,7 @@ func TestEachWayInWhichMAASFails(t *testing.T) {
 			require.Less(t, len(err.Error()), 500)
 			require.Contains(t, hint.Of(err), row.hint)
 			require.Equal(t, 1, spent, "it is written down before it is tried")
-			require.Zero(t, outcome.Calls, "and does not count, because no region was told")
+			require.Zero(t, outcome.Tries, "and does not count, because no region was told")
 			require.True(t, s.Regions[0].Serves(5443).Equal(before.Leaf()), "the old certificate is still served")
 		})
 	}

@@ -56,7 +56,7 @@ func ParseVersion(text string) (Version, error) {
 	return v, nil
 }
 
-// Installation is how MAAS is installed on this host.
+// Installation describes how MAAS is installed on this host.
 type Installation struct {
 	Kind     string // snap, deb, or empty when neither is seen
 	Version  Version
@@ -178,7 +178,7 @@ func (i Installation) Status() string {
 	return "systemctl status maas-regiond"
 }
 
-// Stages are where stages may lie that a killed run left, whatever is installed now.
+// Stages lists the folders in which killed runs may have left stages, whatever is installed now.
 func Stages(config InstallationConfig) []string {
 	if config.StageDir != "" {
 		return []string{config.StageDir}

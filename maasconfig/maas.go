@@ -189,8 +189,8 @@ func keyLoads(keyType certstore.KeyType, version Version) error {
 	}
 }
 
-// port is where MAAS serves TLS and has to be told to go on doing so, because config-tls resets a port that it is not
-// told (MAAS observation 11).
+// port finds the port on which MAAS serves TLS and has to be told to go on doing so, because config-tls resets a port that it
+// is not told (MAAS observation 11).
 func (m *MAAS) port(ctx context.Context, want Want) (int, error) {
 	port, err := m.servedPort(ctx, want)
 	if err != nil {
@@ -215,7 +215,7 @@ func fallback(text, otherwise string) string {
 	return text
 }
 
-// firstPort is where TLS is enabled for the first time.
+// firstPort returns the port on which TLS is enabled for the first time.
 func (m *MAAS) firstPort() int {
 	if m.config.Port != 0 {
 		return m.config.Port
@@ -223,10 +223,10 @@ func (m *MAAS) firstPort() int {
 	return DefaultPort
 }
 
-// servedPort is where TLS is on; 0 when it is off. Port 5240 is plain HTTP, and anybody may stand before a region, so what
-// is known on this host decides: regiond's own file, and the port on which every endpoint was verified before. Where
-// neither is known, what the regions say counts when they agree and TLS is spoken there; a port that nothing on this host
-// confirms is enabled only when somebody says so.
+// servedPort finds the port on which TLS is on; 0 when it is off. Port 5240 is plain HTTP, and anybody may stand before a
+// region, so what is known on this host decides: regiond's own file, and the port on which every endpoint was verified
+// before. Where neither is known, what the regions say counts when they agree and TLS is spoken there; a port that nothing on
+// this host confirms is enabled only when somebody says so.
 func (m *MAAS) servedPort(ctx context.Context, want Want) (int, error) {
 	local := localTLS(m.config.FS, m.here(ctx).HTTPDir)
 	if local.known && (local.port != 0 || want.Port == 0) {
@@ -266,7 +266,7 @@ func (m *MAAS) isServedOn(ctx context.Context, port int) bool {
 	}), true)
 }
 
-// voices are what the regions say of TLS, each with who says it, and who says nothing.
+// voices asks every region about TLS, and sorts them by what they say; the silent ones apart.
 func (m *MAAS) voices(ctx context.Context) (said map[tlsState][]string, silent []string) {
 	said = map[tlsState][]string{}
 	hosts := m.hosts()
@@ -306,7 +306,7 @@ func sayings(said map[tlsState][]string) string {
 	return strings.Join(words, "; ")
 }
 
-// Dissent is what regions say of TLS when that is not what is known on this host, or not the same; empty when they agree.
+// Dissent tells what regions say of TLS when they contradict this host or each other; empty when all agree.
 func (m *MAAS) Dissent(ctx context.Context) string {
 	said, _ := m.voices(ctx)
 	if local := localTLS(m.config.FS, m.here(ctx).HTTPDir); local.known {
@@ -402,8 +402,8 @@ func (m *MAAS) namesLost(ctx context.Context, want Want) error {
 	return refuse(want.Accept, NamesLost, "names that MAAS serves now would be lost: %s", listed(slices.Sorted(maps.Keys(lost))))
 }
 
-// couldBeOurs tells whether what is served could be meant for this MAAS: clients trust it, and it has a name that ours have or
-// had. Anybody may have a certificate of a trusted CA for names of his own.
+// couldBeOurs tells whether what is served could be meant for this MAAS: clients trust it, and it has a name that ours have
+// or had. Anybody may have a certificate of a trusted CA for names of his own.
 func (m *MAAS) couldBeOurs(s Served, want Want) bool {
 	return m.trusted(s.Certs[0], s.Certs[1:]) == nil && slices.ContainsFunc(certstore.CertificateNames(s.Certs[0]), func(name string) bool {
 		return covers(want.Names, name) || slices.Contains(want.Earlier, name)

@@ -202,7 +202,7 @@ func (s *site) enable(t *testing.T, port int) *certstore.Bundle {
 }
 
 func deployment(b *certstore.Bundle) maasconfig.Deployment {
-	return maasconfig.Deployment{Bundle: b, Calls: 2, Spend: func() error { return nil }, Accept: maasconfig.Accept{}}
+	return maasconfig.Deployment{Bundle: b, Tries: 2, BeforeTry: func() error { return nil }, Accept: maasconfig.Accept{}}
 }
 
 var want = maasconfig.Want{Names: []string{"maas.example"}, KeyType: certstore.RSA3072, Accept: maasconfig.Accept{}}
@@ -354,7 +354,8 @@ func TestARegionThatMissedTheEnablingDoesNotStopTheOthers(t *testing.T) {
 	require.Eventually(t, func() bool { return off.Regions[0].Serves(5443) == nil && off.Regions[1].Serves(5443) == nil }, 10*time.Second, time.Millisecond)
 	require.ErrorContains(t, maasconfig.New(off.config).Ready(t.Context(), want), "MAAS does not serve TLS yet")
 
-	// The region of this host is the one that missed it, and the port on which all were verified before speaks for the others.
+	// The region of this host is the one that missed it, and the port on which all were verified before speaks for the
+	// others.
 	here := newSite(t, maastest.Options{})
 	here.Regions[0].Break(maastest.Fault{Deaf: true})
 	here.Set(&maastest.Secret{Key: string(bundle.KeyPEM()), Cert: string(bundle.LeafPEM()), CACert: string(bundle.ChainPEM()), Port: 5443})
@@ -444,7 +445,7 @@ func TestM5AStoppedRegiondIsNoRefusal(t *testing.T) {
 	require.False(t, outcome.RolledBack)
 	for _, e := range outcome.Endpoints {
 		require.Equal(t, maasconfig.Unknown, e.State)
-		require.Equal(t, maasconfig.StoppedAnswer, e.Answer())
+		require.Equal(t, maasconfig.StoppedAnswer, e.Observed())
 		require.Contains(t, e.String(), "regiond is stopped there")
 	}
 	for _, region := range s.Regions {
@@ -496,7 +497,7 @@ func TestM4ASlowRegionIsNotToldTwice(t *testing.T) {
 	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
 	require.NoError(t, err)
 	require.True(t, maasconfig.Serving(outcome.Endpoints))
-	require.Equal(t, 1, outcome.Calls)
+	require.Equal(t, 1, outcome.Tries)
 }
 
 // A secret that was stored while nobody was notified is brought to the regions by the next call, and a proxy that was
@@ -549,7 +550,7 @@ func TestDeployKeepsChainAndPort(t *testing.T) {
 	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(bundle))
 	require.NoError(t, err)
 	require.True(t, maasconfig.Serving(outcome.Endpoints))
-	require.Equal(t, 1, outcome.Calls)
+	require.Equal(t, 1, outcome.Tries)
 	require.Equal(t, 7443, s.Stored().Port)
 	require.Equal(t, string(bundle.ChainPEM()), s.Stored().CACert)
 	for _, e := range outcome.Endpoints {
@@ -573,7 +574,7 @@ func TestADeploymentIsVerifiedOnlyWhenOldWorkersHaveGone(t *testing.T) {
 	outcome, err := target.Deploy(t.Context(), deployment(bundle))
 	require.NoError(t, err)
 	require.True(t, maasconfig.Serving(outcome.Endpoints))
-	require.Equal(t, 1, outcome.Calls)
+	require.Equal(t, 1, outcome.Tries)
 	require.True(t, maasconfig.Serving(maasconfig.Judged(target, target.Probe(t.Context()), bundle)), "and it stays so")
 }
 
@@ -619,7 +620,7 @@ func TestARegionThatCannotBeAskedIsNoReasonToGoBack(t *testing.T) {
 	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), d)
 	require.NoError(t, err)
 	require.False(t, outcome.RolledBack)
-	require.Equal(t, 2, outcome.Calls)
+	require.Equal(t, 2, outcome.Tries)
 
 	s.config.Endpoints = s.Endpoints()
 	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), d)

@@ -18,16 +18,16 @@ import (
 	"maascert/internal/world"
 )
 
-// httpPort is where a region answers without TLS, always (MAAS fact 2.6).
+// A region answers on httpPort without TLS, always (MAAS fact 2.6).
 const httpPort = 5240
 
-// DefaultPort is where a region serves TLS unless it was told another port.
+// DefaultPort is the port of TLS unless MAAS was told another one.
 const DefaultPort = 5443
 
-// askTime is how long one endpoint may take to answer.
+// askTime bounds the answer of one endpoint.
 const askTime = 5 * time.Second
 
-// maxServed is how many certificates of an answer are looked at.
+// maxServed bounds the certificates of an answer that are looked at.
 const maxServed = 20
 
 // handshake sees what an address serves. The certificate is not verified here: what is served matters, trusted or not.
@@ -97,10 +97,10 @@ func askPlain(ctx context.Context, dial world.Dial, host, path string) (*http.Re
 	return resp, resp.Body.Close()
 }
 
-// maxHeader is how many bytes the headers of a region's answer may have.
+// maxHeader bounds, in bytes, the headers of a region's answer.
 const maxHeader = 16 << 10
 
-// tlsState is what one region's plain port says about TLS.
+// tlsState holds the answer of one region's plain port about TLS.
 type tlsState struct {
 	known bool
 	port  int // 0: TLS is off

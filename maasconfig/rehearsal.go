@@ -93,5 +93,5 @@ func (r *Rehearsal) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	r.commands = append(r.commands, append([]string{command.Path}, command.Args...))
 	r.bundle = d.Bundle
 	r.mu.Unlock()
-	return Outcome{Endpoints: Judged(r, r.Probe(ctx), d.Bundle), Calls: 1, Telling: Told}, nil
+	return Outcome{Endpoints: Judged(r, r.Probe(ctx), d.Bundle), Tries: 1, Telling: Told}, nil
 }

@@ -42,7 +42,7 @@ type Target interface {
 	Tidy(ctx context.Context) error
 }
 
-// Want is what a certificate will be, before there is one.
+// Want describes a certificate before there is one.
 type Want struct {
 	Names   []string // canonical
 	Earlier []string // names that our certificates had before; losing one of those is our own doing
@@ -54,27 +54,27 @@ type Want struct {
 
 // Deployment is one try to make a target serve a bundle.
 type Deployment struct {
-	Bundle   *certstore.Bundle
-	Previous *certstore.Bundle // to put back; nil when there is none
-	Earlier  []string          // as in Want
-	Ours     bool              // as in Want
-	Port     int               // as in Want
-	Accept   Accept
-	Calls    int                // how often MAAS may be told at the most; each call makes every region's proxy reload
-	Within   time.Duration      // how long endpoints are waited for at the most; 0: as the target is configured
-	Spend    func() error       // called before each of them; an error stops
-	Waiting  func(words string) // called now and then while endpoints are waited for; may be nil
+	Bundle    *certstore.Bundle
+	Previous  *certstore.Bundle // to put back; nil when there is none
+	Earlier   []string          // as in Want
+	Ours      bool              // as in Want
+	Port      int               // as in Want
+	Accept    Accept
+	Tries     int                // how often MAAS may be told at the most; each call makes every region's proxy reload
+	Within    time.Duration      // how long endpoints are waited for at the most; 0: as the target is configured
+	BeforeTry func() error       // called before each of them; an error stops
+	Waiting   func(words string) // called now and then while endpoints are waited for; may be nil
 }
 
-// Outcome is what a Deploy came to.
+// Outcome tells how a Deploy ended.
 type Outcome struct {
 	Endpoints  []Endpoint // as they were seen after the last call; nil: they were not looked at since
-	Calls      int        // that MAAS took
+	Tries      int        // that MAAS took
 	Telling    Telling    // what became of the last call for the bundle
 	RolledBack bool       // the previous pair was put back
 }
 
-// Telling is what became of a call that tells a target of a bundle.
+// Telling says whether a target took the call that tells it of a bundle.
 type Telling string
 
 const (
@@ -121,7 +121,7 @@ func refuse(accepted Accept, code, format string, args ...any) error {
 
 func (r *Refusal) Error() string { return r.Why }
 
-// State is what an endpoint serves compared with what it should.
+// State compares what an endpoint serves with what it should.
 type State string
 
 const (
@@ -131,7 +131,7 @@ const (
 	Unknown State = "unknown" // timeout, reset, unresolved: proves nothing
 )
 
-// ChainState is what follows the leaf that an endpoint serves.
+// ChainState judges the certificates that an endpoint serves after its leaf.
 type ChainState string
 
 const (
@@ -140,7 +140,7 @@ const (
 	Untrusted  ChainState = "untrusted"
 )
 
-// Served is what one handshake with an endpoint showed.
+// Served holds what one handshake with an endpoint showed.
 type Served struct {
 	Address string              // host:port
 	Certs   []*x509.Certificate // as sent; none when the handshake failed
@@ -149,7 +149,7 @@ type Served struct {
 	Stopped bool // what would take a certificate over does not run there
 }
 
-// Fingerprint is that of the leaf, or empty.
+// Fingerprint returns the leaf's, or nothing.
 func (s Served) Fingerprint() string {
 	if len(s.Certs) == 0 {
 		return ""
@@ -184,8 +184,8 @@ func (e Endpoint) IsServing() bool { return e.State == Match && e.Chain != Incom
 // StoppedAnswer is the Answer of an endpoint whose regiond is stopped.
 const StoppedAnswer = "stopped"
 
-// Answer is the endpoint's answer in one word: two equal answers need not be acted on twice.
-func (e Endpoint) Answer() string {
+// Observed is the endpoint's answer in one word: two equal answers need not be acted on twice.
+func (e Endpoint) Observed() string {
 	switch {
 	case e.Stopped:
 		return StoppedAnswer

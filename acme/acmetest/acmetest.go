@@ -105,7 +105,7 @@ func Start(options Options) (*CA, error) {
 	return c, nil
 }
 
-// Address is where the CA listens, as host:port.
+// Address returns the CA's own, as host:port.
 func (c *CA) Address() string { return c.server.Listener.Addr().String() }
 
 // Stop ends the CA.
@@ -220,7 +220,7 @@ func (s *statusWatcher) WriteHeader(status int) {
 	s.ResponseWriter.WriteHeader(status)
 }
 
-// Orders is how many orders the CA made; a request for one that it refused made none.
+// Orders counts the orders that the CA made; a request for one that it refused made none.
 func (c *CA) Orders() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -241,7 +241,7 @@ func (c *CA) Requests() []Request {
 	return slices.Clone(c.requests)
 }
 
-// Count is how many requests the CA got whose path contains part.
+// Count counts the requests to the CA whose path contains part.
 func (c *CA) Count(part string) int {
 	n := 0
 	for _, request := range c.Requests() {

@@ -12,8 +12,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// DNS is a name server on the loopback, TCP and UDP: the only one of every top-level domain, each of which is one zone.
-// Every name has the address 127.0.0.1 unless a fault says otherwise. TXT records come by Put, or by dynamic updates (RFC 2136) that are signed with Key.
+// DNS is a name server on the loopback, TCP and UDP: the only one of every top-level domain, each of which is one zone. Every
+// name has the address 127.0.0.1 unless a fault says otherwise. TXT records come by Put, or by dynamic updates (RFC 2136)
+// that are signed with Key.
 type DNS struct {
 	Address string // host:port
 

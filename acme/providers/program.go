@@ -22,7 +22,7 @@ type program struct {
 	runner   world.Runner
 }
 
-// programTime is how long one call of the program may take.
+// programTime bounds one call of the program.
 const programTime = 2 * time.Minute
 
 func newProgram(settings Settings, parts Parts) (acme.Records, error) {

@@ -50,7 +50,7 @@ type Provider struct {
 // Settings are a provider's, by the names that lego gives them.
 type Settings map[string]string
 
-// Parts are what providers touch the world with.
+// Parts give providers their access to the world.
 type Parts struct {
 	Runner    world.Runner
 	Resolvers []string // that tell zones, as host:port; none: the system's
@@ -202,8 +202,8 @@ func withEnvironment(settings Settings, resolvers []string, build func() error) 
 	return build()
 }
 
-// resolving is whom lego's providers ask for zones, process-wide: nil stands for this host's resolvers, which they read at
-// the start.
+// resolving lists the resolvers that lego's providers ask for zones, process-wide: nil stands for this host's resolvers,
+// which they read at the start.
 var resolving []string
 
 func resolveBy(resolvers []string) error {

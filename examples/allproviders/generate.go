@@ -1,6 +1,7 @@
 //go:build ignore
 
-// generate DIR writes down, in DIR/prefixes.go, which settings each of lego's DNS providers takes: its source says by which prefixes they begin.
+// generate DIR writes down, in DIR/prefixes.go, which settings each of lego's DNS providers takes: its source says by which
+// prefixes they begin.
 package main
 
 import (

@@ -32,7 +32,7 @@ func main() {
 	}
 }
 
-// stage is what the demo plays on.
+// stage holds the CA and the deployment that the demo plays with.
 type stage struct {
 	ctx        context.Context
 	program    string

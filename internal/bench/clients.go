@@ -51,7 +51,7 @@ func (w work) flags(flag string) []string {
 	return args
 }
 
-// command is how a client is run; until tells when a server has done what it is measured by.
+// command runs a client; until tells when a server has done what it is measured by.
 type command struct {
 	args, env []string
 	until     func() bool

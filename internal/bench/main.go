@@ -172,7 +172,7 @@ func (s *scene) domains(of string) []string {
 	return all
 }
 
-// figures are what one run of a client took.
+// figures hold what one run of a client took.
 type figures struct {
 	wall, cpu time.Duration
 	peak      int64 // KiB
@@ -322,7 +322,7 @@ func (b *bench) rest(ctx context.Context, args []string) (f figures) {
 // whoever starts a program as that program's, and this process holds a whole CA, so a small one stands between.
 const measured = "measured"
 
-// usage is what a program took.
+// usage holds what a program took.
 type usage struct {
 	Wall, CPU time.Duration
 	Peak      int64 // KiB

@@ -57,7 +57,7 @@ func (p *proxy) forward(client net.Conn) {
 	both.Wait()
 }
 
-// piece is what was read at some time.
+// piece holds what was read at some time.
 type piece struct {
 	data []byte
 	due  time.Time

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 
@@ -49,7 +48,7 @@ func (a *app) accountCommand() *cli.Command {
 }
 
 // account is a client for the account's key; all CAs share it.
-func (a *app) account(c *cli.Context) (*parts, acme.Thumbprint, error) {
+func (a *app) account(c *cli.Context) (*assembly, acme.Thumbprint, error) {
 	config, err := a.config(c)
 	if err != nil {
 		return nil, "", err
@@ -64,7 +63,7 @@ func (a *app) account(c *cli.Context) (*parts, acme.Thumbprint, error) {
 	return p, thumbprint, nil
 }
 
-func thumbprintOf(ctx context.Context, p *parts) (acme.Thumbprint, error) {
+func thumbprintOf(ctx context.Context, p *assembly) (acme.Thumbprint, error) {
 	names := slices.Sorted(maps.Keys(p.clients))
 	if len(names) == 0 {
 		return "", errors.New("there is no CA")
@@ -166,29 +165,4 @@ func (a *app) accountSnippet(c *cli.Context) error {
 	text, _ := acme.Snippet(kind, thumbprint)
 	fmt.Fprint(a.stdout, text)
 	return nil
-}
-
-func (a *app) respondCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name: "respond", Usage: "answers http-01 for any token of one account; needs no key, no configuration, no privileges beyond the port",
-		Description: "The thumbprint is what `maascert account show` prints on the host that orders.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "thumbprint", Usage: "of the account's key: `T`"},
-			&cli.StringFlag{Name: "listen", Value: ":80", Usage: "the `ADDRESS` to answer on"},
-		},
-		Action: func(c *cli.Context) error {
-			thumbprint := acme.Thumbprint(c.String("thumbprint"))
-			if !thumbprint.IsValid() {
-				return hint.Add(errors.New("respond: --thumbprint takes the 43 characters of an account key's thumbprint"), "on the host that orders: maascert account show")
-			}
-			if !isHostPort(c.String("listen")) {
-				return fmt.Errorf("respond: --listen: %q is no address; write :80 or 10.0.0.10:80", c.String("listen"))
-			}
-			if err := acme.Respond(c.Context, net.Listen, c.String("listen"), thumbprint); err != nil {
-				a.complain(err)
-				return outcome(exitAttention)
-			}
-			return nil
-		},
-	})
 }

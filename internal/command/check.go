@@ -77,7 +77,7 @@ func (a *app) check(c *cli.Context) error {
 }
 
 // checks asks everything that can be asked without changing anything.
-func checks(ctx context.Context, p *parts) []checkItem {
+func checks(ctx context.Context, p *assembly) []checkItem {
 	items := []checkItem{
 		item("config", "the configuration is valid", fmt.Sprintf("%d certificate(s)", len(p.config.Certificates)), nil),
 		item("store", "the store can be written", p.config.Store.Path, p.store.Writable(ctx)),
@@ -121,7 +121,7 @@ func certificateWords(v lifecycle.View) string {
 
 // checkGuards asks what a renewal would ask. A first enabling that nobody asked for yet is a warning, and what else it
 // would meet is asked as well. Without an installation there is nothing more to ask.
-func checkGuards(ctx context.Context, p *parts, view lifecycle.View, target string) []checkItem {
+func checkGuards(ctx context.Context, p *assembly, view lifecycle.View, target string) []checkItem {
 	var items []checkItem
 	accept := maasconfig.Accept{}
 	for _, guard := range p.targets[target].Guards(p.engine.Want(view, target, accept)) {
@@ -170,7 +170,7 @@ func isFirstEnabling(err error) bool {
 	return errors.As(err, &refusal) && refusal.Code == maasconfig.FirstEnable
 }
 
-func checkCA(ctx context.Context, p *parts, name string, issuer ACMEConfig) []checkItem {
+func checkCA(ctx context.Context, p *assembly, name string, issuer ACMEConfig) []checkItem {
 	directory := issuer.Directory
 	meta, err := p.clients[name].Requirements(ctx)
 	items := []checkItem{item("directory", "the CA answers", directory, err)}
@@ -207,7 +207,7 @@ func checkCA(ctx context.Context, p *parts, name string, issuer ACMEConfig) []ch
 
 // checkChallenges gets ready, for a moment, to prove the names that a CA is asked for, and looks whether the proof can be
 // seen and the CA may look for it.
-func checkChallenges(ctx context.Context, p *parts, issuer string, config ACMEConfig) []checkItem {
+func checkChallenges(ctx context.Context, p *assembly, issuer string, config ACMEConfig) []checkItem {
 	var names, ways []string
 	for _, cert := range p.config.Certificates {
 		if cert.Issuer == issuer {
@@ -265,12 +265,12 @@ func wasTold(view lifecycle.View, target string) bool {
 
 // checkServed judges what every endpoint serves. Before a certificate of ours was ever served there, what is there now is
 // only told; after that anything else needs attention.
-func checkServed(p *parts, view lifecycle.View, t lifecycle.TargetState) []checkItem {
+func checkServed(p *assembly, view lifecycle.View, t lifecycle.TargetState) []checkItem {
 	var items []checkItem
 	var good []string
 	ours := view.State.Current != nil && wasTold(view, t.Name)
 	for _, e := range t.Endpoints {
-		one := checkItem{Code: "endpoints", State: checkFail, Summary: line(e.String()), Evidence: line(e.Answer())}
+		one := checkItem{Code: "endpoints", State: checkFail, Summary: line(e.String()), Evidence: line(e.Observed())}
 		switch {
 		case e.IsTrusted():
 			good = append(good, e.Address)
@@ -302,7 +302,7 @@ func checkServed(p *parts, view lifecycle.View, t lifecycle.TargetState) []check
 }
 
 // checkDissent names regions that say otherwise of TLS than this host knows.
-func checkDissent(ctx context.Context, p *parts, target string) []checkItem {
+func checkDissent(ctx context.Context, p *assembly, target string) []checkItem {
 	if said := p.targets[target].Dissent(ctx); said != "" {
 		return []checkItem{warn("regions", "not every region says the same of TLS: "+said, target, "what this host knows decides; restart MAAS's services on a region that is behind")}
 	}

@@ -2,19 +2,11 @@ package command
 
 import (
 	"fmt"
-	"runtime"
 
 	"github.com/urfave/cli/v2"
 
 	"maascert/internal/hint"
 )
-
-func (a *app) versionCommand() *cli.Command {
-	return a.command(cli.Command{Name: "version", Usage: "what was built", Action: func(*cli.Context) error {
-		_, err := fmt.Fprintf(a.stdout, "maascert %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
-		return err
-	}})
-}
 
 // The program completes itself: asked with --generate-bash-completion it lists what may come next.
 const bashCompletion = `_maascert() {

@@ -76,7 +76,7 @@ type DryRunConfig struct {
 	roots *x509.CertPool
 }
 
-// ChallengeConfig is how names are proven.
+// ChallengeConfig says how names are proven.
 type ChallengeConfig struct {
 	Type    string    `yaml:"type"`
 	Listen  string    `yaml:"listen"`
@@ -84,7 +84,7 @@ type ChallengeConfig struct {
 	DNS     DNSConfig `yaml:"dns"`
 }
 
-// DNSConfig is who puts TXT records.
+// DNSConfig says who puts TXT records.
 type DNSConfig struct {
 	Provider    string                      `yaml:"provider"`
 	Settings    map[string]string           `yaml:"settings"`
@@ -94,7 +94,7 @@ type DNSConfig struct {
 	secrets map[string]string // what the references led to
 }
 
-// ChallengeRule is how some names are proven.
+// ChallengeRule says how some names are proven.
 type ChallengeRule struct {
 	Match           []string `yaml:"match"`
 	ChallengeConfig `yaml:",inline"`
@@ -105,7 +105,7 @@ func (c ChallengeConfig) String() string {
 	return strings.TrimSpace(c.Type + " " + c.Listen + c.Webroot + c.DNS.Provider)
 }
 
-// challengeFor is how a name is proven: as the first rule says that matches, else as all others are.
+// challengeFor says how a name is proven: as the first rule says that matches, else as all others are.
 func (a *ACMEConfig) challengeFor(name string) ChallengeConfig {
 	for _, rule := range a.Challenges {
 		for _, pattern := range rule.Match {
@@ -136,7 +136,7 @@ type TargetConfig struct {
 	VerifyTimeout time.Duration `yaml:"verify_timeout"`
 }
 
-// MAASConfig is where MAAS is; what is left out is detected.
+// MAASConfig says where MAAS is; what is left out is detected.
 type MAASConfig struct {
 	Command  string        `yaml:"command"`
 	StageDir string        `yaml:"stage_dir"`
@@ -145,7 +145,7 @@ type MAASConfig struct {
 	Timeout  time.Duration `yaml:"timeout"`
 }
 
-// StoreConfig is where certificates are kept.
+// StoreConfig says where certificates are kept.
 type StoreConfig struct {
 	Type string `yaml:"type"`
 	Path string `yaml:"path"`

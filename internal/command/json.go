@@ -12,7 +12,7 @@ import (
 	"maascert/maasconfig"
 )
 
-// schema is what every JSON document says of its own format.
+// Every JSON document names its format with schema.
 const schema = 1
 
 type statusJSON struct {
@@ -94,7 +94,7 @@ func newChangesJSON(v lifecycle.View) changesJSON {
 	return changesJSON{Added: append([]string{}, added...), Removed: append([]string{}, removed...)}
 }
 
-// String is what changes, as "- region1 + region9"; empty for nothing.
+// String lists what changes, as "- region1 + region9"; empty for nothing.
 func (c changesJSON) String() string {
 	var words []string
 	for _, name := range c.Removed {
@@ -178,7 +178,7 @@ type rehearsedJSON struct {
 	Level       string     `json:"level"`
 }
 
-// newRehearsedJSON is what a rehearsal came to, beside what it would have begun with.
+// newRehearsedJSON documents a rehearsal, and what it would have begun with.
 func newRehearsedJSON(r lifecycle.Result, would lifecycle.View) rehearsedJSON {
 	unchanged := lifecycle.Result{
 		Name: r.Name, Before: would, After: would, Deployed: map[string]bool{}, Requests: r.Requests, Duration: r.Duration, Stage: r.Stage, Err: r.Err, Warnings: r.Warnings,

@@ -47,7 +47,7 @@ func Main() {
 	os.Exit(newApp().run(os.Args))
 }
 
-// usualMemory is how much memory, in bytes, the program takes before the garbage collector works harder. What it keeps is a
+// The garbage collector works harder when the program takes more than usualMemory, in bytes. What it keeps is a
 // few megabytes; what strangers send and it drops should not add up beside a MAAS.
 const usualMemory = 48 << 20
 
@@ -66,7 +66,7 @@ type app struct {
 	log            *slog.Logger
 }
 
-// outcome is how a command ends when what it has to say is said already: with an exit code.
+// outcome ends a command that has said all it has to say: with an exit code.
 type outcome int
 
 func (o outcome) Error() string { return fmt.Sprintf("exit %d", int(o)) }
@@ -90,6 +90,15 @@ func (a *app) run(args []string) int {
 		a.complain(err)
 		return exitUsage
 	}
+}
+
+func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print a JSON document"} }
+
+func attentionUnless(healthy bool) error {
+	if healthy {
+		return nil
+	}
+	return outcome(exitAttention)
 }
 
 // complain writes an error and its hint.

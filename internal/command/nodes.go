@@ -19,7 +19,7 @@ import (
 // What a pass leaves for others to see: the document of this host in the store, and public/status.json for whoever may
 // read nothing else. Both are small, and written after each pass of run and renew.
 
-// passEnd is how a pass ended.
+// passEnd describes the end of a pass.
 type passEnd struct {
 	results  []lifecycle.Result
 	byDaemon bool
@@ -27,7 +27,7 @@ type passEnd struct {
 }
 
 // writeDown writes down how a pass ended. A failure is a warning: the pass is over, and its own outcome counts.
-func (p *parts) writeDown(ctx context.Context, end passEnd) (warnings []error) {
+func (p *assembly) writeDown(ctx context.Context, end passEnd) (warnings []error) {
 	if len(end.results) == 0 {
 		return nil
 	}
@@ -43,10 +43,10 @@ func (p *parts) writeDown(ctx context.Context, end passEnd) (warnings []error) {
 	return warnings
 }
 
-// writeDownTime is how long that may take, also when the pass was interrupted.
+// writeDownTime bounds that, also when the pass was interrupted.
 const writeDownTime = 300 * time.Millisecond
 
-func (p *parts) writeNode(ctx context.Context, end passEnd, now time.Time) error {
+func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) error {
 	node, revision, err := certstore.LoadNode(ctx, p.store, p.config.Node)
 	if err != nil {
 		// It is written anew: nothing in it is worth more than that.
@@ -135,10 +135,10 @@ type publicFailureJSON struct {
 	Stage string `json:"stage"`
 }
 
-// passTime is how long a pass may take, with all its patience, before what it says next is missed.
+// passTime bounds a pass with all its patience; after it the next one is missed.
 const passTime = 30 * time.Minute
 
-func (p *parts) writeStatus(end passEnd, now time.Time) error {
+func (p *assembly) writeStatus(end passEnd, now time.Time) error {
 	dir := filepath.Join(p.config.StateDir, "public")
 	stale := now.Add(p.engine.Period + passTime)
 	if !end.next.IsZero() {
@@ -195,7 +195,7 @@ func (p *parts) writeStatus(end passEnd, now time.Time) error {
 
 // keepEarlier keeps what an earlier pass said of the certificates that this one was not about, and with it when that is too
 // old to be believed; and when the daemon makes its next pass, of which a person's pass knows nothing.
-func (p *parts) keepEarlier(dir string, passed map[string]lifecycle.Result, doc *publicStatusJSON, end passEnd) {
+func (p *assembly) keepEarlier(dir string, passed map[string]lifecycle.Result, doc *publicStatusJSON, end passEnd) {
 	var before publicStatusJSON
 	text, err := p.fsys.ReadFile(filepath.Join(dir, "status.json"))
 	if err != nil || json.Unmarshal(text, &before) != nil {
@@ -234,7 +234,7 @@ func latest(nodes []certstore.Node) (last certstore.Node, ok bool) {
 }
 
 // unattended says so when no daemon looks after the certificates, as far as its own words tell.
-func (p *parts) unattended(nodes []certstore.Node, now time.Time) string {
+func (p *assembly) unattended(nodes []certstore.Node, now time.Time) string {
 	var lastRun time.Time
 	for _, node := range nodes {
 		if node.LastRun.After(lastRun) && !node.LastRun.After(now.Add(time.Minute)) {

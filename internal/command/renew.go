@@ -109,7 +109,7 @@ func (a *app) warnAll(warnings []error) {
 }
 
 // printUnattended says, after something was made so by hand, when nothing will look after it.
-func (a *app) printUnattended(ctx context.Context, p *parts, results []lifecycle.Result) {
+func (a *app) printUnattended(ctx context.Context, p *assembly, results []lifecycle.Result) {
 	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return r.Changed && r.Err == nil }) {
 		return
 	}
@@ -238,7 +238,7 @@ func exitOf(results []lifecycle.Result) error {
 }
 
 // rehearse looks at what a real pass would do, and then has the engine do it with harmless parts, whether due or not.
-func (a *app) rehearse(ctx context.Context, p *parts, options lifecycle.Options, asJSON bool) error {
+func (a *app) rehearse(ctx context.Context, p *assembly, options lifecycle.Options, asJSON bool) error {
 	would, busy := map[string]lifecycle.View{}, map[string]bool{}
 	for _, cert := range p.engine.Certificates {
 		view, err := p.engine.Look(ctx, cert)
@@ -305,7 +305,7 @@ func intention(v lifecycle.View) string {
 		return fmt.Sprintf("deploy version %d to %s", v.Version(), strings.Join(p.Deploy, ", "))
 	case len(v.State.Record.Answers) > 0:
 		return "take away what an earlier run left to prove names"
-	case p.Settle && v.State.Record.PendingRevocation() != nil:
+	case p.Housekeeping && v.State.Record.PendingRevocation() != nil:
 		return fmt.Sprintf("have the CA revoke version %d", v.State.Record.PendingRevocation().Version)
 	default:
 		return fmt.Sprintf("change nothing (%s, renewal %s)", p.Why, day(p.RenewAt))

@@ -25,8 +25,8 @@ func (a *app) mayRun(path string, config *Config) error {
 	return nil
 }
 
-// doubt is why somebody else than the person at the keyboard could have written the configuration; nil when nobody could.
-// A person who works as root with a file of his own is told, and not kept from it.
+// doubt explains why somebody else than the person at the keyboard could have written the configuration; nil when nobody
+// could. A person who works as root with a file of his own is told, and not kept from it.
 func doubt(path string) error {
 	err := world.Replaceable(path, os.Geteuid())
 	if err == nil {

@@ -26,8 +26,8 @@ import (
 	"maascert/maasconfig"
 )
 
-// parts is a configuration put together.
-type parts struct {
+// assembly is a configuration put together.
+type assembly struct {
 	config  *Config
 	fsys    world.FS
 	store   *certstore.FileStore
@@ -39,8 +39,8 @@ type parts struct {
 }
 
 // assemble puts the real parts together. It touches nothing yet.
-func (a *app) assemble(config *Config) *parts {
-	p := &parts{config: config, fsys: a.fsys, reach: a.reach, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
+func (a *app) assemble(config *Config) *assembly {
+	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
 	p.clients, p.solvers = map[string]*acme.Client{}, newSolvers(a.fsys, config.Resolvers)
 	for name, issuer := range config.Issuers {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
@@ -76,7 +76,7 @@ func (a *app) assemble(config *Config) *parts {
 	return p
 }
 
-// period is what lies between two passes of a schedule.
+// period measures the time between two passes of a schedule.
 func period(schedule cron.Schedule) time.Duration {
 	first := schedule.Next(time.Now())
 	return schedule.Next(first).Sub(first)
@@ -152,7 +152,7 @@ func newDNS(c DNSConfig, resolvers []string) *acme.DNS {
 }
 
 // acme is a client's configuration for a CA.
-func (p *parts) acme(issuer ACMEConfig, store certstore.Store, known *solvers) acme.Config {
+func (p *assembly) acme(issuer ACMEConfig, store certstore.Store, known *solvers) acme.Config {
 	return acme.Config{
 		Directory: issuer.Directory, Roots: issuer.roots, IssuerRoots: issuer.issuerRoots, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.external, Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
@@ -162,7 +162,7 @@ func (p *parts) acme(issuer ACMEConfig, store certstore.Store, known *solvers) a
 }
 
 // revoke has the CA that issued a version revoke it, which need not be the one that issues the next.
-func (p *parts) revoke(ctx context.Context, version certstore.Version, reason uint) error {
+func (p *assembly) revoke(ctx context.Context, version certstore.Version, reason uint) error {
 	for _, client := range p.clients {
 		if client.Directory() == version.Directory {
 			return client.Revoke(ctx, version, reason)
@@ -171,7 +171,7 @@ func (p *parts) revoke(ctx context.Context, version certstore.Version, reason ui
 	return hint.Add(fmt.Errorf("it was issued by %s, which the configuration does not know", version.Directory), "add that CA under issuers")
 }
 
-func (p *parts) close() {
+func (p *assembly) close() {
 	for _, client := range p.clients {
 		client.Close()
 	}
@@ -186,7 +186,7 @@ type rehearsal struct {
 }
 
 // rehearsal makes the harmless twin. busy names the certificates that have an order under way.
-func (p *parts) rehearsal(busy map[string]bool) *rehearsal {
+func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 	store := certstore.NewOverlay(p.store)
 	r := &rehearsal{issuers: map[string]*lifecycle.Rehearser{}, targets: map[string][]*maasconfig.Rehearsal{}}
 	known := newSolvers(p.fsys, p.config.Resolvers)

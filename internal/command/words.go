@@ -3,9 +3,7 @@ package command
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -55,21 +53,4 @@ func stamp(t time.Time) *string {
 	}
 	text := t.UTC().Format(time.RFC3339)
 	return &text
-}
-
-// version is what the build says about itself.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	setting := map[string]string{}
-	for _, s := range info.Settings {
-		setting[s.Key] = s.Value
-	}
-	text := info.Main.Version
-	if revision := setting["vcs.revision"]; revision != "" && !strings.Contains(text, revision[:12]) {
-		text = fmt.Sprintf("%s (%s)", text, revision[:12])
-	}
-	return text
 }

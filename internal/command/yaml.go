@@ -180,7 +180,7 @@ func (d *document) resolve(node ast.Node) ast.Node {
 	}
 }
 
-// start is where a node begins.
+// start finds where a node begins.
 func start(node ast.Node) *token.Position {
 	if m, ok := node.(*ast.MappingNode); ok && len(m.Values) > 0 && !m.IsFlowStyle {
 		return m.Values[0].Key.GetToken().Position

@@ -15,7 +15,7 @@ import (
 	"maascert/maasconfig"
 )
 
-// maxCutOffs is how many runs in a row may be killed before that counts as a failure: a crash loop must not eat the
+// maxCutOffs bounds the runs in a row that may be killed before that counts as a failure: a crash loop must not eat the
 // CA's rate limit.
 const maxCutOffs = 3
 
@@ -42,7 +42,7 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 			ordered = ordered || resume == nil || order.URL != resume.URL
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
 		},
-		Left: view.State.Record.Answers,
+		Leftovers: view.State.Record.Answers,
 		Note: func(answers []certstore.Answer) error {
 			return p.update(ctx, func(r *certstore.Record) { r.Answers = answers })
 		},
@@ -112,10 +112,10 @@ func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, e
 		r.Attempt = &attempt
 		hash := plan.Wish.Hash()
 		r.Wish, r.WishHash = &plan.Wish, hash
-		if r.Published == nil {
-			r.Published = map[string]string{}
+		if r.WishByHost == nil {
+			r.WishByHost = map[string]string{}
 		}
-		r.Published[p.Node] = p.cert.Wish.Hash()
+		r.WishByHost[p.Node] = p.cert.Wish.Hash()
 		resume = r.Order
 	})
 	if err == nil && tooOften {
@@ -184,7 +184,7 @@ func (p *pass) failed(ctx context.Context, stage Stage, failure error, ordered b
 	p.fail(stage, failure)
 }
 
-// whenBetter is when a certificate that lives as long as one that ends too early would end after the one in use, but
+// whenBetter returns when a certificate that lives as long as one that ends too early would end after the one in use, but
 // within a day: the CA may be mended.
 func (p *pass) whenBetter(next, until time.Time) time.Time {
 	now := p.Now().Round(0)
@@ -243,58 +243,58 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	}
 	now := p.result.After.State
 	now.Now, now.Record = p.Now().Round(0), record
-	left, _ := now.calls(TargetState{Name: name, Endpoints: seen})
-	spent := 0
+	left, _ := now.tries(TargetState{Name: name, Endpoints: seen})
+	tried := 0
 	outcome, err := target.Deploy(ctx, maasconfig.Deployment{
 		Bundle: version.Bundle, Previous: previous, Earlier: want.Earlier, Ours: want.Ours, Port: want.Port, Accept: p.options.Accept,
-		Calls: left, Within: now.verifyTime(),
+		Tries: left, Within: now.verifyTime(),
 		Waiting: func(words string) {
 			if p.Progress != nil {
 				p.Progress(p.cert.Name, words)
 			}
 		},
-		Spend: func() error {
+		BeforeTry: func() error {
 			err := p.update(ctx, func(r *certstore.Record) {
 				d := before
-				d.Calls, d.Told = before.Calls+spent+1, p.Now().UTC()
-				p.setDeployment(r, name, countToday(d, before, spent+1))
+				d.Tries, d.Told = before.Tries+tried+1, p.Now().UTC()
+				p.setDeployment(r, name, countToday(d, before, tried+1))
 			})
 			if err == nil {
-				spent++
+				tried++
 				p.seen[name] = nil
 			}
 			return err
 		},
 	})
-	p.result.Changed = p.result.Changed || spent > 0
-	if spent > 0 {
+	p.result.Changed = p.result.Changed || tried > 0
+	if tried > 0 {
 		p.result.Told[name] = outcome.Telling
 		p.seen[name] = outcome.Endpoints
 	}
-	p.concludeDeploy(ctx, target, version, before, spent, outcome, err)
+	p.concludeDeploy(ctx, target, version, before, tried, outcome, err)
 }
 
 // countToday counts calls within a day, whatever they were for.
-func countToday(d, before certstore.Deployment, spent int) certstore.Deployment {
+func countToday(d, before certstore.Deployment, tried int) certstore.Deployment {
 	if d.Told.Sub(before.Day) >= day {
-		d.Day, d.DayCalls = d.Told, spent
+		d.Day, d.DayTries = d.Told, tried
 	} else {
-		d.DayCalls = before.DayCalls + spent
+		d.DayTries = before.DayTries + tried
 	}
 	return d
 }
 
 // concludeDeploy writes down what a deployment came to.
-func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, version certstore.Version, before certstore.Deployment, spent int, outcome maasconfig.Outcome, failure error) {
+func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, version certstore.Version, before certstore.Deployment, tried int, outcome maasconfig.Outcome, failure error) {
 	name := target.Name()
 	serving := failure == nil && maasconfig.Serving(outcome.Endpoints)
 	interrupted := ctx.Err() != nil
 	err := p.update(ctx, func(r *certstore.Record) {
 		d := before
-		d.Calls = before.Calls + outcome.Calls
-		if spent > 0 {
+		d.Tries = before.Tries + outcome.Tries
+		if tried > 0 {
 			d.Told = p.Now().UTC()
-			d = countToday(d, before, spent)
+			d = countToday(d, before, tried)
 		}
 		if serving {
 			p.setDeployment(r, name, d)
@@ -309,7 +309,7 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 		}
 		if outcome.RolledBack {
 			// The count starts anew, so that the version is tried once more soon; after that it is held.
-			d.RolledBack, d.Calls = d.RolledBack+1, 0
+			d.RolledBack, d.Tries = d.RolledBack+1, 0
 		}
 		p.setDeployment(r, name, d)
 		if failure != nil && !interrupted {
@@ -333,7 +333,7 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 	}
 }
 
-// previous is what to put back should no endpoint take a version: the version of ours that is served, or else a backup
+// previous finds the pair to put back should no endpoint take a version: the version of ours that is served, or else a backup
 // of the pair that MAAS serves, which is kept as a version of its own. A revoked one is not put back.
 func (p *pass) previous(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) *certstore.Bundle {
 	if p.result.Before.State.isRevoked() {

@@ -24,7 +24,7 @@ type Daemon struct {
 	known map[string]*course // by certificate
 }
 
-// course is how it went with one certificate.
+// course remembers how it went with one certificate.
 type course struct {
 	failing int         // passes in a row that failed for a reason that no plan names a time for
 	hurried int         // passes in a row after which there was work at once
@@ -52,7 +52,7 @@ func (d *Daemon) Run(ctx context.Context) {
 // compared instead.
 func (d *Daemon) now() time.Time { return d.Now().Round(0) }
 
-// next is when to make the next pass: when the schedule says, or when the plan of a certificate says, or when a pass that
+// next sets the time of the next pass: when the schedule says, or when the plan of a certificate says, or when a pass that
 // failed is to be made again, and never later than what is left of a certificate allows.
 func (d *Daemon) next(results []Result, now time.Time) time.Time {
 	next := d.Schedule.Next(now)
@@ -70,7 +70,7 @@ func (d *Daemon) next(results []Result, now time.Time) time.Time {
 	return next
 }
 
-// again is when a certificate wants another look that its plan names no time for.
+// again returns when a certificate wants another look that its plan names no time for.
 func (c *course) again(r Result, now time.Time) time.Time {
 	if ends := r.After.State.ends(); len(ends) > 0 {
 		c.ends = ends
@@ -100,7 +100,7 @@ func (c *course) again(r Result, now time.Time) time.Time {
 // of it nobody knows, and the look costs next to nothing.
 const blindLook = 20 * time.Second
 
-// afterFailure is when to look again after a guard, a lock or a disk failed: soon at first, then as often as what is left
+// afterFailure sets the next look after a guard, a lock or a disk failed: soon at first, then as often as what is left
 // of the certificate allows. Where there is none the schedule will do.
 func (c *course) afterFailure(now time.Time, blind bool) time.Time {
 	var latest time.Time

@@ -17,7 +17,7 @@ import (
 	"maascert/maasconfig"
 )
 
-// Reason is why a certificate is, or is not, ordered.
+// Reason explains why a certificate is, or is not, ordered.
 type Reason string
 
 // The reasons, in the order in which they are asked; the first that applies wins.
@@ -40,47 +40,47 @@ const (
 
 // State is all that a decision may depend on.
 type State struct {
-	Now      time.Time
-	Node     string
-	Wish     certstore.Wish // of this host's configuration
-	Record   certstore.Record
-	Current  *certstore.Version               // the version in use; nil for none
-	Known    map[string]certstore.VersionInfo // all versions kept, by fingerprint
-	Window   *acme.Window                     // nil when the CA has none or could not be asked
-	Targets  []TargetState
-	Force    bool
-	ByHand   bool             // a person asked for this pass
-	Means    string           // hash of this host's configuration of CA and challenges
-	Period   time.Duration    // between two passes of the schedule; 0: unknown
-	Hidden   bool             // the public copy of the current version is not there
-	Nodes    []certstore.Node // what hosts said of their last pass
-	Rollover bool             // the account's key is being replaced, and not every CA has the new one
-	Account  error            // why the ACME account cannot be used as it is; nil: it can, or there is none yet
+	Now         time.Time
+	Node        string
+	Wish        certstore.Wish // of this host's configuration
+	Record      certstore.Record
+	Current     *certstore.Version               // the version in use; nil for none
+	Known       map[string]certstore.VersionInfo // all versions kept, by fingerprint
+	Window      *acme.Window                     // nil when the CA has none or could not be asked
+	Targets     []TargetState
+	Force       bool
+	ByHand      bool             // a person asked for this pass
+	Means       string           // hash of this host's configuration of CA and challenges
+	Period      time.Duration    // between two passes of the schedule; 0: unknown
+	Unpublished bool             // the public copy of the current version is not there
+	Nodes       []certstore.Node // what hosts said of their last pass
+	Rollover    bool             // the account's key is being replaced, and not every CA has the new one
+	Account     error            // why the ACME account cannot be used as it is; nil: it can, or there is none yet
 }
 
-// TargetState is what a target's endpoints serve, compared with the version in use.
+// TargetState compares what a target's endpoints serve with the version in use.
 type TargetState struct {
 	Name      string
 	Endpoints []maasconfig.Endpoint
 }
 
-// Plan is what to do, why, and when that changes.
+// Plan says what to do, why, and when that changes.
 type Plan struct {
-	Why     Reason
-	Obtain  bool
-	Wait    time.Time      // an order is due but held back until then
-	Wish    certstore.Wish // what is ordered
-	Differ  bool           // this host's configuration asks for something else than the deployment follows
-	Deploy  []string       // targets that are to be told
-	Stuck   []string       // targets that are not told again although they serve something else
-	Settle  bool           // nothing to do but to write down what was seen
-	RenewAt time.Time      // when an order gets due by time
-	Next    time.Time      // when to look again, if earlier than the schedule; zero for no such time
-	again   time.Time      // when a target may be told again that was told often enough for now
+	Why          Reason
+	Obtain       bool
+	Wait         time.Time      // an order is due but held back until then
+	Wish         certstore.Wish // what is ordered
+	Differ       bool           // this host's configuration asks for something else than the deployment follows
+	Deploy       []string       // targets that are to be told
+	Stuck        []string       // targets that are not told again although they serve something else
+	Housekeeping bool           // nothing to do but to write down what was seen
+	RenewAt      time.Time      // when an order gets due by time
+	Next         time.Time      // when to look again, if earlier than the schedule; zero for no such time
+	again        time.Time      // when a target may be told again that was told often enough for now
 }
 
 // IsWork tells whether the plan changes anything.
-func (p Plan) IsWork() bool { return p.Obtain || len(p.Deploy) > 0 || p.Settle }
+func (p Plan) IsWork() bool { return p.Obtain || len(p.Deploy) > 0 || p.Housekeeping }
 
 // A certificate's reasons to be ordered, and not to be.
 var rules = []struct {
@@ -98,11 +98,11 @@ var rules = []struct {
 	{Revoked, func(s State, _ certstore.Wish) bool { return s.Record.Revocation(s.Current.Number) != nil }, true},
 	{Emergency, func(s State, _ certstore.Wish) bool { return s.isLate() }, true},
 	{ARI, func(s State, _ certstore.Wish) bool {
-		return s.isGrown() && s.Window != nil && !s.Window.End.After(s.Now)
+		return s.isReplaceable() && s.Window != nil && !s.Window.End.After(s.Now)
 	}, true},
 	{Held, func(s State, _ certstore.Wish) bool { return s.Record.HeldUntil.After(s.Now) }, false},
 	{ARI, func(s State, _ certstore.Wish) bool {
-		return s.isGrown() && s.Window != nil && !s.Window.Moment().After(s.Now)
+		return s.isReplaceable() && s.Window != nil && !s.Window.Moment().After(s.Now)
 	}, true},
 	{Lifetime, func(s State, _ certstore.Wish) bool { return s.Window == nil && !byLifetime(s.leaf()).After(s.Now) }, true},
 	{Foreign, func(s State, w certstore.Wish) bool {
@@ -111,8 +111,8 @@ var rules = []struct {
 	{Fresh, func(State, certstore.Wish) bool { return true }, false},
 }
 
-// isRevoked tells whether the CA has revoked the version in use, because somebody wished it. One that is yet to be revoked
-// is better than none.
+// isRevoked tells whether the version in use is revoked: somebody asked for it, and the CA did it. One that is yet to be
+// revoked is better than none.
 func (s State) isRevoked() bool {
 	if s.Current == nil {
 		return false
@@ -160,8 +160,8 @@ func Decide(s State) Plan {
 			switch what {
 			case tell:
 				p.Deploy = append(p.Deploy, t.Name)
-			case settle:
-				p.Settle = true
+			case writeDown:
+				p.Housekeeping = true
 			case giveUp:
 				p.Stuck = append(p.Stuck, t.Name)
 			case leave:
@@ -169,10 +169,10 @@ func Decide(s State) Plan {
 		}
 	}
 	if !p.Obtain && p.Wait.IsZero() && (s.Record.Attempt != nil || s.Record.Order != nil) {
-		p.Settle = true
+		p.Housekeeping = true
 	}
-	p.Settle = p.Settle || !p.Obtain && (len(s.Record.Answers) > 0 || len(s.toRevoke()) > 0)
-	p.Settle = p.Settle || s.Hidden && s.Current != nil && !p.Obtain
+	p.Housekeeping = p.Housekeeping || !p.Obtain && (len(s.Record.Answers) > 0 || len(s.toRevoke()) > 0)
+	p.Housekeeping = p.Housekeeping || s.Unpublished && s.Current != nil && !p.Obtain
 	p.Next = s.next(p)
 	return p
 }
@@ -191,13 +191,13 @@ func equalNames(a, b []string) bool {
 	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
-// isGrown tells whether the current version is old enough for a word about its time to lead to another one: a CA that
+// isReplaceable tells whether the current version is old enough for a word about its time to lead to another one: a CA that
 // gives the same bad word for each new certificate must not get an order a minute.
-func (s State) isGrown() bool { return !s.Now.Before(s.grownAt()) }
+func (s State) isReplaceable() bool { return !s.Now.Before(s.replaceableAt()) }
 
-// grownAt never lies behind the emergency: a version that a clock which was ahead made, or a CA whose clock is behind, is
-// not too young to be replaced before it ends.
-func (s State) grownAt() time.Time {
+// replaceableAt never lies behind the emergency: a version that a clock which was ahead made, or a CA whose clock is behind,
+// is not too young to be replaced before it ends.
+func (s State) replaceableAt() time.Time {
 	created := s.Current.Created
 	if created.After(s.Now) {
 		created = s.Now
@@ -209,17 +209,17 @@ func (s State) grownAt() time.Time {
 	return grown
 }
 
-// wish is what the deployment follows. A host follows its own configuration when that is new; where another host's was
-// followed since, it differs and follows that, so that two hosts never order against each other.
+// wish returns the wish that the deployment follows. A host follows its own configuration when that is new; where another
+// host's was followed since, it differs and follows that, so that two hosts never order against each other.
 func (s State) wish() (_ certstore.Wish, differs bool) {
 	own := s.Wish.Hash()
-	if s.Record.Wish == nil || own == s.Record.WishHash || s.Record.Published[s.Node] != own {
+	if s.Record.Wish == nil || own == s.Record.WishHash || s.Record.WishByHost[s.Node] != own {
 		return s.Wish, false
 	}
 	return *s.Record.Wish, true
 }
 
-// longestRetryAfter is how long a CA's Retry-After is obeyed at the most.
+// longestRetryAfter bounds the obedience to a CA's Retry-After.
 const longestRetryAfter = 7 * 24 * time.Hour
 
 func (s State) leaf() *x509.Certificate { return s.Current.Bundle.Leaf() }
@@ -231,7 +231,7 @@ func sameNames(leaf *x509.Certificate, names []string) bool {
 // shortLived is the lifetime up to which half of it, instead of two thirds, may pass before a renewal.
 const shortLived = 10 * 24 * time.Hour
 
-// byLifetime is when to renew where the CA suggests no time.
+// byLifetime sets the time of renewal where the CA suggests none.
 func byLifetime(leaf *x509.Certificate) time.Time {
 	if life := lifetime(leaf); life > shortLived {
 		return leaf.NotBefore.Add(life / 3 * 2)
@@ -250,7 +250,7 @@ func (s State) renewAt() time.Time {
 	if s.Record.HeldUntil.After(at) {
 		at = s.Record.HeldUntil
 	}
-	if grown := s.grownAt(); at.Before(grown) {
+	if grown := s.replaceableAt(); at.Before(grown) {
 		at = grown
 	}
 	if last := emergency(s.leaf()); at.After(last) {
@@ -286,10 +286,10 @@ func (s State) next(p Plan) time.Time {
 type action int
 
 const (
-	leave  action = iota // it serves the version, or there is nothing to be done about it now
-	tell                 // deploy
-	settle               // it serves the version, which is not written down yet
-	giveUp               // it was told often enough
+	leave     action = iota // it serves the version, or there is nothing to be done about it now
+	tell                    // deploy
+	writeDown               // it serves the version, which is not written down yet
+	giveUp                  // it was told often enough
 )
 
 func (s State) decideTarget(t TargetState, wish certstore.Wish) (what action, again time.Time) {
@@ -298,7 +298,7 @@ func (s State) decideTarget(t TargetState, wish certstore.Wish) (what action, ag
 	switch {
 	case maasconfig.Serving(t.Endpoints):
 		if d.Verified != current || len(d.Laggards) > 0 || d.Port != commonPort(t.Endpoints) {
-			return settle, again
+			return writeDown, again
 		}
 		return leave, again
 	case s.isForeign(t, wish):
@@ -306,7 +306,7 @@ func (s State) decideTarget(t TargetState, wish certstore.Wish) (what action, ag
 	case d.Verified == current && onlyUnknown(t.Endpoints):
 		return leave, again // being unreachable proves nothing, and it did serve the version
 	}
-	left, again := s.calls(t)
+	left, again := s.tries(t)
 	if left > 0 {
 		return tell, again
 	}

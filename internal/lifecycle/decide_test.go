@@ -51,7 +51,7 @@ func (w *world) state(age, lifetime time.Duration) lifecycle.State {
 		Now: w.now, Node: "region1", Wish: wish, Known: map[string]certstore.VersionInfo{bundle.Fingerprint(): info(3, bundle)},
 		Current: &certstore.Version{Number: 3, Origin: certstore.FromACME, Directory: wish.Directory, Bundle: bundle},
 		Record: certstore.Record{
-			Current: 3, Wish: &wish, WishHash: wish.Hash(), Published: map[string]string{"region1": wish.Hash()},
+			Current: 3, Wish: &wish, WishHash: wish.Hash(), WishByHost: map[string]string{"region1": wish.Hash()},
 			Deployments: map[string]certstore.Deployment{"maas": {Verified: 3, Version: 3, Port: 5443}},
 		},
 	}
@@ -131,7 +131,7 @@ func TestDecide(t *testing.T) {
 		"a host whose configuration differs from the one that is followed orders nothing": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				s.Wish.Names = []string{"maas.example"}
-				s.Record.Published["region1"] = s.Wish.Hash()
+				s.Record.WishByHost["region1"] = s.Wish.Hash()
 			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
 		},
 		"a window that has passed is a reason, whoever is to blame": {
@@ -214,39 +214,39 @@ func TestDecide(t *testing.T) {
 		},
 		"M5: a version is told again a minute after a stopped regiond came back": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now.Add(-time.Minute), Laggards: map[string]string{"b:5443": maasconfig.StoppedAnswer}})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Tries: 2, Told: w.now.Add(-time.Minute), Laggards: map[string]string{"b:5443": maasconfig.StoppedAnswer}})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
 		},
 		"M5: but not within the minute": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now.Add(-50 * time.Second), Laggards: map[string]string{"b:5443": maasconfig.StoppedAnswer}})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Tries: 2, Told: w.now.Add(-50 * time.Second), Laggards: map[string]string{"b:5443": maasconfig.StoppedAnswer}})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
 			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
 		},
 		"A5: a region that was told twice is told once more by a person": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				s.ByHand = true
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now, Laggards: map[string]string{"b:5443": "none"}})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Tries: 2, Told: w.now, Laggards: map[string]string{"b:5443": "none"}})
 				endpoints(s, refused("a:5443"), refused("b:5443"))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
 		},
 		"H3: of a verified version a target is told four times a day at the most, whatever an endpoint answers": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(-2 * time.Hour), Day: w.now.Add(-20 * time.Hour), DayCalls: 4})
+				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(-2 * time.Hour), Day: w.now.Add(-20 * time.Hour), DayTries: 4})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
 			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
 		},
 		"H3: and again on the next day": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(-2 * time.Hour), Day: w.now.Add(-25 * time.Hour), DayCalls: 4})
+				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(-2 * time.Hour), Day: w.now.Add(-25 * time.Hour), DayTries: 4})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
 		},
 		"H3: an answer that changes has a target told at once an hour after the last call": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				deployment(s, certstore.Deployment{
-					Version: 3, Calls: 2, Told: w.now.Add(-2 * time.Hour), Since: w.now.Add(-20 * time.Hour), Day: w.now.Add(-20 * time.Hour), DayCalls: 11,
+					Version: 3, Tries: 2, Told: w.now.Add(-2 * time.Hour), Since: w.now.Add(-20 * time.Hour), Day: w.now.Add(-20 * time.Hour), DayTries: 11,
 					Laggards: map[string]string{"b:5443": "another answer"},
 				})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
@@ -255,7 +255,7 @@ func TestDecide(t *testing.T) {
 		"H3: but no more than twelve times a day": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				deployment(s, certstore.Deployment{
-					Version: 3, Calls: 2, Told: w.now.Add(-2 * time.Hour), Since: w.now.Add(-20 * time.Hour), Day: w.now.Add(-20 * time.Hour), DayCalls: 12,
+					Version: 3, Tries: 2, Told: w.now.Add(-2 * time.Hour), Since: w.now.Add(-20 * time.Hour), Day: w.now.Add(-20 * time.Hour), DayTries: 12,
 					Laggards: map[string]string{"b:5443": "another answer"},
 				})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
@@ -275,7 +275,7 @@ func TestDecide(t *testing.T) {
 		},
 		"R12: what a clock that was ahead wrote down about calls holds nothing": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(100 * day), Day: w.now.Add(100 * day), DayCalls: 4})
+				deployment(s, certstore.Deployment{Verified: 3, Version: 3, Port: 5443, Told: w.now.Add(100 * day), Day: w.now.Add(100 * day), DayTries: 4})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), refused("b:5443"))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
 		},
@@ -354,37 +354,37 @@ func TestDecide(t *testing.T) {
 		"a laggard that was told twice is not told again": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				lagging := w.serves("b:5443", old, current(s))
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now.Add(-2 * time.Hour), Laggards: map[string]string{"b:5443": lagging.Answer()}})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Tries: 2, Told: w.now.Add(-2 * time.Hour), Laggards: map[string]string{"b:5443": lagging.Observed()}})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), lagging)
 			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
 		},
 		"a laggard that was told twice and cannot be asked now is not told again": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now.Add(-2 * time.Hour), Laggards: map[string]string{"b:5443": "x"}})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Tries: 2, Told: w.now.Add(-2 * time.Hour), Laggards: map[string]string{"b:5443": "x"}})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), unknown("b:5443"))
 			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
 		},
 		"a laggard whose answer changed is told again": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": "none"}})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Tries: 2, Laggards: map[string]string{"b:5443": "none"}})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
 		},
 		"a laggard whose answer changes within the hour is not told again: that could go on for ever": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": "none"}, Told: w.now.Add(-59 * time.Minute)})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Tries: 2, Laggards: map[string]string{"b:5443": "none"}, Told: w.now.Add(-59 * time.Minute)})
 				endpoints(s, w.serves("a:5443", current(s), current(s)), w.serves("b:5443", old, current(s)))
 			}, why: lifecycle.Fresh, stuck: true, summary: lifecycle.StateDegraded,
 		},
 		"calls after which nobody looked do not use up the last one": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 5})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Tries: 5})
 				endpoints(s, w.serves("a:5443", old, current(s)), w.serves("b:5443", old, current(s)))
 			}, why: lifecycle.Fresh, deploy: true, summary: lifecycle.StateDegraded,
 		},
 		"a laggard that healed is written down": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
-				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Laggards: map[string]string{"b:5443": "x"}})
+				deployment(s, certstore.Deployment{Verified: 2, Version: 3, Tries: 2, Laggards: map[string]string{"b:5443": "x"}})
 			}, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
 		},
 		"a version that was taken back twice is left alone and needs a person": {
@@ -458,7 +458,7 @@ func TestDecide(t *testing.T) {
 			}, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
 		},
 		"a public copy that is missing is put there": {
-			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Hidden = true }, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Unpublished = true }, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
 		},
 		"what a killed run left is written down": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Attempt = &certstore.Attempt{} }, why: lifecycle.Fresh, settle: true, summary: lifecycle.StateOK,
@@ -486,7 +486,7 @@ func TestDecide(t *testing.T) {
 			require.Equal(t, row.obtain, p.Obtain, "obtain")
 			require.Equal(t, row.deploy, len(p.Deploy) > 0, "deploy")
 			require.Equal(t, row.stuck, len(p.Stuck) > 0, "stuck")
-			require.Equal(t, row.settle, p.Settle, "settle")
+			require.Equal(t, row.settle, p.Housekeeping, "settle")
 			require.Equal(t, row.waits, !p.Wait.IsZero(), "wait")
 			require.Equal(t, row.summary, lifecycle.Summary("maas", s, p))
 			require.Equal(t, row.obtain || row.deploy || row.settle, p.IsWork())
@@ -514,7 +514,7 @@ func TestThePlanNamesTheMomentAtWhichItChanges(t *testing.T) {
 	failed := fresh
 	failed.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{refused("a:5443")}}}
 	var steps []time.Duration
-	told := certstore.Deployment{Verified: 2, Version: 3, Calls: 2, Told: w.now, Laggards: map[string]string{"a:5443": "none"}}
+	told := certstore.Deployment{Verified: 2, Version: 3, Tries: 2, Told: w.now, Laggards: map[string]string{"a:5443": "none"}}
 	for _, since := range []time.Duration{0, time.Minute, 5 * time.Minute, 15 * time.Minute} {
 		told.Since = w.now.Add(-since)
 		failed.Record.Deployments = map[string]certstore.Deployment{"maas": told}

@@ -69,7 +69,7 @@ type Options struct {
 	Wait         time.Duration // for a lock that another run holds
 }
 
-// Stage is where something failed.
+// Stage names the step at which something failed.
 type Stage string
 
 const (
@@ -83,7 +83,7 @@ const (
 	StageRevoke Stage = "revoke"
 )
 
-// Result is what a pass made of one certificate.
+// Result tells what a pass did with one certificate.
 type Result struct {
 	Name     string
 	Before   View // as it was found
@@ -186,7 +186,7 @@ func (e *Engine) recall(ctx context.Context, cert Certificate, state *State) err
 		switch {
 		case err == nil:
 			state.Current = &version
-			state.Hidden = e.Public != nil && !e.Public.IsPublished(cert.Name, version.Bundle.FullChainPEM())
+			state.Unpublished = e.Public != nil && !e.Public.IsPublished(cert.Name, version.Bundle.FullChainPEM())
 		case errors.Is(err, context.Canceled), errors.Is(err, fs.ErrPermission):
 			return err
 		default:
@@ -197,7 +197,7 @@ func (e *Engine) recall(ctx context.Context, cert Certificate, state *State) err
 	return nil
 }
 
-// blind is what can be seen while the store cannot be read: what endpoints serve, whosesoever it is, and with it when to look
+// blind looks while the store cannot be read: at what endpoints serve, whosesoever it is, and with it when to look
 // again at the latest.
 func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View {
 	seen := State{Now: state.Now, Node: state.Node, Wish: state.Wish}
@@ -289,7 +289,7 @@ func (p *pass) run(ctx context.Context) {
 	}
 	if err := p.ready(ctx, view); err != nil {
 		p.fail(StageGuard, err)
-		p.note(ctx, StageGuard, err)
+		p.recordFailure(ctx, StageGuard, err)
 		return
 	}
 	ctx, unlock, err := certstore.LockWithin(ctx, p.Store, p.cert.Name, p.options.Wait)
@@ -343,7 +343,7 @@ func (p *pass) ready(ctx context.Context, view View) error {
 	return nil
 }
 
-// Want is what a target is asked to get ready for.
+// Want describes what a target is asked to get ready for.
 func (e *Engine) Want(view View, target string, accept maasconfig.Accept) maasconfig.Want {
 	return maasconfig.Want{
 		Names: view.Plan.Wish.Names, Earlier: earlierNames(view.State), KeyType: view.Plan.Wish.KeyType,
@@ -371,7 +371,7 @@ func (p *pass) act(ctx context.Context, view View) {
 		if !p.obtain(ctx, view) {
 			return
 		}
-	} else if err := p.settle(ctx, view); err != nil {
+	} else if err := p.housekeep(ctx, view); err != nil {
 		p.fail(StageSave, err)
 		return
 	}
@@ -480,8 +480,8 @@ func (p *pass) update(ctx context.Context, change func(*certstore.Record)) error
 	}
 }
 
-// note writes an attempt that failed into the record; the same failure twice in a row is one.
-func (p *pass) note(ctx context.Context, stage Stage, failure error) {
+// recordFailure writes an attempt that failed into the record; the same failure twice in a row is one.
+func (p *pass) recordFailure(ctx context.Context, stage Stage, failure error) {
 	err := p.update(ctx, func(r *certstore.Record) {
 		r.Remember(p.attempt(stage, failure))
 	})
@@ -498,12 +498,12 @@ func (p *pass) attempt(stage Stage, failure error) certstore.Attempt {
 	return a
 }
 
-// settle writes down what was seen and what a killed run left to say.
-func (p *pass) settle(ctx context.Context, view View) error {
-	if !view.Plan.Settle {
+// housekeep writes down what was seen and what a killed run left to say.
+func (p *pass) housekeep(ctx context.Context, view View) error {
+	if !view.Plan.Housekeeping {
 		return nil
 	}
-	if view.State.Hidden {
+	if view.State.Unpublished {
 		if err := p.publish(view.State.Current.Bundle); err != nil {
 			p.warn("the public copy of the certificate cannot be written: %v", err)
 		}
@@ -551,7 +551,7 @@ func (p *pass) publish(bundle *certstore.Bundle) error {
 // verified remembers that every endpoint of a target serves a version.
 func (p *pass) verified(r *certstore.Record, target string, version int, endpoints []maasconfig.Endpoint) {
 	d := r.Deployments[target]
-	d.Verified, d.Version, d.Calls, d.Laggards, d.RolledBack, d.Since = version, version, 0, nil, 0, time.Time{}
+	d.Verified, d.Version, d.Tries, d.Laggards, d.RolledBack, d.Since = version, version, 0, nil, 0, time.Time{}
 	d.VerifiedAt, d.Port = p.Now().UTC(), commonPort(endpoints)
 	p.setDeployment(r, target, d)
 }
@@ -652,5 +652,5 @@ func (v View) Changes() (added, removed []string) {
 	return added, slices.Sorted(maps.Keys(served))
 }
 
-// maxNames is how many names of a certificate from outside are looked at.
+// maxNames bounds the names of a certificate from outside that are looked at.
 const maxNames = 200

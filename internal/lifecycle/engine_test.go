@@ -236,8 +236,8 @@ func (p *place) Backup(context.Context) (*certstore.Bundle, error) {
 
 func (p *place) Deploy(ctx context.Context, d maasconfig.Deployment) (maasconfig.Outcome, error) {
 	var outcome maasconfig.Outcome
-	for outcome.Calls < d.Calls {
-		if err := d.Spend(); err != nil {
+	for outcome.Tries < d.Tries {
+		if err := d.BeforeTry(); err != nil {
 			return outcome, err
 		}
 		if err := p.effects.happen("config-tls"); err != nil {
@@ -254,7 +254,7 @@ func (p *place) Deploy(ctx context.Context, d maasconfig.Deployment) (maasconfig
 			}
 		}
 		p.mu.Unlock()
-		outcome.Calls++
+		outcome.Tries++
 		if outcome.Endpoints = maasconfig.Judged(p, p.Probe(ctx), d.Bundle); maasconfig.Serving(outcome.Endpoints) {
 			break
 		}

@@ -370,18 +370,18 @@ func (s simTarget) Deploy(ctx context.Context, d maasconfig.Deployment) (maascon
 	if d.Within > 0 {
 		patience = min(patience, d.Within)
 	}
-	for begun := time.Now(); outcome.Calls < d.Calls && (outcome.Calls == 0 || time.Since(begun) < patience); {
-		if err := d.Spend(); err != nil {
+	for begun := time.Now(); outcome.Tries < d.Tries && (outcome.Tries == 0 || time.Since(begun) < patience); {
+		if err := d.BeforeTry(); err != nil {
 			return outcome, err
 		}
 		if err := s.tell(ctx, d.Bundle); err != nil {
 			outcome.Telling = maasconfig.NotTold
 			return outcome, err
 		}
-		outcome.Calls++
+		outcome.Tries++
 		outcome.Telling = maasconfig.Told
 		until := begun.Add(patience)
-		if outcome.Calls < d.Calls {
+		if outcome.Tries < d.Tries {
 			until = time.Now().Add(min(150*time.Second, patience/2))
 		}
 		for {
@@ -566,7 +566,7 @@ func (l *life) daemon(ctx context.Context) {
 		r := results[0]
 		d := r.After.State.Record.Deployments["maas"]
 		l.say("%v, %v, wait %v, told %v, next %v, version %d of %d told %d, back %d, %v", r.After.Plan.Why, r.After.Summary, r.After.Plan.Wait.Format(time.TimeOnly),
-			r.Told, r.After.Plan.Next.Format(time.DateTime), d.Verified, d.Version, d.Calls, d.RolledBack, r.Err)
+			r.Told, r.After.Plan.Next.Format(time.DateTime), d.Verified, d.Version, d.Tries, d.RolledBack, r.Err)
 		if results[0].Obtained {
 			l.renewals++
 		}

@@ -25,18 +25,18 @@ const (
 	shortLife = time.Hour
 	gap       = time.Minute
 	shortGap  = 10 * time.Second
-	// maxCalls is how often MAAS is told of one version for one set of laggards before it is told only now and then.
-	maxCalls = 2
+	// maxTries is how often MAAS is told of one version for one set of laggards before it is told only now and then.
+	maxTries = 2
 	// maxRollbacks is how often a version may be taken back before it is held.
 	maxRollbacks = 2
 	// changeGap is how long an endpoint's changed answer is no reason for another call: whoever stands between us and an
 	// endpoint could change it all the time.
 	changeGap = time.Hour
-	// maxDayCalls is how often MAAS is told in a day of a version that every endpoint was seen to serve already.
-	maxDayCalls = 4
-	// maxChangeCalls is how often a day answers that change may have it told at all: whoever stands before an endpoint can
+	// maxDayTries is how often MAAS is told in a day of a version that every endpoint was seen to serve already.
+	maxDayTries = 4
+	// maxChangeTries is how often a day answers that change may have it told at all: whoever stands before an endpoint can
 	// change them, and keep a version from being verified.
-	maxChangeCalls = 12
+	maxChangeTries = 12
 	day            = 24 * time.Hour
 )
 
@@ -44,10 +44,10 @@ const (
 // lookPause decide.
 var looks = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}
 
-// ladder is how long to wait after the n-th failed order in a row, from the CAs' own advice.
+// ladder holds the waits after the n-th failed order in a row, by the CAs' own advice.
 var ladder = []time.Duration{time.Minute, 10 * time.Minute, 100 * time.Minute, day}
 
-// lookPause is how long may pass until the next look when the served certificate ends at a moment.
+// lookPause bounds the time until the next look when the served certificate ends at a moment.
 func lookPause(ends, now time.Time) time.Duration {
 	left := ends.Sub(now)
 	if left <= 0 {
@@ -71,13 +71,13 @@ func lookAgain(since, now time.Time) time.Time {
 
 func lifetime(leaf *x509.Certificate) time.Duration { return leaf.NotAfter.Sub(leaf.NotBefore) }
 
-// emergency is when a tenth of the lifetime is left: from then on neither the CA's window nor a hold counts.
+// emergency begins when a tenth of the lifetime is left: from then on neither the CA's window nor a hold counts.
 func emergency(leaf *x509.Certificate) time.Time { return leaf.NotAfter.Add(-lifetime(leaf) / 10) }
 
 // isLate tells whether the version in use is in its last tenth, or has ended.
 func (s State) isLate() bool { return s.Current != nil && !emergency(s.leaf()).After(s.Now) }
 
-// ends are when the certificates of ours end that endpoints serve, as far as that can be told, and the version in use.
+// ends lists when the certificates of ours that endpoints serve end, as far as that can be told, and the version in use.
 func (s State) ends() []time.Time {
 	var all []time.Time
 	for _, t := range s.Targets {
@@ -89,7 +89,7 @@ func (s State) ends() []time.Time {
 	return all
 }
 
-// endsAt are when the certificates of ours end that a target's endpoints serve. Where none shows one, the version counts
+// endsAt lists when the certificates of ours that a target's endpoints serve end. Where none shows one, the version counts
 // that was seen there last.
 func (s State) endsAt(t TargetState) []time.Time {
 	var all []time.Time
@@ -117,7 +117,7 @@ func soonest(moments []time.Time, now time.Time) time.Time {
 	return first
 }
 
-// latestLook is when to look again at the latest. A certificate of somebody else's may only bring a look forward.
+// latestLook sets the latest time of the next look. A certificate of somebody else's may only bring a look forward.
 func (s State) latestLook() time.Time {
 	ends := s.ends()
 	for _, t := range s.Targets {
@@ -130,7 +130,7 @@ func (s State) latestLook() time.Time {
 	return latestLook(ends, s.Now)
 }
 
-// latestLook is when to look again at the latest when certificates are served that end at some moments; zero for none.
+// latestLook sets that time when certificates are served that end at some moments; zero for none.
 func latestLook(ends []time.Time, now time.Time) time.Time {
 	var first time.Time
 	for _, at := range ends {
@@ -185,7 +185,7 @@ func (s State) backOff() time.Time {
 
 // isNewWish tells whether this host asks for something that nobody has ordered yet.
 func (s State) isNewWish() bool {
-	return s.Record.WishHash != "" && s.Wish.Hash() != s.Record.WishHash && s.Record.Published[s.Node] != s.Wish.Hash()
+	return s.Record.WishHash != "" && s.Wish.Hash() != s.Record.WishHash && s.Record.WishByHost[s.Node] != s.Wish.Hash()
 }
 
 // isMended tells whether the configuration of the CA or the challenges changed since an order failed.
@@ -216,7 +216,7 @@ func (s State) latePause() time.Time {
 
 func clamp(d, least, most time.Duration) time.Duration { return min(max(d, least), most) }
 
-// backOff is how long to wait after failures in a row: the ladder, spread by a tenth either way, but no longer than a
+// backOff sets the wait after failures in a row: the ladder, spread by a tenth either way, but no longer than a
 // twentieth of the lifetime of the certificate that is at stake (0: unknown), and no less than ten seconds. spread is from
 // -1 to 1, the same for a host and a certificate, so that many hosts do not come at the same moment.
 func backOff(failures int, life time.Duration, spread float64) time.Duration {
@@ -228,9 +228,9 @@ func backOff(failures int, life time.Duration, spread float64) time.Duration {
 	return max(wait, soonestLook)
 }
 
-// calls is how often a target may be told of the version in use now, and, where that is not at all, when it may be the
-// next time (zero: not before something changes).
-func (s State) calls(t TargetState) (left int, again time.Time) {
+// tries counts how often a target may still be told of the version in use now, and, where that is not at all, when it may be
+// the next time (zero: not before something changes).
+func (s State) tries(t TargetState) (left int, again time.Time) {
 	d, current := s.Record.Deployments[t.Name], s.Current.Number
 	if s.ByHand {
 		defer func() { left = max(left, 1) }()
@@ -238,19 +238,19 @@ func (s State) calls(t TargetState) (left int, again time.Time) {
 	if d.Told.After(s.Now.Add(time.Minute)) {
 		d.Told, d.Day = time.Time{}, time.Time{} // written down by a clock that was ahead
 	}
-	counted := d.DayCalls
+	counted := d.DayTries
 	if !s.Now.Before(d.Day.Add(day)) {
 		counted = 0
 	}
 	switch {
 	case d.Version != current:
-		return maxCalls, time.Time{}
-	case d.Verified == current && counted >= maxDayCalls:
+		return maxTries, time.Time{}
+	case d.Verified == current && counted >= maxDayTries:
 		return s.comesAgain(d.Told, earlier(d.Day.Add(day), s.halfway(t, d)))
 	case d.RolledBack >= maxRollbacks:
-	case d.Calls < maxCalls:
+	case d.Tries < maxTries:
 		if left, _ := s.comesAgain(d.Told, d.Told); d.Since.IsZero() || left > 0 {
-			return maxCalls - d.Calls, time.Time{}
+			return maxTries - d.Tries, time.Time{}
 		}
 		return 0, time.Time{} // a call that MAAS did not take is repeated at the next look, but not at once
 	}
@@ -261,10 +261,10 @@ func (s State) calls(t TargetState) (left int, again time.Time) {
 		return 0, time.Time{} // MAAS has it, and who cannot be asked reads it at its start
 	}
 	at := earlier(d.Told.Add(day), s.halfway(t, d))
-	if isNewTrouble(d, t.Endpoints) && counted < maxChangeCalls {
+	if isNewTrouble(d, t.Endpoints) && counted < maxChangeTries {
 		at = earlier(at, d.Told.Add(changeGap))
 	}
-	if cameBack(d, t.Endpoints) && counted < maxChangeCalls {
+	if cameBack(d, t.Endpoints) && counted < maxChangeTries {
 		at = d.Told
 	}
 	return s.comesAgain(d.Told, at)
@@ -285,8 +285,8 @@ func (s State) comesAgain(told, at time.Time) (left int, again time.Time) {
 	return 1, time.Time{}
 }
 
-// halfway is when what is left of a certificate that the target serves has halved since it was told last; of one that has
-// ended, when as long has passed again as it had been over then.
+// halfway returns when what is left of a certificate that the target serves has halved since it was told last; of one that
+// has ended, when as long has passed again as it had been over then.
 func (s State) halfway(t TargetState, d certstore.Deployment) time.Time {
 	var first time.Time
 	for _, ends := range s.endsAt(t) {
@@ -302,7 +302,7 @@ func isNewTrouble(d certstore.Deployment, endpoints []maasconfig.Endpoint) bool 
 		return false
 	}
 	return slices.ContainsFunc(endpoints, func(e maasconfig.Endpoint) bool {
-		return !e.IsServing() && e.State != maasconfig.Unknown && d.Laggards[e.Address] != e.Answer()
+		return !e.IsServing() && e.State != maasconfig.Unknown && d.Laggards[e.Address] != e.Observed()
 	})
 }
 
@@ -318,7 +318,7 @@ func laggards(endpoints []maasconfig.Endpoint) map[string]string {
 	lagging := map[string]string{}
 	for _, e := range endpoints {
 		if !e.IsServing() {
-			lagging[e.Address] = e.Answer()
+			lagging[e.Address] = e.Observed()
 		}
 	}
 	return lagging

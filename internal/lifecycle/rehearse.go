@@ -14,7 +14,7 @@ import (
 	"maascert/certstore"
 )
 
-// Level is how far a rehearsal got with the CA.
+// Level says how far a rehearsal got with the CA.
 type Level string
 
 const (
@@ -50,7 +50,7 @@ func (r *Rehearser) Retract(_ context.Context, left []certstore.Answer) ([]certs
 // Obtain rehearses.
 func (r *Rehearser) Obtain(ctx context.Context, request acme.Request) (*acme.Issued, error) {
 	r.Level = Planned
-	request.Left = nil // what is there belongs to a real run
+	request.Leftovers = nil // what is there belongs to a real run
 	if r.DryRun != nil {
 		issued, err := r.DryRun.Obtain(ctx, request)
 		if err == nil {

@@ -80,7 +80,7 @@ func (p *pass) revokeReplaced(ctx context.Context) bool {
 		}
 		if err != nil {
 			err = fmt.Errorf("revoking version %d: %w", wanted.Version, err)
-			p.note(ctx, StageRevoke, err)
+			p.recordFailure(ctx, StageRevoke, err)
 			p.fail(StageRevoke, err)
 		}
 	}
@@ -131,7 +131,7 @@ func (p *pass) rememberWindow(ctx context.Context) {
 	}))
 }
 
-// outageAsk is when to ask a CA again that could not be asked for its renewal information.
+// A CA that could not be asked for its renewal information is asked again after outageAsk.
 const outageAsk = time.Hour
 
 // remembered is the window that the CA named last, for a version that it cannot be asked about now.

@@ -12,7 +12,7 @@ import (
 	"maascert/internal/printable"
 )
 
-// warnings are what is as it should be and may not stay so.
+// warnings tell what is as it should be and may not stay so.
 func warnings(s State, roots *x509.CertPool) []string {
 	return slices.Concat(revocations(s), rollover(s), issuerExpiry(s, roots), limits(s))
 }

@@ -25,7 +25,7 @@ var ErrLocked = errors.New("locked")
 // minFree is the space in bytes that must be left for Writable to promise anything: a few certificates and a record.
 const minFree = 256 << 10
 
-// minFiles is how many files it must be possible to make.
+// minFiles counts the files that it must be possible to make.
 const minFiles = 32
 
 // FS is the part of a file system that maascert needs. Every method returns the operating system's error, so that

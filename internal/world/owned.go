@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// Replaceable is why somebody other than root and the user uid could replace what stands at a path, or put something
+// Replaceable explains why somebody other than root and the user uid could replace what stands at a path, or put something
 // there: nil when nobody can. Every folder above it counts, and every link that leads to it. A group in which nobody else
 // is does not count; groups that are not in /etc/group are taken for full.
 func Replaceable(path string, uid int) error {

@@ -41,7 +41,7 @@ func (c Command) String() string {
 	return strings.Join(words, " ")
 }
 
-// Result is what a finished program left behind; each output is cut after 64 KiB.
+// Result holds the exit code and the outputs of a program that ended; each output is cut after 64 KiB.
 type Result struct {
 	Exit           int
 	Stdout, Stderr []byte

@@ -54,7 +54,7 @@ type invocation struct {
 	stdout, stderr io.Writer
 }
 
-// exit is how a run ends early.
+// exit ends a run early.
 type exit struct {
 	code    int
 	usage   string // printed before the message, as argparse does
@@ -113,7 +113,7 @@ func (in *invocation) dispatch(args []string) error {
 	}
 }
 
-// admit is what comes after the arguments were read: who may, and is there a database.
+// admit checks, after the arguments were read, who calls, and whether there is a database.
 func (in *invocation) admit() (facts, error) {
 	f, err := in.backend.facts()
 	if err != nil {

@@ -55,8 +55,8 @@ type Deployment struct {
 	done    chan struct{}
 }
 
-// Database is what all of a deployment shares: what is stored, the maas command before it, and what is wrong with both.
-// It is safe for concurrent use.
+// Database holds all that a deployment's regions share: what is stored, the maas command before it, and what is wrong with
+// both. It is safe for concurrent use.
 type Database struct {
 	mu      sync.Mutex
 	secret  *Secret
@@ -158,7 +158,7 @@ func (d *Deployment) notify() {
 	}
 }
 
-// Stored is what MAAS's database holds, or nil.
+// Stored returns the secret in MAAS's database, or nil.
 func (d *Database) Stored() *Secret {
 	d.mu.Lock()
 	defer d.mu.Unlock()

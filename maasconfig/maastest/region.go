@@ -23,7 +23,7 @@ import (
 	"maascert/maasconfig"
 )
 
-// Fault is what is wrong with one region. The zero value is a healthy one.
+// Fault breaks one region. The zero value is a healthy one.
 type Fault struct {
 	Miss   int           // how many notifications get lost (MAAS fact 2.5, 1)
 	Deaf   bool          // hears no notification until it is restarted (MAAS fact 2.5, 2)
@@ -50,7 +50,7 @@ type Region struct {
 	done    chan struct{}
 }
 
-// proxy is what serves on a region's ports.
+// proxy serves on a region's ports.
 type proxy interface {
 	// reload takes over a configuration, whose files are written; on an error the one before stays.
 	reload(c configuration) error
@@ -130,7 +130,7 @@ func (r *Region) Break(fault Fault) {
 	r.fault = fault
 }
 
-// Heard is how many notifications reached the host, also those that regiond ignored.
+// Heard counts the notifications that reached the host, also those that regiond ignored.
 func (r *Region) Heard() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -385,19 +385,19 @@ var stayPlain = []string{
 	"/MAAS/rpc/", "/MAAS/metadata/", "/MAAS/api/2.0/machines", "/MAAS/maas-run-scripts", "/MAAS/machine-resources/", "/MAAS/images-stream",
 }
 
-// answerPlain is what port 5240 answers (MAAS fact 2.6).
+// answerPlain answers on port 5240 (MAAS fact 2.6).
 func (p *goProxy) answerPlain(w http.ResponseWriter, r *http.Request) {
 	p.region.answerPlain(p.configuration(), w, r)
 }
 
-// badGateway is what nginx answers while regiond is stopped.
+// badGateway answers as nginx does while regiond is stopped.
 func badGateway(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(http.StatusBadGateway)
 	_, _ = io.WriteString(w, "<html><head><title>502 Bad Gateway</title></head></html>")
 }
 
-// eventLoops is what GET /MAAS/rpc/ answers: the regions whose regiond runs.
+// eventLoops answers GET /MAAS/rpc/: the regions whose regiond runs.
 func (d *Deployment) eventLoops() map[string]any {
 	loops := map[string]any{}
 	for i, r := range d.Regions {

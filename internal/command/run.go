@@ -81,17 +81,17 @@ type service struct {
 	accept maasconfig.Accept
 
 	mu      sync.Mutex
-	parts   *parts
-	passing *parts // what the pass under way is made with; only the daemon's own goroutine knows it
+	parts   *assembly
+	passing *assembly // what the pass under way is made with; only the daemon's own goroutine knows it
 }
 
-func (s *service) use(p *parts) {
+func (s *service) use(p *assembly) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.parts = p
 }
 
-func (s *service) current() *parts {
+func (s *service) current() *assembly {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.parts

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -10,10 +9,7 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
-	"maascert/maasconfig"
 )
-
-func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print a JSON document"} }
 
 func (a *app) statusCommand() *cli.Command {
 	return a.command(cli.Command{
@@ -72,13 +68,6 @@ func (a *app) status(c *cli.Context) error {
 	return attentionUnless(doc.Healthy)
 }
 
-func attentionUnless(healthy bool) error {
-	if healthy {
-		return nil
-	}
-	return outcome(exitAttention)
-}
-
 func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
 	fmt.Fprintf(a.stdout, "%s: %s (%s)\n", one.Name, one.State, one.Reason)
 	if current := v.State.Current; current != nil {
@@ -116,83 +105,4 @@ func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
 			fmt.Fprintf(a.stdout, "  hint: %s\n", last.Hint)
 		}
 	}
-}
-
-func (a *app) verifyCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name: "verify", Usage: "handshakes with every endpoint now", Action: a.verify,
-		Flags: []cli.Flag{
-			&cli.DurationFlag{Name: "timeout", Usage: "go on as long as `D` until every endpoint serves the certificate (default: look once)"}, jsonFlag(),
-		},
-	})
-}
-
-func (a *app) verify(c *cli.Context) error {
-	config, err := a.config(c)
-	if err != nil {
-		return err
-	}
-	p := a.assemble(config)
-	defer p.close()
-	deadline := time.Now().Add(c.Duration("timeout"))
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		doc, lines, err := a.verifyOnce(c.Context, p)
-		if err != nil {
-			a.complain(fmt.Errorf("%s: %w", lifecycle.StageLook, err))
-			return outcome(exitAttention)
-		}
-		left := time.Until(deadline)
-		if !doc.Healthy && left > 0 && c.Context.Err() == nil {
-			select {
-			case <-c.Context.Done():
-			case <-time.After(min(pause, left)):
-			}
-			continue
-		}
-		if c.Bool("json") {
-			if err := writeJSON(a.stdout, doc); err != nil {
-				return err
-			}
-		} else {
-			for _, line := range lines {
-				fmt.Fprintln(a.stdout, line)
-			}
-		}
-		return attentionUnless(doc.Healthy)
-	}
-}
-
-func (a *app) verifyOnce(ctx context.Context, p *parts) (verifyJSON, []string, error) {
-	doc := verifyJSON{Schema: schema, Node: p.config.Node, At: rfc3339(time.Now()), Healthy: true, Targets: []targetJSON{}}
-	var lines []string
-	for _, cert := range p.engine.Certificates {
-		record, _, err := certstore.LoadRecord(ctx, p.store, cert.Name)
-		if err != nil {
-			return doc, nil, err
-		}
-		known, err := certstore.Versions(ctx, p.store, cert.Name)
-		if err != nil {
-			return doc, nil, err
-		}
-		var bundle *certstore.Bundle
-		if record.Current != 0 {
-			version, err := certstore.LoadVersion(ctx, p.store, cert.Name, record.Current)
-			if err != nil {
-				return doc, nil, err
-			}
-			bundle = version.Bundle
-		}
-		for _, target := range cert.Targets {
-			endpoints := maasconfig.Judged(target, target.Probe(ctx), bundle)
-			doc.Healthy = doc.Healthy && len(endpoints) > 0
-			doc.Targets = append(doc.Targets, targetJSON{
-				Certificate: cert.Name, Name: target.Name(), Type: target.Type(), Endpoints: newEndpointsJSON(endpoints, known),
-			})
-			for _, e := range endpoints {
-				doc.Healthy = doc.Healthy && e.IsTrusted()
-				lines = append(lines, fmt.Sprintf("%s: %s", cert.Name, e))
-			}
-		}
-	}
-	return doc, lines, nil
 }
