@@ -62,7 +62,7 @@ const FailedValidation = "validation: "
 // ErrUnfit says that a certificate which the CA issued is not what was asked for, and that it never will be.
 var ErrUnfit = errors.New("the CA's certificate is refused")
 
-// opNewOrder is an operation that is asked again only opNewOrder when its answer stays out: the CA may have done it.
+// opNewOrder is an operation that is asked again only once when its answer stays out: the CA may have done it.
 const opNewOrder = "newOrder"
 
 // call asks the CA for something through lego. It signs again at once when a nonce was refused, asks again a few times

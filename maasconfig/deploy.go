@@ -70,7 +70,7 @@ func (m *MAAS) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
 	if !everyoneRefused(outcome.Endpoints) || d.Previous == nil || !d.Previous.Leaf().NotAfter.After(m.config.Now()) {
 		return outcome, nobody
 	}
-	// It was served before, whoever trusted it: there is nothing to rehearse.
+	// It was served before, whoever trusted it: there is nothing to test.
 	outcome.Endpoints = nil
 	if _, err := m.apply(ctx, d.Previous, port, func(string) error { return nil }); err != nil {
 		return outcome, fmt.Errorf("putting the previous certificate back: %w", err)
@@ -135,9 +135,9 @@ func isStaging(leaf *x509.Certificate) bool {
 	return strings.Contains(leaf.Issuer.String(), "(STAGING)") || strings.HasPrefix(leaf.Issuer.CommonName, "Fake LE")
 }
 
-// apply stages a pair, rehearses with the very files, and runs config-tls. The stage is gone when it returns, whatever
+// apply stages a pair, tests it with the very files, and runs config-tls. The stage is gone when it returns, whatever
 // happened.
-func (m *MAAS) apply(ctx context.Context, bundle *certstore.Bundle, port int, rehearse func(dir string) error) (telling Telling, err error) {
+func (m *MAAS) apply(ctx context.Context, bundle *certstore.Bundle, port int, test func(dir string) error) (telling Telling, err error) {
 	here, err := m.installation(ctx)
 	if err != nil {
 		return NotTold, err
@@ -147,8 +147,8 @@ func (m *MAAS) apply(ctx context.Context, bundle *certstore.Bundle, port int, re
 		return NotTold, hint.Add(fmt.Errorf("stage: %w", err), "maas.stage_dir must be a folder that root can write and the maas command can read")
 	}
 	defer func() { err = errors.Join(err, wipe()) }()
-	if err := rehearse(dir); err != nil {
-		return NotTold, fmt.Errorf("rehearsing the handshake: %w", err)
+	if err := test(dir); err != nil {
+		return NotTold, fmt.Errorf("a handshake with the staged files: %w", err)
 	}
 	if ctx.Err() != nil {
 		return NotTold, context.Cause(ctx)
