@@ -19,6 +19,48 @@ func VerificationTime(leaf *x509.Certificate, now time.Time) time.Time {
 	return now
 }
 
+// Trust is what clients trust: roots, at the present moment. The zero value stands for the system's roots and clock.
+type Trust struct {
+	Roots *x509.CertPool   // nil: the system's
+	Now   func() time.Time // nil: time.Now
+
+	rehearsal bool
+}
+
+// Rehearsed is a Trust without roots, which takes any chain for trusted: the certificate of a rehearsal comes from a test CA
+// or from nobody. Only a rehearsal may have it.
+func Rehearsed(now func() time.Time) Trust { return Trust{Now: now, rehearsal: true} }
+
+// IsRehearsal tells whether it was made by Rehearsed.
+func (t Trust) IsRehearsal() bool { return t.rehearsal }
+
+// Time is the present moment.
+func (t Trust) Time() time.Time {
+	if t.Now == nil {
+		return time.Now()
+	}
+	return t.Now()
+}
+
+// Check tells why clients do not trust a server that sends a leaf and what follows it; nil when they do.
+func (t Trust) Check(leaf *x509.Certificate, chain []*x509.Certificate) error {
+	if t.rehearsal {
+		return nil
+	}
+	_, err := Verify(leaf, chain, t.Roots, t.Time())
+	return err
+}
+
+// Pool is what a client has that is sent a leaf and what follows it. In a rehearsal it trusts the end of that chain.
+func (t Trust) Pool(leaf *x509.Certificate, chain []*x509.Certificate) *x509.CertPool {
+	if !t.rehearsal {
+		return t.Roots
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(append([]*x509.Certificate{leaf}, chain...)[len(chain)])
+	return pool
+}
+
 // Verify tells whether a client that has roots trusts a server that sends a leaf and what follows it, and returns the
 // chains that lead there. Names do not count. What would take unusual time to verify is not trusted.
 func Verify(leaf *x509.Certificate, chain []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {

@@ -40,7 +40,7 @@ func TestM9TheAdviceIsACommandOfTheInstallation(t *testing.T) {
 			here.Kind = kind
 			return here, err
 		}
-		_, err := maasconfig.New(config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+		_, err := maasconfig.Deploy(t.Context(), maasconfig.New(config), s.deployment(s.issue(t, 0, time.Hour)))
 		require.Contains(t, hint.Of(err), "is MAAS well? "+command+"; then: maascert renew", kind)
 	}
 }
@@ -81,9 +81,9 @@ func TestEachWayInWhichMAASFails(t *testing.T) {
 			config := s.config
 			config.Runner = failing{exit: row.exit, stderr: row.stderr}
 			spent := 0
-			d := deployment(bundle)
+			d := s.deployment(bundle)
 			d.BeforeTry = func() error { spent++; return nil }
-			outcome, err := maasconfig.New(config).Deploy(t.Context(), d)
+			outcome, err := maasconfig.Deploy(t.Context(), maasconfig.New(config), d)
 			require.ErrorContains(t, err, row.want)
 			require.NotContains(t, err.Error(), "usage:")
 			require.NotContains(t, err.Error(), "\n")

@@ -2,7 +2,6 @@ package maasconfig
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -31,7 +30,7 @@ type Config struct {
 	Port          int      // for a first enabling of TLS; 0: DefaultPort
 	Endpoints     []string // host or host:port of every region; none: this host
 	ServerName    string   // sent as SNI; may be empty
-	Roots         *x509.CertPool
+	Trust         certstore.Trust
 	Timeout       time.Duration // for one config-tls call
 	VerifyTimeout time.Duration // for every endpoint to serve a bundle after a call
 
@@ -40,7 +39,6 @@ type Config struct {
 	FS     world.FS
 	Runner world.Runner
 	Dial   world.Dial
-	Now    func() time.Time
 	UID    int // the user that we are
 }
 
@@ -60,7 +58,7 @@ const detectionAge = 10 * time.Second
 func (m *MAAS) installation(ctx context.Context) (Installation, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if now := m.config.Now(); m.looked.IsZero() || now.Sub(m.looked) > detectionAge || m.foundErr != nil {
+	if now := m.config.Trust.Time(); m.looked.IsZero() || now.Sub(m.looked) > detectionAge || m.foundErr != nil {
 		m.found, m.foundErr = m.config.Detect(ctx)
 		m.looked = now
 	}
@@ -86,54 +84,48 @@ func New(config Config) *MAAS {
 	return &MAAS{config: config}
 }
 
-// Name is the target's in the configuration.
-func (m *MAAS) Name() string { return m.config.Name }
-
-// Type is the target's kind in the configuration.
-func (m *MAAS) Type() string { return "maas" }
-
-// Remedy restarts what reads the certificate at its start in any case (MAAS fact 2.5).
-func (m *MAAS) Remedy(ctx context.Context) string {
-	return "on that region: " + m.here(ctx).Restart() + " (it restarts MAAS's services there), then: maascert renew"
+// Info says that all of a MAAS deployment is one target.
+func (m *MAAS) Info() Info {
+	return Info{Name: m.config.Name, Type: "maas", Shared: true, Logs: "MAAS's and nginx's log"}
 }
 
-// Guard is one thing that must be right before anything is ordered.
-type Guard struct {
-	Code string
-	// Ask changes nothing. It returns what was seen, for people, and what is wrong.
-	Ask func(ctx context.Context) (evidence string, err error)
-}
-
-// Guards are all that Ready asks: first what can be known without the network, then what the regions say of TLS, then
-// what they serve.
+// Guards are asked in this order: first what can be known without the network, then what the regions say of TLS, then what
+// they serve.
 func (m *MAAS) Guards(want Want) []Guard {
 	return []Guard{
-		{"maas", func(ctx context.Context) (string, error) {
+		{Code: "maas", Promise: "MAAS is installed here", First: true, Ask: func(ctx context.Context) (string, error) {
 			here, err := m.installation(ctx)
 			return fmt.Sprintf("%s, MAAS %s", here.Command, here.Version), err
 		}},
-		{"root", func(ctx context.Context) (string, error) {
+		{Code: "root", Promise: "MAAS can be configured by this user", Ask: func(ctx context.Context) (string, error) {
 			return fmt.Sprintf("user %d", m.config.UID), m.mayConfigure(ctx)
 		}},
-		{Juju, func(context.Context) (string, error) {
+		{Code: Juju, Promise: "nobody else manages MAAS's certificate", Ask: func(context.Context) (string, error) {
 			unit := jujuUnit(m.config.FS)
 			if unit != "" && !want.Accept[Juju] {
 				return unit, refuse(want.Accept, Juju, "Juju manages this region (%s) and would put its own certificate back", unit)
 			}
 			return "no Juju unit", nil
 		}},
-		{"key-type", func(ctx context.Context) (string, error) {
+		{Code: "key-type", Promise: "this MAAS loads keys of this type", Ask: func(ctx context.Context) (string, error) {
 			return string(want.KeyType), keyLoads(want.KeyType, m.here(ctx).Version)
 		}},
-		{"stage", func(ctx context.Context) (string, error) {
+		{Code: "stage", Promise: "keys can be staged for MAAS", Ask: func(ctx context.Context) (string, error) {
 			return m.here(ctx).StageDir, m.canStage(m.here(ctx).StageDir)
 		}},
-		{"tls", func(ctx context.Context) (string, error) {
+		{Code: "tls", Promise: "where MAAS serves TLS is known", Ask: func(ctx context.Context) (string, error) {
 			port, err := m.port(ctx, want)
 			return fmt.Sprintf("port %d of %s", port, strings.Join(m.hosts(), ", ")), err
 		}},
-		{NamesLost, func(ctx context.Context) (string, error) {
+		{Code: NamesLost, Promise: "no name that is served now gets lost", Ask: func(ctx context.Context) (string, error) {
 			return strings.Join(want.Names, ", "), m.namesLost(ctx, want)
+		}},
+		{Code: "regions", Promise: "every region says the same of TLS", Advice: true, Ask: func(ctx context.Context) (string, error) {
+			said := m.dissent(ctx)
+			if said == "" {
+				return strings.Join(m.hosts(), ", "), nil
+			}
+			return m.config.Name, hint.Add(errors.New("not every region says the same of TLS: "+said), "what this host knows decides; restart MAAS's services on a region that is behind")
 		}},
 	}
 }
@@ -145,16 +137,6 @@ func (m *MAAS) canStage(dir string) error {
 	}
 	if err := m.config.FS.Writable(dir); err != nil {
 		return hint.Add(fmt.Errorf("the stage cannot be written: %w", err), "free or mount it, or set maas.stage_dir to a folder that the maas command can read")
-	}
-	return nil
-}
-
-// Ready asks the guards in their order, up to the first that says no.
-func (m *MAAS) Ready(ctx context.Context, want Want) error {
-	for _, guard := range m.Guards(want) {
-		if _, err := guard.Ask(ctx); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -306,8 +288,8 @@ func sayings(said map[tlsState][]string) string {
 	return strings.Join(words, "; ")
 }
 
-// Dissent tells what regions say of TLS when they contradict this host or each other; empty when all agree.
-func (m *MAAS) Dissent(ctx context.Context) string {
+// dissent tells what regions say of TLS when they contradict this host or each other; empty when all agree.
+func (m *MAAS) dissent(ctx context.Context) string {
 	said, _ := m.voices(ctx)
 	if local := localTLS(m.config.FS, m.here(ctx).HTTPDir); local.known {
 		delete(said, tlsState{known: true, port: local.port})
@@ -405,7 +387,7 @@ func (m *MAAS) namesLost(ctx context.Context, want Want) error {
 // couldBeOurs tells whether what is served could be meant for this MAAS: clients trust it, and it has a name that ours have
 // or had. Anybody may have a certificate of a trusted CA for names of his own.
 func (m *MAAS) couldBeOurs(s Served, want Want) bool {
-	return m.trusted(s.Certs[0], s.Certs[1:]) == nil && slices.ContainsFunc(certstore.CertificateNames(s.Certs[0]), func(name string) bool {
+	return m.config.Trust.Check(s.Certs[0], s.Certs[1:]) == nil && slices.ContainsFunc(certstore.CertificateNames(s.Certs[0]), func(name string) bool {
 		return covers(want.Names, name) || slices.Contains(want.Earlier, name)
 	})
 }
@@ -444,6 +426,8 @@ func splitEndpoint(endpoint string) (host, port string) {
 // Probe shakes hands with every endpoint by its address. An endpoint without a port is asked on the port that this host's
 // region serves TLS on, because all share it; where that is not known, on the one that its own region names.
 func (m *MAAS) Probe(ctx context.Context) []Served {
+	// What reads the certificate at its start in any case is restarted (MAAS fact 2.5).
+	remedy := "on that region: " + m.here(ctx).Restart() + " (it restarts MAAS's services there), then: maascert renew"
 	return sideBySide(m.config.Endpoints, func(endpoint string) Served {
 		host, port := splitEndpoint(endpoint)
 		if port == "" {
@@ -453,6 +437,7 @@ func (m *MAAS) Probe(ctx context.Context) []Served {
 		go func() { stopped <- isStopped(ctx, m.config.Dial, host) }()
 		served := handshake(ctx, m.config.Dial, net.JoinHostPort(host, port), m.config.ServerName)
 		served.Stopped = <-stopped
+		served.Remedy = remedy
 		return served
 	})
 }
@@ -467,16 +452,6 @@ func (m *MAAS) portOf(ctx context.Context, host string) int {
 		}
 	}
 	return m.firstPort()
-}
-
-// Judge compares what an endpoint served with a bundle.
-func (m *MAAS) Judge(served Served, bundle *certstore.Bundle) Endpoint {
-	return judge(served, bundle, m.trusted)
-}
-
-func (m *MAAS) trusted(leaf *x509.Certificate, chain []*x509.Certificate) error {
-	_, err := certstore.Verify(leaf, chain, m.config.Roots, m.config.Now())
-	return err
 }
 
 // Backup reads the pair that this region's proxy serves (MAAS fact 2.2). What hooks put into the chain beside it, in the

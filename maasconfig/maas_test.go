@@ -176,10 +176,10 @@ func newSite(t *testing.T, options maastest.Options) *site {
 		HTTPDir: d.Regions[0].HTTPDir, StageDir: filepath.Join(t.TempDir(), "stage"),
 	}
 	s.config = maasconfig.Config{
-		Name: "maas", Endpoints: d.Endpoints(), ServerName: "maas.example", Roots: authority.Pool(),
+		Name: "maas", Endpoints: d.Endpoints(), ServerName: "maas.example", Trust: certstore.Trust{Roots: authority.Pool()},
 		Detect:  func(context.Context) (maasconfig.Installation, error) { return s.installation, s.missing },
 		Timeout: 20 * time.Second, VerifyTimeout: 5 * time.Second,
-		Stages: []string{s.installation.StageDir}, FS: world.OS{}, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
+		Stages: []string{s.installation.StageDir}, FS: world.OS{}, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
 	}
 	return s
 }
@@ -201,8 +201,10 @@ func (s *site) enable(t *testing.T, port int) *certstore.Bundle {
 	return bundle
 }
 
-func deployment(b *certstore.Bundle) maasconfig.Deployment {
-	return maasconfig.Deployment{Bundle: b, Tries: 2, BeforeTry: func() error { return nil }, Accept: maasconfig.Accept{}}
+func (s *site) deployment(b *certstore.Bundle) maasconfig.Deployment {
+	return maasconfig.Deployment{
+		Bundle: b, Trust: s.config.Trust, Tries: 2, BeforeTry: func() error { return nil }, Want: maasconfig.Want{Accept: maasconfig.Accept{}},
+	}
 }
 
 var want = maasconfig.Want{Names: []string{"maas.example"}, KeyType: certstore.RSA3072, Accept: maasconfig.Accept{}}
@@ -302,7 +304,7 @@ func TestReadyRefuses(t *testing.T) {
 			if row.want != nil {
 				row.want(&w)
 			}
-			err := maasconfig.New(s.config).Ready(t.Context(), w)
+			err := maasconfig.Ready(t.Context(), maasconfig.New(s.config), w)
 			require.ErrorContains(t, err, row.err)
 			var refusal *maasconfig.Refusal
 			require.Equal(t, row.code != "", errors.As(err, &refusal))
@@ -315,7 +317,7 @@ func TestReadyRefuses(t *testing.T) {
 				accept[code] = true
 			}
 			w.Accept = accept
-			require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), w), "a guard with a code can be overridden")
+			require.NoError(t, maasconfig.Ready(t.Context(), maasconfig.New(s.config), w), "a guard with a code can be overridden")
 		})
 	}
 }
@@ -345,14 +347,14 @@ func TestARegionThatMissedTheEnablingDoesNotStopTheOthers(t *testing.T) {
 	bundle := s.issue(t, 0, time.Hour)
 	s.Set(&maastest.Secret{Key: string(bundle.KeyPEM()), Cert: string(bundle.LeafPEM()), CACert: string(bundle.ChainPEM()), Port: 5443})
 	require.Eventually(t, func() bool { return s.Regions[0].Serves(5443) != nil && s.Regions[1].Serves(5443) != nil }, 10*time.Second, time.Millisecond)
-	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want))
+	require.NoError(t, maasconfig.Ready(t.Context(), maasconfig.New(s.config), want))
 
 	off := newSite(t, maastest.Options{})
 	off.enable(t, 5443)
 	off.Regions[2].Break(maastest.Fault{Deaf: true})
 	off.Set(nil)
 	require.Eventually(t, func() bool { return off.Regions[0].Serves(5443) == nil && off.Regions[1].Serves(5443) == nil }, 10*time.Second, time.Millisecond)
-	require.ErrorContains(t, maasconfig.New(off.config).Ready(t.Context(), want), "MAAS does not serve TLS yet")
+	require.ErrorContains(t, maasconfig.Ready(t.Context(), maasconfig.New(off.config), want), "MAAS does not serve TLS yet")
 
 	// The region of this host is the one that missed it, and the port on which all were verified before speaks for the
 	// others.
@@ -362,7 +364,7 @@ func TestARegionThatMissedTheEnablingDoesNotStopTheOthers(t *testing.T) {
 	require.Eventually(t, func() bool { return here.Regions[2].Serves(5443) != nil && here.Regions[1].Serves(5443) != nil }, 10*time.Second, time.Millisecond)
 	verified := want
 	verified.Port, verified.Ours = 5443, true
-	require.NoError(t, maasconfig.New(here.config).Ready(t.Context(), verified))
+	require.NoError(t, maasconfig.Ready(t.Context(), maasconfig.New(here.config), verified))
 }
 
 // forged answers port 5240 of a host as somebody who stands before a region.
@@ -388,11 +390,15 @@ func TestS3ForgedRedirectsDoNotOutvoteTheLocalFile(t *testing.T) {
 		s.config.Endpoints = append(s.config.Endpoints, forged(t, "https://HOST:9443/MAAS/"))
 	}
 	target := maasconfig.New(s.config)
-	require.ErrorContains(t, target.Ready(t.Context(), want), "MAAS does not serve TLS yet")
-	_, err := target.Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.ErrorContains(t, maasconfig.Ready(t.Context(), target, want), "MAAS does not serve TLS yet")
+	_, err := maasconfig.Deploy(t.Context(), target, s.deployment(s.issue(t, 0, time.Hour)))
 	require.ErrorContains(t, err, "MAAS does not serve TLS yet")
 	require.Empty(t, s.Calls())
-	require.Contains(t, target.Dissent(t.Context()), "TLS on port 9443", "M6: who says otherwise is named")
+	guards := target.Guards(want)
+	advice := guards[len(guards)-1]
+	require.True(t, advice.Advice)
+	_, err = advice.Ask(t.Context())
+	require.ErrorContains(t, err, "TLS on port 9443", "M6: who says otherwise is named")
 }
 
 // S4: a forged redirect at one region stops no renewal, and moves no port.
@@ -402,8 +408,8 @@ func TestS4AForgedRedirectStopsNoRenewal(t *testing.T) {
 	s.enable(t, 6443)
 	s.config.Endpoints = append(s.config.Endpoints, forged(t, "https://HOST:9443/MAAS/"))
 	s.config.VerifyTimeout = 3 * time.Second
-	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want))
-	_, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.NoError(t, maasconfig.Ready(t.Context(), maasconfig.New(s.config), want))
+	_, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), s.deployment(s.issue(t, 0, time.Hour)))
 	require.NoError(t, err)
 	require.Equal(t, 6443, s.Stored().Port)
 
@@ -411,7 +417,7 @@ func TestS4AForgedRedirectStopsNoRenewal(t *testing.T) {
 	verified := want
 	verified.Port = 6443
 	s.config.Endpoints = s.Endpoints()
-	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), verified))
+	require.NoError(t, maasconfig.Ready(t.Context(), maasconfig.New(s.config), verified))
 }
 
 // S6: MAAS's own user cannot have another service's key put into MAAS's database.
@@ -438,9 +444,9 @@ func TestM5AStoppedRegiondIsNoRefusal(t *testing.T) {
 		region.StopRegiond()
 	}
 	s.config.VerifyTimeout = 3 * time.Second
-	d := deployment(s.issue(t, 0, time.Hour))
+	d := s.deployment(s.issue(t, 0, time.Hour))
 	d.Previous = before
-	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), d)
+	outcome, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), d)
 	require.NoError(t, err)
 	require.False(t, outcome.RolledBack)
 	for _, e := range outcome.Endpoints {
@@ -451,7 +457,7 @@ func TestM5AStoppedRegiondIsNoRefusal(t *testing.T) {
 	for _, region := range s.Regions {
 		require.NoError(t, region.Restart())
 	}
-	require.True(t, maasconfig.Serving(maasconfig.Judged(maasconfig.New(s.config), maasconfig.New(s.config).Probe(t.Context()), d.Bundle)))
+	require.True(t, maasconfig.Serving(maasconfig.Judged(maasconfig.New(s.config).Probe(t.Context()), d.Bundle, s.config.Trust)))
 }
 
 // M11: when nothing changes anywhere it is not this certificate, and that is said.
@@ -463,7 +469,7 @@ func TestM11RegionsThatAreAllDeafAreNamed(t *testing.T) {
 		region.Break(maastest.Fault{Deaf: true})
 	}
 	s.config.VerifyTimeout = 3 * time.Second
-	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	outcome, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), s.deployment(s.issue(t, 0, time.Hour)))
 	require.ErrorContains(t, err, "no region changed anything")
 	require.Contains(t, hint.Of(err), "Unhandled error in Deferred")
 	require.Equal(t, maasconfig.Told, outcome.Telling)
@@ -475,14 +481,14 @@ func TestM2OnlyWhatMAASTookIsTold(t *testing.T) {
 	s := newSite(t, maastest.Options{})
 	s.enable(t, 5443)
 	s.Reach(false)
-	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	outcome, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), s.deployment(s.issue(t, 0, time.Hour)))
 	require.ErrorContains(t, err, "MAAS was not told: config-tls: connection to server")
 	require.Equal(t, maasconfig.NotTold, outcome.Telling)
 	require.Nil(t, outcome.Endpoints)
 	s.Reach(true)
 	s.Hang(true)
 	s.config.Timeout = 200 * time.Millisecond
-	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	outcome, err = maasconfig.Deploy(t.Context(), maasconfig.New(s.config), s.deployment(s.issue(t, 0, time.Hour)))
 	require.ErrorContains(t, err, "timed out")
 	require.Equal(t, maasconfig.Unsure, outcome.Telling)
 }
@@ -494,7 +500,7 @@ func TestM4ASlowRegionIsNotToldTwice(t *testing.T) {
 	s.enable(t, 5443)
 	s.Regions[1].Break(maastest.Fault{Slow: 2 * time.Second})
 	s.config.VerifyTimeout = 20 * time.Second
-	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	outcome, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), s.deployment(s.issue(t, 0, time.Hour)))
 	require.NoError(t, err)
 	require.True(t, maasconfig.Serving(outcome.Endpoints))
 	require.Equal(t, 1, outcome.Tries)
@@ -508,14 +514,14 @@ func TestWhatWasStoredInSilenceIsTold(t *testing.T) {
 	s.enable(t, 5443)
 	s.Mute(true)
 	s.config.VerifyTimeout = 3 * time.Second
-	d := deployment(s.issue(t, 0, time.Hour))
-	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), d)
+	d := s.deployment(s.issue(t, 0, time.Hour))
+	outcome, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), d)
 	require.Error(t, err)
 	require.False(t, maasconfig.Serving(outcome.Endpoints))
 	s.Mute(false)
 	s.Regions[2].StopProxy()
 	s.config.VerifyTimeout = 10 * time.Second
-	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), d)
+	outcome, err = maasconfig.Deploy(t.Context(), maasconfig.New(s.config), d)
 	require.NoError(t, err)
 	require.True(t, maasconfig.Serving(outcome.Endpoints))
 }
@@ -537,9 +543,9 @@ func TestReadyDoesNotNeedEveryRegion(t *testing.T) {
 	s := newSite(t, maastest.Options{})
 	s.enable(t, 6443)
 	s.config.Endpoints = append(s.config.Endpoints, "127.255.255.254")
-	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want))
+	require.NoError(t, maasconfig.Ready(t.Context(), maasconfig.New(s.config), want))
 	s.config.Endpoints = []string{"127.255.255.254"}
-	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want), "the local file says that TLS is on")
+	require.NoError(t, maasconfig.Ready(t.Context(), maasconfig.New(s.config), want), "the local file says that TLS is on")
 }
 
 func TestDeployKeepsChainAndPort(t *testing.T) {
@@ -547,7 +553,7 @@ func TestDeployKeepsChainAndPort(t *testing.T) {
 	s := newSite(t, maastest.Options{})
 	s.enable(t, 7443)
 	bundle := s.issue(t, 0, time.Hour)
-	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(bundle))
+	outcome, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), s.deployment(bundle))
 	require.NoError(t, err)
 	require.True(t, maasconfig.Serving(outcome.Endpoints))
 	require.Equal(t, 1, outcome.Tries)
@@ -571,11 +577,11 @@ func TestADeploymentIsVerifiedOnlyWhenOldWorkersHaveGone(t *testing.T) {
 	}
 	bundle := s.issue(t, 0, time.Hour)
 	target := maasconfig.New(s.config)
-	outcome, err := target.Deploy(t.Context(), deployment(bundle))
+	outcome, err := maasconfig.Deploy(t.Context(), target, s.deployment(bundle))
 	require.NoError(t, err)
 	require.True(t, maasconfig.Serving(outcome.Endpoints))
 	require.Equal(t, 1, outcome.Tries)
-	require.True(t, maasconfig.Serving(maasconfig.Judged(target, target.Probe(t.Context()), bundle)), "and it stays so")
+	require.True(t, maasconfig.Serving(maasconfig.Judged(target.Probe(t.Context()), bundle, s.config.Trust)), "and it stays so")
 }
 
 func TestDeployRefuses(t *testing.T) {
@@ -594,7 +600,7 @@ func TestDeployRefuses(t *testing.T) {
 		"one that nobody trusts":                {untrusted, "clients would not trust the certificate"},
 		"one without a name that is served now": {s.issue(t, 0, time.Hour, "other.example"), "would be lost: maas.example"},
 	} {
-		_, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(row.bundle))
+		_, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), s.deployment(row.bundle))
 		require.ErrorContains(t, err, row.err, name)
 	}
 	require.Empty(t, s.Calls())
@@ -615,22 +621,22 @@ func TestARegionThatCannotBeAskedIsNoReasonToGoBack(t *testing.T) {
 		}
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
-	d := deployment(s.issue(t, 0, time.Hour))
+	d := s.deployment(s.issue(t, 0, time.Hour))
 	d.Previous = before
-	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), d)
+	outcome, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), d)
 	require.NoError(t, err)
 	require.False(t, outcome.RolledBack)
 	require.Equal(t, 2, outcome.Tries)
 
 	s.config.Endpoints = s.Endpoints()
-	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), d)
+	outcome, err = maasconfig.Deploy(t.Context(), maasconfig.New(s.config), d)
 	require.ErrorContains(t, err, "no region changed anything", "M11")
 	require.ErrorContains(t, err, "the one before it was put back")
 	require.True(t, outcome.RolledBack, "all were seen to serve the old one")
 	require.Equal(t, string(before.LeafPEM()), s.Stored().Cert)
 
 	d.Previous = s.issue(t, 2*time.Hour, time.Hour)
-	outcome, err = maasconfig.New(s.config).Deploy(t.Context(), d)
+	outcome, err = maasconfig.Deploy(t.Context(), maasconfig.New(s.config), d)
 	require.ErrorContains(t, err, "no region changed anything")
 	require.False(t, outcome.RolledBack, "never to an expired pair")
 }
@@ -666,8 +672,8 @@ func TestAStageThatOthersCanEnterIsRefused(t *testing.T) {
 	s := newSite(t, maastest.Options{Regions: 1})
 	before := s.enable(t, 5443)
 	require.NoError(t, os.MkdirAll(s.installation.StageDir, 0o755))
-	require.ErrorContains(t, maasconfig.New(s.config).Ready(t.Context(), want), "can be entered by others")
-	_, err := maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	require.ErrorContains(t, maasconfig.Ready(t.Context(), maasconfig.New(s.config), want), "can be entered by others")
+	_, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), s.deployment(s.issue(t, 0, time.Hour)))
 	require.ErrorContains(t, err, "can be entered by others")
 	require.True(t, s.Regions[0].Serves(5443).Equal(before.Leaf()))
 }
@@ -679,10 +685,10 @@ func TestAProxysRedirectDoesNotMoveMAASsPort(t *testing.T) {
 	s := newSite(t, maastest.Options{Regions: 1})
 	s.enable(t, 5443)
 	s.config.Endpoints = []string{forged(t, "https://HOST/MAAS/")}
-	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), want))
+	require.NoError(t, maasconfig.Ready(t.Context(), maasconfig.New(s.config), want))
 	s.config.VerifyTimeout = 3 * time.Second
 	// What the proxy serves is not asked here.
-	_, _ = maasconfig.New(s.config).Deploy(t.Context(), deployment(s.issue(t, 0, time.Hour)))
+	_, _ = maasconfig.Deploy(t.Context(), maasconfig.New(s.config), s.deployment(s.issue(t, 0, time.Hour)))
 	require.Len(t, s.Calls(), 2)
 	require.Equal(t, 5443, s.Stored().Port)
 }
@@ -703,9 +709,9 @@ func TestAnUntrustedCertificateDoesNotClaimNames(t *testing.T) {
 	t.Cleanup(func() { server.Close() })
 	s.config.Endpoints = append(s.config.Endpoints, listener.Addr().String())
 	target, w := maasconfig.New(s.config), want
-	require.ErrorContains(t, target.Ready(t.Context(), w), "would be lost: attacker.example", "the first time every name counts")
+	require.ErrorContains(t, maasconfig.Ready(t.Context(), target, w), "would be lost: attacker.example", "the first time every name counts")
 	w.Ours = true
-	require.NoError(t, target.Ready(t.Context(), w))
+	require.NoError(t, maasconfig.Ready(t.Context(), target, w))
 }
 
 // A backup of what hooks left behind: the leaf twice, the root before the intermediate.
@@ -741,9 +747,9 @@ func TestAPairOfAnotherCAIsPutBack(t *testing.T) {
 		region.Break(maastest.Fault{Deaf: true})
 	}
 	s.config.VerifyTimeout = 3 * time.Second
-	d := deployment(s.issue(t, 0, time.Hour))
+	d := s.deployment(s.issue(t, 0, time.Hour))
 	d.Previous = before
-	outcome, err := maasconfig.New(s.config).Deploy(t.Context(), d)
+	outcome, err := maasconfig.Deploy(t.Context(), maasconfig.New(s.config), d)
 	require.ErrorContains(t, err, "the one before it was put back")
 	require.True(t, outcome.RolledBack)
 	require.Equal(t, string(before.LeafPEM()), s.Stored().Cert)
@@ -755,16 +761,16 @@ func TestTheInstallationIsLookedAtAgain(t *testing.T) {
 	s := newSite(t, maastest.Options{Regions: 1})
 	s.enable(t, 5443)
 	now := time.Now()
-	s.config.Now = func() time.Time { return now }
+	s.config.Trust.Now = func() time.Time { return now }
 	target, w := maasconfig.New(s.config), want
 	w.KeyType = certstore.EC256
 	s.missing = errors.New("the snap is not mounted yet")
-	require.ErrorContains(t, target.Ready(t.Context(), w), "not mounted yet")
+	require.ErrorContains(t, maasconfig.Ready(t.Context(), target, w), "not mounted yet")
 	s.missing = nil
-	require.NoError(t, target.Ready(t.Context(), w))
+	require.NoError(t, maasconfig.Ready(t.Context(), target, w))
 	s.installation.Version.Minor = 8
 	now = now.Add(time.Minute)
-	require.ErrorContains(t, target.Ready(t.Context(), w), "MAAS 3.8.3 cannot load")
+	require.ErrorContains(t, maasconfig.Ready(t.Context(), target, w), "MAAS 3.8.3 cannot load")
 }
 
 func TestBackupIsThePairThatIsServed(t *testing.T) {
@@ -793,5 +799,5 @@ func TestS4ATrustedCertificateOfSomebodyElseStopsNoRenewal(t *testing.T) {
 	s.config.Endpoints = append(s.config.Endpoints, listener.Addr().String())
 	verified := want
 	verified.Ours = true
-	require.NoError(t, maasconfig.New(s.config).Ready(t.Context(), verified))
+	require.NoError(t, maasconfig.Ready(t.Context(), maasconfig.New(s.config), verified))
 }

@@ -2,44 +2,39 @@ package maasconfig
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"fmt"
-	"path/filepath"
 	"sync"
 
 	"maascert/certstore"
+	"maascert/internal/world"
 )
 
-// Rehearsal is a MAAS target whose Deploy does everything but stage and tell: it asks the guards, shakes hands with the
-// bundle in memory, and keeps the command that would have run. From then on its endpoints look as if they served the
-// bundle. A rehearsal's bundle need not be trusted by anybody.
+// Rehearsal is any target whose change is prepared and not made: it keeps the commands that would have run. From then on its
+// endpoints look as if they served the bundle.
 type Rehearsal struct {
-	*MAAS
+	Target
 
 	mu       sync.Mutex
-	commands [][]string
+	commands []world.Command
 	bundle   *certstore.Bundle
 }
 
-var _ Target = (*Rehearsal)(nil)
+// Rehearse makes a harmless twin of a target.
+func Rehearse(target Target) *Rehearsal { return &Rehearsal{Target: target} }
 
-// Rehearse makes a harmless twin of the target.
-func (m *MAAS) Rehearse() *Rehearsal { return &Rehearsal{MAAS: m} }
-
-// Commands are the argument lists that would have run. The stage's random folder stands as RANDOM.
-func (r *Rehearsal) Commands() [][]string {
+// Commands would have run.
+func (r *Rehearsal) Commands() []world.Command {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.commands
 }
 
-// Tidy leaves the stages of killed runs to a real run.
+// Tidy leaves what killed runs left to a real run.
 func (r *Rehearsal) Tidy(context.Context) error { return nil }
 
-// Probe sees what is really served until Deploy was called.
+// Probe sees what is really served until the change would have been made.
 func (r *Rehearsal) Probe(ctx context.Context) []Served {
-	served := r.MAAS.Probe(ctx)
+	served := r.Target.Probe(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.bundle != nil {
@@ -50,48 +45,20 @@ func (r *Rehearsal) Probe(ctx context.Context) []Served {
 	return served
 }
 
-// Judge takes the rehearsal's bundle for trusted: nobody but the rehearsal is ever served it.
-func (r *Rehearsal) Judge(served Served, bundle *certstore.Bundle) Endpoint {
-	e := r.MAAS.Judge(served, bundle)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.bundle != nil && e.State == Match && served.Certs[0].Equal(r.bundle.Leaf()) {
-		e.Distrust = nil
-	}
-	return e
-}
-
-// Deploy rehearses.
-func (r *Rehearsal) Deploy(ctx context.Context, d Deployment) (Outcome, error) {
-	certs := append([]*x509.Certificate{d.Bundle.Leaf()}, d.Bundle.Chain()...)
-	config := r.config
-	config.Roots = x509.NewCertPool()
-	config.Roots.AddCert(certs[len(certs)-1])
-	trusting := New(config)
-	ours := d.Ours
-	d.Ours = false // with other roots nothing that is served is trusted, and its names count all the same
-	if err := trusting.mayServe(ctx, d); err != nil {
-		return Outcome{}, err
-	}
-	port, err := r.port(ctx, Want{Accept: d.Accept, Ours: ours, Port: d.Port})
+// Prepare prepares the real target's change; making it only remembers it, and there is nothing to wait for.
+func (r *Rehearsal) Prepare(ctx context.Context, bundle *certstore.Bundle, want Want) (Change, error) {
+	change, err := r.Target.Prepare(ctx, bundle, want)
 	if err != nil {
-		return Outcome{}, err
+		return Change{}, err
 	}
-	pair, err := tls.X509KeyPair(d.Bundle.FullChainPEM(), d.Bundle.KeyPEM())
-	if err != nil {
-		return Outcome{}, err
-	}
-	if err := trusting.handshakes(pair); err != nil {
-		return Outcome{}, fmt.Errorf("rehearsing the handshake: %w", err)
-	}
-	here, err := r.installation(ctx)
-	if err != nil {
-		return Outcome{}, err
-	}
-	command := r.command(here, filepath.Join(here.StageDir, "RANDOM"), d.Bundle, port)
-	r.mu.Lock()
-	r.commands = append(r.commands, append([]string{command.Path}, command.Args...))
-	r.bundle = d.Bundle
-	r.mu.Unlock()
-	return Outcome{Endpoints: Judged(r, r.Probe(ctx), d.Bundle), Tries: 1, Telling: Told}, nil
+	return Change{
+		Commands: change.Commands,
+		Make: func(context.Context) (Telling, error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.commands, r.bundle = append(r.commands, change.Commands...), bundle
+			return Told, nil
+		},
+		Undo: func(context.Context, *certstore.Bundle) error { return nil },
+	}, nil
 }

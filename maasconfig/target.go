@@ -18,28 +18,72 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
+	"maascert/internal/world"
 )
 
-// Target is a place that serves a certificate.
+// Target is a place that serves a certificate. What is the same for every place is a function of this package, such as
+// Ready, Deploy and Judge; what differs is a method.
 type Target interface {
-	Name() string
-	Type() string
-	// Ready asks every guard that needs no bundle, and changes nothing. It is asked before a lock is taken and before
-	// anything is ordered. The error is a *Refusal where somebody may override it.
-	Ready(ctx context.Context, want Want) error
+	Info() Info
+	// Guards are what must be right before anything is ordered, in the order in which they are asked.
+	Guards(want Want) []Guard
 	// Probe sees what every endpoint serves now. What cannot be seen is in the Served.
 	Probe(ctx context.Context) []Served
-	// Judge compares what an endpoint served with a bundle (nil: with none).
-	Judge(served Served, bundle *certstore.Bundle) Endpoint
 	// Backup returns the pair that is served now, as far as it can be read here.
 	Backup(ctx context.Context) (*certstore.Bundle, error)
-	// Deploy makes the target serve a bundle and returns what was seen last. On an error the old one is still served,
-	// or the endpoints of the outcome tell where not.
-	Deploy(ctx context.Context, deployment Deployment) (Outcome, error)
-	// Remedy says what to do about an endpoint that keeps the old certificate.
-	Remedy(ctx context.Context) string
+	// Prepare makes ready to serve a bundle, and changes nothing.
+	Prepare(ctx context.Context, bundle *certstore.Bundle, want Want) (Change, error)
 	// Tidy removes what a killed run left behind; most often there is nothing, and then nothing is written.
 	Tidy(ctx context.Context) error
+}
+
+// Info says what a target is.
+type Info struct {
+	Name   string // in the configuration
+	Type   string // likewise
+	Shared bool   // the whole deployment has one, and not each host its own
+	Logs   string // what says why it took no certificate, for people
+}
+
+// Guard is one thing that must be right before anything is ordered.
+type Guard struct {
+	Code    string
+	Promise string // what is so when it is right, for people
+	// Ask changes nothing. It returns what was seen, for people, and what is wrong: a *Refusal where somebody may override it.
+	Ask func(ctx context.Context) (evidence string, err error)
+	// First tells that the guards after this one make no sense where it says no.
+	First bool
+	// Advice tells that nothing is refused: it is only told.
+	Advice bool
+}
+
+// Ready asks a target's guards that need no bundle in their order, up to the first that says no. It changes nothing, and is
+// asked before a lock is taken and before anything is ordered. The error is a *Refusal where somebody may override it.
+func Ready(ctx context.Context, target Target, want Want) error {
+	for _, guard := range target.Guards(want) {
+		if guard.Advice {
+			continue
+		}
+		if _, err := guard.Ask(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Change is a target made ready to serve a bundle: what would run, and running it.
+type Change struct {
+	Commands []world.Command // for people; what is random in them stands as RANDOM
+	Within   time.Duration   // in which every endpoint has to serve the bundle after it was made
+	// Settles is for how long an endpoint may go on answering with what it served before after it answered with the bundle; 0:
+	// it does not.
+	Settles time.Duration
+	// Make makes the change once. After an error what was served before still is, unless the Telling is Unsure.
+	Make func(ctx context.Context) (Telling, error)
+	// Undo puts a pair back that was served before.
+	Undo func(ctx context.Context, previous *certstore.Bundle) error
+	// Deaf says what it means that the change was made twice and no endpoint answered otherwise after it; nil: nothing special.
+	Deaf error
 }
 
 // Want describes a certificate before there is one.
@@ -55,13 +99,11 @@ type Want struct {
 // Deployment is one try to make a target serve a bundle.
 type Deployment struct {
 	Bundle    *certstore.Bundle
-	Previous  *certstore.Bundle // to put back; nil when there is none
-	Earlier   []string          // as in Want
-	Ours      bool              // as in Want
-	Port      int               // as in Want
-	Accept    Accept
-	Tries     int                // how often MAAS may be told at the most; each call makes every region's proxy reload
-	Within    time.Duration      // how long endpoints are waited for at the most; 0: as the target is configured
+	Previous  *certstore.Bundle  // to put back; nil when there is none
+	Want      Want               // names and key type are the bundle's
+	Trust     certstore.Trust    // of those who connect
+	Tries     int                // how often the change may be made at the most; each makes every endpoint's proxy reload
+	Within    time.Duration      // how long endpoints are waited for at the most; 0: as long as the target wants
 	BeforeTry func() error       // called before each of them; an error stops
 	Waiting   func(words string) // called now and then while endpoints are waited for; may be nil
 }
@@ -69,7 +111,7 @@ type Deployment struct {
 // Outcome tells how a Deploy ended.
 type Outcome struct {
 	Endpoints  []Endpoint // as they were seen after the last call; nil: they were not looked at since
-	Tries      int        // that MAAS took
+	Tries      int        // that the target took
 	Telling    Telling    // what became of the last call for the bundle
 	RolledBack bool       // the previous pair was put back
 }
@@ -146,7 +188,8 @@ type Served struct {
 	Certs   []*x509.Certificate // as sent; none when the handshake failed
 	State   State               // None or Unknown when there are no Certs
 	Err     error
-	Stopped bool // what would take a certificate over does not run there
+	Stopped bool   // what would take a certificate over does not run there
+	Remedy  string // what to do there when it keeps another certificate, for people
 }
 
 // Fingerprint returns the leaf's, or nothing.
@@ -255,9 +298,9 @@ func Troubles(endpoints []Endpoint) string {
 	return strings.Join(lines, "; ")
 }
 
-// judge compares what an endpoint served with a bundle, for clients that trust roots at a moment. Where nobody takes
+// Judge compares what an endpoint served with a bundle (nil: with none), for clients that trust something. Where nobody takes
 // certificates over, one that is not the bundle proves nothing.
-func judge(served Served, bundle *certstore.Bundle, trusted func(leaf *x509.Certificate, chain []*x509.Certificate) error) Endpoint {
+func Judge(served Served, bundle *certstore.Bundle, trust certstore.Trust) Endpoint {
 	e := Endpoint{Served: served, State: served.State}
 	if len(served.Certs) > 0 {
 		e.State, e.Chain = Other, Complete
@@ -265,7 +308,7 @@ func judge(served Served, bundle *certstore.Bundle, trusted func(leaf *x509.Cert
 		if isIt {
 			e.State = Match
 		}
-		if e.Distrust = trusted(served.Certs[0], served.Certs[1:]); e.Distrust != nil {
+		if e.Distrust = trust.Check(served.Certs[0], served.Certs[1:]); e.Distrust != nil {
 			e.Chain = Untrusted
 		}
 		if isIt && !hasChain(served.Certs[1:], bundle.Chain()) {
@@ -277,6 +320,25 @@ func judge(served Served, bundle *certstore.Bundle, trusted func(leaf *x509.Cert
 		e.State = Unknown
 	}
 	return e
+}
+
+// Judged compares what endpoints served with a bundle.
+func Judged(served []Served, bundle *certstore.Bundle, trust certstore.Trust) []Endpoint {
+	endpoints := make([]Endpoint, len(served))
+	for i, s := range served {
+		endpoints[i] = Judge(s, bundle, trust)
+	}
+	return endpoints
+}
+
+// Remedy is what to do about the first of some endpoints that does not serve the bundle; empty when nothing is known.
+func Remedy(endpoints []Endpoint) string {
+	for _, e := range endpoints {
+		if !e.IsServing() && e.Served.Remedy != "" {
+			return e.Served.Remedy
+		}
+	}
+	return ""
 }
 
 // hasChain tells whether sent holds want in its order; a root or anything else beside it does no harm.

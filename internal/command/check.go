@@ -101,8 +101,8 @@ func checks(ctx context.Context, p *assembly) []checkItem {
 		if changes := newChangesJSON(view).String(); changes != "" {
 			items = append(items, warn("changes", "the next certificate's names differ from those that are served: "+changes, cert.Name, "if that is not what you want, mend the certificate's names"))
 		}
-		for i, name := range p.config.certificate(cert.Name).Targets {
-			items = slices.Concat(items, checkGuards(ctx, p, view, name), checkServed(p, view, view.State.Targets[i]), checkDissent(ctx, p, name))
+		for i, target := range cert.Targets {
+			items = slices.Concat(items, checkGuards(ctx, p, view, target), checkServed(p, view, view.State.Targets[i]))
 		}
 	}
 	return items
@@ -120,38 +120,30 @@ func certificateWords(v lifecycle.View) string {
 }
 
 // checkGuards asks what a renewal would ask. A first enabling that nobody asked for yet is a warning, and what else it
-// would meet is asked as well. Without an installation there is nothing more to ask.
-func checkGuards(ctx context.Context, p *assembly, view lifecycle.View, target string) []checkItem {
+// would meet is asked as well.
+func checkGuards(ctx context.Context, p *assembly, view lifecycle.View, target maasconfig.Target) []checkItem {
 	var items []checkItem
-	accept := maasconfig.Accept{}
-	for _, guard := range p.targets[target].Guards(p.engine.Want(view, target, accept)) {
+	name, accept := target.Info().Name, maasconfig.Accept{}
+	for _, guard := range target.Guards(p.engine.Want(view, name, accept)) {
 		evidence, err := guard.Ask(ctx)
-		one := item(guard.Code, guardWords[guard.Code], evidence, err)
-		if isFirstEnabling(err) && !wasTold(view, target) {
+		one := item(guard.Code, guard.Promise, evidence, err)
+		if err != nil && guard.Advice || isFirstEnabling(err) && !wasTold(view, name) {
 			one.State = checkWarn
 		}
-		items = append(items, one)
+		if err != nil || !guard.Advice {
+			items = append(items, one)
+		}
 		if isFirstEnabling(err) {
 			accept[maasconfig.FirstEnable] = true
 			if evidence, err := guard.Ask(ctx); err != nil {
 				items = append(items, item(guard.Code, "", evidence, err))
 			}
 		}
-		if guard.Code == "maas" && err != nil {
+		if guard.First && err != nil {
 			break
 		}
 	}
 	return items
-}
-
-var guardWords = map[string]string{
-	"maas":               "MAAS is installed here",
-	"root":               "MAAS can be configured by this user",
-	maasconfig.Juju:      "nobody else manages MAAS's certificate",
-	"key-type":           "this MAAS loads keys of this type",
-	"stage":              "keys can be staged for MAAS",
-	"tls":                "where MAAS serves TLS is known",
-	maasconfig.NamesLost: "no name that is served now gets lost",
 }
 
 func item(code, summary, evidence string, err error) checkItem {
@@ -299,12 +291,4 @@ func checkServed(p *assembly, view lifecycle.View, t lifecycle.TargetState) []ch
 		items = append(items, warn("endpoints", "only this host is verified", "", fmt.Sprintf("with more than one region, list every region in targets.%s.endpoints", t.Name)))
 	}
 	return items
-}
-
-// checkDissent names regions that say otherwise of TLS than this host knows.
-func checkDissent(ctx context.Context, p *assembly, target string) []checkItem {
-	if said := p.targets[target].Dissent(ctx); said != "" {
-		return []checkItem{warn("regions", "not every region says the same of TLS: "+said, target, "what this host knows decides; restart MAAS's services on a region that is behind")}
-	}
-	return nil
 }

@@ -217,7 +217,7 @@ func newTargetsJSON(cert lifecycle.Certificate, v lifecycle.View) []targetJSON {
 	docs := []targetJSON{}
 	for i, t := range v.State.Targets {
 		docs = append(docs, targetJSON{
-			Certificate: cert.Name, Name: t.Name, Type: cert.Targets[i].Type(), Endpoints: newEndpointsJSON(t.Endpoints, v.State.Known),
+			Certificate: cert.Name, Name: t.Name, Type: cert.Targets[i].Info().Type, Endpoints: newEndpointsJSON(t.Endpoints, v.State.Known),
 		})
 	}
 	return docs

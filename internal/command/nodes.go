@@ -70,7 +70,7 @@ func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) er
 			lastOK[cert.Name] = at
 		}
 		for _, target := range cert.Targets {
-			node.Targets = append(node.Targets, certstore.NodeTarget{Certificate: cert.Name, Name: target.Name(), Type: target.Type()})
+			node.Targets = append(node.Targets, certstore.NodeTarget{Certificate: cert.Name, Name: target.Info().Name, Type: target.Info().Type})
 		}
 	}
 	passed := map[string]bool{}

@@ -261,7 +261,9 @@ func (a *app) rehearse(ctx context.Context, p *assembly, options lifecycle.Optio
 		one := newRehearsedJSON(result, would[result.Name])
 		one.WouldChange, one.Level = change, string(r.issuers[result.Name].Level)
 		for _, target := range r.targets[result.Name] {
-			one.Commands = append(one.Commands, target.Commands()...)
+			for _, command := range target.Commands() {
+				one.Commands = append(one.Commands, append([]string{command.Path}, command.Args...))
+			}
 		}
 		doc.Certificates = append(doc.Certificates, one)
 		if !asJSON {

@@ -77,10 +77,10 @@ func (a *app) verifyOnce(ctx context.Context, p *assembly) (verifyJSON, []string
 			bundle = version.Bundle
 		}
 		for _, target := range cert.Targets {
-			endpoints := maasconfig.Judged(target, target.Probe(ctx), bundle)
+			endpoints := maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)
 			doc.Healthy = doc.Healthy && len(endpoints) > 0
 			doc.Targets = append(doc.Targets, targetJSON{
-				Certificate: cert.Name, Name: target.Name(), Type: target.Type(), Endpoints: newEndpointsJSON(endpoints, known),
+				Certificate: cert.Name, Name: target.Info().Name, Type: target.Info().Type, Endpoints: newEndpointsJSON(endpoints, known),
 			})
 			for _, e := range endpoints {
 				doc.Healthy = doc.Healthy && e.IsTrusted()

@@ -34,24 +34,16 @@ type assembly struct {
 	clients map[string]*acme.Client // by issuer
 	solvers *solvers
 	reach   world.Dial // to whoever answers challenges; nil: the network
-	targets map[string]*maasconfig.MAAS
 	engine  *lifecycle.Engine
 }
 
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *Config) *assembly {
-	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, store: certstore.NewFileStore(a.fsys, config.Store.Path), targets: map[string]*maasconfig.MAAS{}}
+	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, store: certstore.NewFileStore(a.fsys, config.Store.Path)}
 	p.clients, p.solvers = map[string]*acme.Client{}, newSolvers(a.fsys, config.Resolvers)
 	for name, issuer := range config.Issuers {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
 	}
-	detect := func(ctx context.Context) (maasconfig.Installation, error) {
-		return maasconfig.Detect(ctx, maasconfig.InstallationConfig{
-			Command: config.MAAS.Command, StageDir: config.MAAS.StageDir, HTTPDir: config.MAAS.HTTPDir, Version: config.MAAS.Version,
-			StateDir: config.StateDir, FS: a.fsys, Runner: world.Exec{},
-		})
-	}
-	stages := maasconfig.Stages(maasconfig.InstallationConfig{StageDir: config.MAAS.StageDir, StateDir: config.StateDir})
 	p.engine = &lifecycle.Engine{
 		Period: period(config.schedule), Progress: a.progress,
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log, Revoke: p.revoke,
@@ -59,21 +51,36 @@ func (a *app) assemble(config *Config) *assembly {
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]
 		built := lifecycle.Certificate{
-			Name: cert.Name, Keep: cert.Keep, Roots: issuer.issuerRoots, Issuer: p.clients[cert.Issuer], Means: meansOf(issuer, config.Resolvers),
+			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.issuerRoots}, Issuer: p.clients[cert.Issuer], Means: meansOf(issuer, config.Resolvers),
 			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile},
 		}
 		for _, name := range cert.Targets {
-			t := config.Targets[name]
-			p.targets[name] = maasconfig.New(maasconfig.Config{
-				Name: name, Detect: detect, Port: t.Port, Endpoints: t.Endpoints,
-				ServerName: firstHost(cert.Names), Roots: issuer.issuerRoots, Timeout: config.MAAS.Timeout, VerifyTimeout: t.VerifyTimeout,
-				Stages: stages, FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Now: time.Now, UID: os.Geteuid(),
-			})
-			built.Targets = append(built.Targets, p.targets[name])
+			built.Targets = append(built.Targets, newTarget(a.fsys, config, name, firstHost(cert.Names), built.Trust))
 		}
 		p.engine.Certificates = append(p.engine.Certificates, built)
 	}
 	return p
+}
+
+// newTarget makes a target of the configuration, whose endpoints are asked for a server name.
+func newTarget(fsys world.FS, config *Config, name, serverName string, trust certstore.Trust) maasconfig.Target {
+	t := config.Targets[name]
+	switch t.Type {
+	case "maas":
+		installation := maasconfig.InstallationConfig{
+			Command: config.MAAS.Command, StageDir: config.MAAS.StageDir, HTTPDir: config.MAAS.HTTPDir, Version: config.MAAS.Version,
+			StateDir: config.StateDir, FS: fsys, Runner: world.Exec{},
+		}
+		return maasconfig.New(maasconfig.Config{
+			Name: name, Port: t.Port, Endpoints: t.Endpoints, ServerName: serverName, Trust: trust, Timeout: config.MAAS.Timeout, VerifyTimeout: t.VerifyTimeout,
+			Detect: func(ctx context.Context) (maasconfig.Installation, error) {
+				return maasconfig.Detect(ctx, installation)
+			},
+			Stages: maasconfig.Stages(installation), FS: fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
+		})
+	default:
+		panic("the configuration was checked, and has a target of type " + t.Type)
+	}
 }
 
 // period measures the time between two passes of a schedule.
@@ -212,8 +219,9 @@ func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 		issuer := &lifecycle.Rehearser{Client: clients[name], DryRun: dryRuns[name], Now: time.Now, Keep: busy[cert.Name]}
 		twin := cert
 		twin.Issuer, twin.Targets = issuer, nil
-		for _, target := range p.config.certificate(cert.Name).Targets {
-			harmless := p.targets[target].Rehearse()
+		twin.Trust = certstore.Rehearsed(time.Now)
+		for _, target := range cert.Targets {
+			harmless := maasconfig.Rehearse(target)
 			twin.Targets = append(twin.Targets, harmless)
 			r.targets[cert.Name] = append(r.targets[cert.Name], harmless)
 		}

@@ -2,8 +2,10 @@
 package layout_test
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -72,6 +74,24 @@ func TestImportsPointOneWay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A certificate that nobody trusts is well only in a rehearsal: one place may say that trust does not count.
+func TestOnlyTheWiringOfARehearsalTrustsAnything(t *testing.T) {
+	t.Parallel()
+	var found []string
+	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if strings.Contains(string(text), "certstore.Rehearsed(") {
+			found = append(found, filepath.ToSlash(path))
+		}
+		return err
+	})
+	require.NoError(t, err)
+	require.Equal(t, []string{"../../internal/command/wire.go"}, found)
 }
 
 // The program is one binary for a root shell: nothing of the test CA or the test framework is in it.

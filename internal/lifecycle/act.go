@@ -228,7 +228,7 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 
 // deploy brings a version to a target. seen is what its endpoints served when they were last looked at.
 func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) {
-	name := target.Name()
+	name := target.Info().Name
 	p.result.Deployed[name] = false
 	want := p.Want(p.result.After, name, p.options.Accept)
 	previous := p.previous(ctx, target, version, seen)
@@ -245,9 +245,8 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	now.Now, now.Record = p.Now().Round(0), record
 	left, _ := now.tries(TargetState{Name: name, Endpoints: seen})
 	tried := 0
-	outcome, err := target.Deploy(ctx, maasconfig.Deployment{
-		Bundle: version.Bundle, Previous: previous, Earlier: want.Earlier, Ours: want.Ours, Port: want.Port, Accept: p.options.Accept,
-		Tries: left, Within: now.verifyTime(),
+	outcome, err := maasconfig.Deploy(ctx, target, maasconfig.Deployment{
+		Bundle: version.Bundle, Previous: previous, Want: want, Trust: p.cert.Trust, Tries: left, Within: now.verifyTime(),
 		Waiting: func(words string) {
 			if p.Progress != nil {
 				p.Progress(p.cert.Name, words)
@@ -286,7 +285,7 @@ func countToday(d, before certstore.Deployment, tried int) certstore.Deployment 
 
 // concludeDeploy writes down what a deployment came to.
 func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, version certstore.Version, before certstore.Deployment, tried int, outcome maasconfig.Outcome, failure error) {
-	name := target.Name()
+	name := target.Info().Name
 	serving := failure == nil && maasconfig.Serving(outcome.Endpoints)
 	interrupted := ctx.Err() != nil
 	err := p.update(ctx, func(r *certstore.Record) {
@@ -329,7 +328,7 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 	}
 	if outcome.RolledBack {
 		p.fail(StageVerify, hint.Add(fmt.Errorf("%s: no endpoint took the certificate (%s); the one before it was put back",
-			name, maasconfig.Troubles(outcome.Endpoints)), "look into MAAS's and nginx's log; %s", target.Remedy(ctx)))
+			name, maasconfig.Troubles(outcome.Endpoints)), "look into %s; %s", target.Info().Logs, maasconfig.Remedy(outcome.Endpoints)))
 	}
 }
 
@@ -355,7 +354,7 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 		}
 		backup, err := target.Backup(ctx)
 		if err != nil {
-			p.Log.Warn("the pair that MAAS serves cannot be backed up", "cert", p.cert.Name, "error", err)
+			p.Log.Warn("the pair that is served cannot be backed up", "cert", p.cert.Name, "error", err)
 			return nil
 		}
 		if backup.Fingerprint() != fingerprint {
@@ -363,7 +362,7 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 		}
 		_, err = certstore.AddVersion(ctx, p.Store, p.cert.Name, certstore.Version{Origin: certstore.FromMAAS, Created: p.Now(), Bundle: backup})
 		if err != nil {
-			p.Log.Warn("keeping the pair that MAAS served", "cert", p.cert.Name, "error", err)
+			p.Log.Warn("keeping the pair that was served", "cert", p.cert.Name, "error", err)
 		}
 		return backup
 	}

@@ -38,8 +38,8 @@ type Publisher interface {
 type Certificate struct {
 	Name    string
 	Wish    certstore.Wish
-	Keep    int            // versions, at least 1
-	Roots   *x509.CertPool // that its certificates lead to; nil: not known
+	Keep    int             // versions, at least 1
+	Trust   certstore.Trust // of those who connect to its targets
 	Issuer  Issuer
 	Targets []maasconfig.Target
 	Means   string // hash of the configuration of its CA and its challenges: when it changes, a back-off ends
@@ -165,7 +165,7 @@ func (e *Engine) look(ctx context.Context, cert Certificate, options Options) (V
 	}
 	e.ask(ctx, cert, &state)
 	plan := Decide(state)
-	return View{State: state, Plan: plan, Summary: Summary(cert.Name, state, plan), Warnings: warnings(state, cert.Roots)}, context.Cause(ctx)
+	return View{State: state, Plan: plan, Summary: Summary(cert.Name, state, plan), Warnings: warnings(state, cert.Trust.Roots)}, context.Cause(ctx)
 }
 
 // recall reads what is remembered.
@@ -204,7 +204,7 @@ func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View 
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	for _, target := range cert.Targets {
-		seen.Targets = append(seen.Targets, TargetState{Name: target.Name(), Endpoints: maasconfig.Judged(target, target.Probe(ctx), nil)})
+		seen.Targets = append(seen.Targets, TargetState{Name: target.Info().Name, Endpoints: maasconfig.Judged(target.Probe(ctx), nil, cert.Trust)})
 	}
 	return View{State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish}, Summary: StateFailed}
 }
@@ -249,7 +249,7 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 	}
 	for _, target := range cert.Targets {
 		state.Targets = append(state.Targets, TargetState{
-			Name: target.Name(), Endpoints: maasconfig.Judged(target, target.Probe(ctx), bundle),
+			Name: target.Info().Name, Endpoints: maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust),
 		})
 	}
 	<-windowed
@@ -274,7 +274,7 @@ func (p *pass) fail(stage Stage, err error) {
 func (p *pass) run(ctx context.Context) {
 	for _, target := range p.cert.Targets {
 		if err := target.Tidy(ctx); err != nil {
-			p.Log.Warn("wiping what a killed run left", "target", target.Name(), "error", err)
+			p.Log.Warn("wiping what a killed run left", "target", target.Info().Name, "error", err)
 		}
 	}
 	view, err := p.look(ctx, p.cert, p.options)
@@ -332,12 +332,12 @@ func (p *pass) ready(ctx context.Context, view View) error {
 		return err
 	}
 	for _, target := range p.cert.Targets {
-		if !view.Plan.Obtain && !slices.Contains(view.Plan.Deploy, target.Name()) {
+		if !view.Plan.Obtain && !slices.Contains(view.Plan.Deploy, target.Info().Name) {
 			continue
 		}
-		want := p.Want(view, target.Name(), p.options.Accept)
-		if err := target.Ready(ctx, want); err != nil {
-			return fmt.Errorf("%s: %w", target.Name(), err)
+		want := p.Want(view, target.Info().Name, p.options.Accept)
+		if err := maasconfig.Ready(ctx, target, want); err != nil {
+			return fmt.Errorf("%s: %w", target.Info().Name, err)
 		}
 	}
 	return nil
@@ -384,7 +384,7 @@ func (p *pass) act(ctx context.Context, view View) {
 			p.fail(StageDeploy, context.Cause(ctx))
 			return
 		}
-		if view.Plan.Obtain || slices.Contains(view.Plan.Deploy, target.Name()) {
+		if view.Plan.Obtain || slices.Contains(view.Plan.Deploy, target.Info().Name) {
 			p.deploy(ctx, target, *current, view.State.Targets[i].Endpoints)
 		}
 	}
@@ -442,11 +442,11 @@ func (p *pass) unsee() {
 		return
 	}
 	for i := range state.Targets {
-		t, target := &state.Targets[i], p.cert.Targets[i]
+		t := &state.Targets[i]
 		seen, told := p.seen[t.Name]
 		endpoints := make([]maasconfig.Endpoint, len(t.Endpoints))
 		for j, e := range t.Endpoints {
-			endpoints[j] = target.Judge(e.Served, state.Current.Bundle)
+			endpoints[j] = maasconfig.Judge(e.Served, state.Current.Bundle, p.cert.Trust)
 			if !told {
 				continue
 			}
@@ -578,7 +578,6 @@ func (p *pass) conclude(ctx context.Context) {
 		if maasconfig.Trusted(t.Endpoints) {
 			continue
 		}
-		target := p.cert.Targets[i]
 		if maasconfig.Serving(t.Endpoints) {
 			p.fail(StageVerify, hint.Add(fmt.Errorf("%s: %s", t.Name, maasconfig.Troubles(t.Endpoints)),
 				"is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another"))
@@ -591,9 +590,9 @@ func (p *pass) conclude(ctx context.Context) {
 				"to put ours back now: maascert renew --force")
 		case view.State.Record.Deployments[t.Name].RolledBack >= maxRollbacks:
 			err = hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err),
-				"look into MAAS's and nginx's log, then: maascert renew tries once more, without an order")
+				"look into %s, then: maascert renew tries once more, without an order", p.cert.Targets[i].Info().Logs)
 		}
-		p.fail(StageVerify, hint.Add(err, "%s", target.Remedy(ctx)))
+		p.fail(StageVerify, hint.Add(err, "%s", maasconfig.Remedy(t.Endpoints)))
 	}
 	if view.Summary == StateOverdue {
 		p.fail(StageObtain, hint.Add(errors.New("a renewal is overdue"), "maascert renew"))

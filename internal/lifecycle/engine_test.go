@@ -199,18 +199,21 @@ func newPlace(e *effects, endpoints ...string) *place {
 	return p
 }
 
-func (p *place) Name() string                                 { return "maas" }
-func (p *place) Type() string                                 { return "maas" }
-func (p *place) Remedy(context.Context) string                { return "restart the region" }
-func (p *place) Tidy(context.Context) error                   { return nil }
-func (p *place) Ready(context.Context, maasconfig.Want) error { return p.ready }
+func (p *place) Info() maasconfig.Info {
+	return maasconfig.Info{Name: "maas", Type: "maas", Shared: true}
+}
+func (p *place) Tidy(context.Context) error { return nil }
+
+func (p *place) Guards(maasconfig.Want) []maasconfig.Guard {
+	return []maasconfig.Guard{{Code: "ready", Ask: func(context.Context) (string, error) { return "", p.ready }}}
+}
 
 func (p *place) Probe(context.Context) []maasconfig.Served {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var all []maasconfig.Served
 	for _, endpoint := range slices.Sorted(maps.Keys(p.serves)) {
-		s := maasconfig.Served{Address: endpoint, State: maasconfig.None, Err: errors.New("connection refused")}
+		s := maasconfig.Served{Address: endpoint, State: maasconfig.None, Err: errors.New("connection refused"), Remedy: "restart the region"}
 		if b := p.serves[endpoint]; b != nil {
 			s = maasconfig.Served{Address: endpoint, Certs: append([]*x509.Certificate{b.Leaf()}, b.Chain()...)}
 		}
@@ -219,53 +222,35 @@ func (p *place) Probe(context.Context) []maasconfig.Served {
 	return all
 }
 
-func (p *place) Judge(s maasconfig.Served, b *certstore.Bundle) maasconfig.Endpoint {
-	e := maasconfig.Endpoint{Served: s, State: s.State}
-	if len(s.Certs) > 0 {
-		e.State, e.Chain = maasconfig.Other, maasconfig.Complete
-		if b != nil && s.Certs[0].Equal(b.Leaf()) {
-			e.State = maasconfig.Match
-		}
-	}
-	return e
-}
-
 func (p *place) Backup(context.Context) (*certstore.Bundle, error) {
 	return nil, errors.New("no backup")
 }
 
-func (p *place) Deploy(ctx context.Context, d maasconfig.Deployment) (maasconfig.Outcome, error) {
-	var outcome maasconfig.Outcome
-	for outcome.Tries < d.Tries {
-		if err := d.BeforeTry(); err != nil {
-			return outcome, err
-		}
-		if err := p.effects.happen("config-tls"); err != nil {
-			return outcome, err
-		}
-		if p.tell != nil {
-			return outcome, p.tell
-		}
-		p.mu.Lock()
-		p.calls++
-		for endpoint := range p.serves {
-			if !p.deaf[endpoint] {
-				p.serves[endpoint] = d.Bundle
+func (p *place) Prepare(_ context.Context, bundle *certstore.Bundle, _ maasconfig.Want) (maasconfig.Change, error) {
+	return maasconfig.Change{
+		Within: 60 * time.Millisecond,
+		Make: func(context.Context) (maasconfig.Telling, error) {
+			if err := errors.Join(p.effects.happen("config-tls"), p.tell); err != nil {
+				return maasconfig.NotTold, err
 			}
-		}
-		p.mu.Unlock()
-		outcome.Tries++
-		if outcome.Endpoints = maasconfig.Judged(p, p.Probe(ctx), d.Bundle); maasconfig.Serving(outcome.Endpoints) {
-			break
-		}
-	}
-	return outcome, nil
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.calls++
+			for endpoint := range p.serves {
+				if !p.deaf[endpoint] {
+					p.serves[endpoint] = bundle
+				}
+			}
+			return maasconfig.Told, nil
+		},
+		Undo: func(context.Context, *certstore.Bundle) error { return errors.New("nothing is put back here") },
+	}, nil
 }
 
 func engine(e *effects, store certstore.Store, issuer lifecycle.Issuer, target maasconfig.Target) *lifecycle.Engine {
 	return &lifecycle.Engine{
 		Store: store, Node: "region1", Now: time.Now, Log: slog.New(slog.DiscardHandler),
-		Certificates: []lifecycle.Certificate{{Name: "maas", Wish: wish, Keep: 3, Issuer: issuer, Targets: []maasconfig.Target{target}}},
+		Certificates: []lifecycle.Certificate{{Name: "maas", Wish: wish, Keep: 3, Trust: certstore.Rehearsed(time.Now), Issuer: issuer, Targets: []maasconfig.Target{target}}},
 	}
 }
 
@@ -535,7 +520,7 @@ func TestOneCertificatesFailureDoesNotStopAnother(t *testing.T) {
 	bad, good := newCA(t, e, 90*day), newCA(t, e, 90*day)
 	bad.fail = errors.New("no")
 	eng := engine(e, store, bad, newPlace(e, "a"))
-	eng.Certificates = append(eng.Certificates, lifecycle.Certificate{Name: "other", Wish: wish, Keep: 1, Issuer: good, Targets: []maasconfig.Target{newPlace(e, "b")}})
+	eng.Certificates = append(eng.Certificates, lifecycle.Certificate{Name: "other", Wish: wish, Keep: 1, Trust: certstore.Rehearsed(time.Now), Issuer: good, Targets: []maasconfig.Target{newPlace(e, "b")}})
 	results := eng.Pass(t.Context(), lifecycle.Options{})
 	require.Error(t, results[0].Err)
 	require.NoError(t, results[1].Err)

@@ -294,16 +294,18 @@ type simTarget struct{ *life }
 
 var _ maasconfig.Target = simTarget{}
 
-func (simTarget) Name() string                  { return "maas" }
-func (simTarget) Type() string                  { return "maas" }
-func (simTarget) Remedy(context.Context) string { return "restart the region" }
-func (simTarget) Tidy(context.Context) error    { return nil }
+func (simTarget) Info() maasconfig.Info {
+	return maasconfig.Info{Name: "maas", Type: "maas", Shared: true}
+}
+func (simTarget) Tidy(context.Context) error { return nil }
 
-func (s simTarget) Ready(context.Context, maasconfig.Want) error {
-	if s.isNow("guard") {
-		return errors.New("the stage cannot be written")
-	}
-	return nil
+func (s simTarget) Guards(maasconfig.Want) []maasconfig.Guard {
+	return []maasconfig.Guard{{Code: "guard", Ask: func(context.Context) (string, error) {
+		if s.isNow("guard") {
+			return "", errors.New("the stage cannot be written")
+		}
+		return "", nil
+	}}}
 }
 
 func (s simTarget) Probe(context.Context) []maasconfig.Served {
@@ -324,20 +326,6 @@ func (s simTarget) Probe(context.Context) []maasconfig.Served {
 		all = append(all, served)
 	}
 	return all
-}
-
-func (simTarget) Judge(served maasconfig.Served, b *certstore.Bundle) maasconfig.Endpoint {
-	e := maasconfig.Endpoint{Served: served, State: served.State}
-	if len(served.Certs) > 0 {
-		e.State, e.Chain = maasconfig.Other, maasconfig.Complete
-		if b != nil && served.Certs[0].Equal(b.Leaf()) {
-			e.State = maasconfig.Match
-		}
-	}
-	if e.Stopped = served.Stopped && !e.IsServing(); e.Stopped {
-		e.State = maasconfig.Unknown
-	}
-	return e
 }
 
 func (simTarget) Backup(context.Context) (*certstore.Bundle, error) {
@@ -363,50 +351,18 @@ func (s simTarget) tell(ctx context.Context, bundle *certstore.Bundle) error {
 	return nil
 }
 
-// Deploy follows the same order of steps as MAAS's.
-func (s simTarget) Deploy(ctx context.Context, d maasconfig.Deployment) (maasconfig.Outcome, error) {
-	var outcome maasconfig.Outcome
-	patience := 5 * time.Minute
-	if d.Within > 0 {
-		patience = min(patience, d.Within)
-	}
-	for begun := time.Now(); outcome.Tries < d.Tries && (outcome.Tries == 0 || time.Since(begun) < patience); {
-		if err := d.BeforeTry(); err != nil {
-			return outcome, err
-		}
-		if err := s.tell(ctx, d.Bundle); err != nil {
-			outcome.Telling = maasconfig.NotTold
-			return outcome, err
-		}
-		outcome.Tries++
-		outcome.Telling = maasconfig.Told
-		until := begun.Add(patience)
-		if outcome.Tries < d.Tries {
-			until = time.Now().Add(min(150*time.Second, patience/2))
-		}
-		for {
-			outcome.Endpoints = maasconfig.Judged(s, s.Probe(ctx), d.Bundle)
-			if maasconfig.Serving(outcome.Endpoints) {
-				return outcome, nil
+func (s simTarget) Prepare(_ context.Context, bundle *certstore.Bundle, _ maasconfig.Want) (maasconfig.Change, error) {
+	return maasconfig.Change{
+		Within:  5 * time.Minute,
+		Settles: 300 * time.Millisecond,
+		Make: func(ctx context.Context) (maasconfig.Telling, error) {
+			if err := s.tell(ctx, bundle); err != nil {
+				return maasconfig.NotTold, err
 			}
-			if !time.Now().Before(until) {
-				break
-			}
-			if err := pause(ctx, 2*time.Second); err != nil {
-				return outcome, err
-			}
-		}
-	}
-	refused := !slices.ContainsFunc(outcome.Endpoints, func(e maasconfig.Endpoint) bool {
-		return e.State != maasconfig.Other && e.State != maasconfig.None
-	})
-	if refused && len(outcome.Endpoints) > 0 && d.Previous != nil && d.Previous.Leaf().NotAfter.After(s.now()) {
-		if err := s.tell(ctx, d.Previous); err != nil {
-			return outcome, err
-		}
-		outcome.RolledBack = true
-	}
-	return outcome, nil
+			return maasconfig.Told, nil
+		},
+		Undo: s.tell,
+	}, nil
 }
 
 // logUniform draws a duration so that each order of magnitude is as likely as any other.
@@ -554,7 +510,7 @@ func (l *life) daemon(ctx context.Context) {
 	require.NoError(l.t, err)
 	eng := &lifecycle.Engine{
 		Store: l.store, Node: "region1", Now: l.now, Log: slog.New(slog.DiscardHandler), Period: 12 * time.Hour,
-		Certificates: []lifecycle.Certificate{{Name: "maas", Wish: wish, Keep: 3, Issuer: l, Targets: []maasconfig.Target{simTarget{l}}, Means: "m"}},
+		Certificates: []lifecycle.Certificate{{Name: "maas", Wish: wish, Keep: 3, Trust: certstore.Rehearsed(l.now), Issuer: l, Targets: []maasconfig.Target{simTarget{l}}, Means: "m"}},
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
