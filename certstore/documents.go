@@ -30,6 +30,8 @@ const (
 	FromACME Origin = "acme"
 	// FromMAAS is a pair that MAAS served before a certificate of ours replaced it.
 	FromMAAS Origin = "maas"
+	// FromElsewhere is a pair that somebody else brought here.
+	FromElsewhere Origin = "import"
 )
 
 // Version is a bundle with its number and origin, written once and never changed.
@@ -269,13 +271,14 @@ type Answer struct {
 
 // Attempt is one try to make something so.
 type Attempt struct {
-	At    time.Time `json:"at"`
-	Node  string    `json:"node"`
-	Why   string    `json:"why"`
-	Stage string    `json:"stage,omitempty"` // where it failed
-	Error string    `json:"error,omitempty"`
-	Hint  string    `json:"hint,omitempty"`
-	Times int       `json:"times,omitempty"` // how often it failed like this, each within an hour of the last
+	At     time.Time `json:"at"`
+	Node   string    `json:"node"`
+	Why    string    `json:"why"`
+	Target string    `json:"target,omitempty"` // at which it failed; empty: at none
+	Stage  string    `json:"stage,omitempty"`  // where it failed
+	Error  string    `json:"error,omitempty"`
+	Hint   string    `json:"hint,omitempty"`
+	Times  int       `json:"times,omitempty"` // how often it failed like this, each within an hour of the last
 
 	unknown
 }
@@ -293,6 +296,8 @@ type Deployment struct {
 	Told       time.Time         `json:"told,omitzero"`  // when it was told last
 	RolledBack int               `json:"rolled_back"`    // how often the pair before it was put back
 
+	Failure *Attempt `json:"failure,omitempty"` // what failed there last; nil: nothing since every endpoint served the version
+
 	// Answers that come and go have a target told only so often a day.
 	Day      time.Time `json:"day,omitzero"`        // when the day began in which calls are counted
 	DayTries int       `json:"day_calls,omitempty"` // since then
@@ -306,6 +311,24 @@ func (d Deployment) For(version int) Deployment {
 	return Deployment{Verified: d.Verified, VerifiedAt: d.VerifiedAt, Port: d.Port, Version: version, unknown: d.unknown}
 }
 
+// Fail remembers that something failed at a target, under the key of its deployment.
+func (r *Record) Fail(key string, a Attempt) {
+	a = a.bounded()
+	r.Remember(a)
+	if r.Deployments == nil {
+		r.Deployments = map[string]Deployment{}
+	}
+	d := r.Deployments[key]
+	d.Failure = &a
+	r.Deployments[key] = d
+}
+
+// bounded keeps an attempt's words, which come from outside, as one printable line of bounded length each.
+func (a Attempt) bounded() Attempt {
+	a.Error, a.Hint = printable.Line(a.Error, printable.Sentence), printable.Line(a.Hint, printable.Sentence)
+	return a
+}
+
 const (
 	// maxAttempts is how many attempts a record keeps.
 	maxAttempts = 20
@@ -313,10 +336,9 @@ const (
 	maxAttemptsText = 32 << 10
 )
 
-// Remember appends an attempt and forgets the oldest ones. The same failure twice in a row is one. Its words are kept as
-// one printable line of bounded length.
+// Remember appends an attempt and forgets the oldest ones. The same failure twice in a row is one.
 func (r *Record) Remember(a Attempt) {
-	a.Error, a.Hint = printable.Line(a.Error, printable.Sentence), printable.Line(a.Hint, printable.Sentence)
+	a = a.bounded()
 	if n := len(r.Attempts); a.Error != "" && n > 0 && r.Attempts[n-1].Error == a.Error && r.Attempts[n-1].Stage == a.Stage {
 		if a.At.Sub(r.Attempts[n-1].At) < time.Hour {
 			a.Times = max(1, r.Attempts[n-1].Times) + 1

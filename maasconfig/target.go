@@ -45,6 +45,14 @@ type Info struct {
 	Logs   string // what says why it took no certificate, for people
 }
 
+// Origin is that of a pair which the target served before ours.
+func (i Info) Origin() certstore.Origin {
+	if i.Type == "maas" {
+		return certstore.FromMAAS
+	}
+	return certstore.FromElsewhere
+}
+
 // Guard is one thing that must be right before anything is ordered.
 type Guard struct {
 	Code    string

@@ -101,8 +101,8 @@ func checks(ctx context.Context, p *assembly) []checkItem {
 		if changes := newChangesJSON(view).String(); changes != "" {
 			items = append(items, warn("changes", "the next certificate's names differ from those that are served: "+changes, cert.Name, "if that is not what you want, mend the certificate's names"))
 		}
-		for i, target := range cert.Targets {
-			items = slices.Concat(items, checkGuards(ctx, p, view, target), checkServed(p, view, view.State.Targets[i]))
+		for i := range cert.Targets {
+			items = slices.Concat(items, checkGuards(ctx, p, view, cert, i), checkServed(p, view, view.State.Targets[i]))
 		}
 	}
 	return items
@@ -121,13 +121,13 @@ func certificateWords(v lifecycle.View) string {
 
 // checkGuards asks what a renewal would ask. A first enabling that nobody asked for yet is a warning, and what else it
 // would meet is asked as well.
-func checkGuards(ctx context.Context, p *assembly, view lifecycle.View, target maasconfig.Target) []checkItem {
+func checkGuards(ctx context.Context, p *assembly, view lifecycle.View, cert lifecycle.Certificate, i int) []checkItem {
 	var items []checkItem
-	name, accept := target.Info().Name, maasconfig.Accept{}
-	for _, guard := range target.Guards(p.engine.Want(view, name, accept)) {
+	target, accept := cert.Targets[i], maasconfig.Accept{}
+	for _, guard := range target.Guards(p.engine.Want(view, target, accept)) {
 		evidence, err := guard.Ask(ctx)
 		one := item(guard.Code, guard.Promise, evidence, err)
-		if err != nil && guard.Advice || isFirstEnabling(err) && !wasTold(view, name) {
+		if err != nil && guard.Advice || isFirstEnabling(err) && !view.State.WasTold(view.State.Targets[i]) {
 			one.State = checkWarn
 		}
 		if err != nil || !guard.Advice {
@@ -249,18 +249,12 @@ func accountWords(account certstore.Account, directory string) string {
 	return "the ACME account is made by the first renewal"
 }
 
-// wasTold tells whether a target was ever told of a certificate of ours, or seen to serve one.
-func wasTold(view lifecycle.View, target string) bool {
-	d := view.State.Record.Deployments[target]
-	return d.Verified != 0 || !d.Told.IsZero()
-}
-
 // checkServed judges what every endpoint serves. Before a certificate of ours was ever served there, what is there now is
 // only told; after that anything else needs attention.
 func checkServed(p *assembly, view lifecycle.View, t lifecycle.TargetState) []checkItem {
 	var items []checkItem
 	var good []string
-	ours := view.State.Current != nil && wasTold(view, t.Name)
+	ours := view.State.Current != nil && view.State.WasTold(t)
 	for _, e := range t.Endpoints {
 		one := checkItem{Code: "endpoints", State: checkFail, Summary: line(e.String()), Evidence: line(e.Observed())}
 		switch {

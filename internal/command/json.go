@@ -60,27 +60,28 @@ func newNodesJSON(nodes []certstore.Node) []nodeJSON {
 }
 
 type certificateJSON struct {
-	Name        string       `json:"name"`
-	State       string       `json:"state"`
-	Reason      string       `json:"reason"`
-	Names       []string     `json:"names"`
-	NotBefore   *string      `json:"not_before"`
-	NotAfter    *string      `json:"not_after"`
-	Serial      string       `json:"serial"`
-	Fingerprint string       `json:"fingerprint"`
-	Issuer      string       `json:"issuer"`
-	KeyType     string       `json:"key_type"`
-	RenewAt     *string      `json:"renew_at"`
-	Failures    int          `json:"failures"`
-	NextAttempt *string      `json:"next_attempt"`
-	Version     int          `json:"version"`
-	Error       string       `json:"error"` // last_failure's
-	Hint        string       `json:"hint"`
-	Changes     changesJSON  `json:"changes"`
-	LastFailure *failureJSON `json:"last_failure"`
-	Warnings    []string     `json:"warnings,omitempty"`
-	Explanation string       `json:"explanation,omitempty"` // URL at which the CA explains its renewal window
-	Targets     []targetJSON `json:"targets"`
+	Name        string        `json:"name"`
+	State       string        `json:"state"`
+	Reason      string        `json:"reason"`
+	Names       []string      `json:"names"`
+	NotBefore   *string       `json:"not_before"`
+	NotAfter    *string       `json:"not_after"`
+	Serial      string        `json:"serial"`
+	Fingerprint string        `json:"fingerprint"`
+	Issuer      string        `json:"issuer"`
+	KeyType     string        `json:"key_type"`
+	RenewAt     *string       `json:"renew_at"`
+	Failures    int           `json:"failures"`
+	NextAttempt *string       `json:"next_attempt"`
+	Version     int           `json:"version"`
+	Error       string        `json:"error"` // last_failure's
+	Hint        string        `json:"hint"`
+	Changes     changesJSON   `json:"changes"`
+	Troubles    []troubleJSON `json:"troubles,omitempty"` // what failed and has not succeeded since, the last first
+	LastFailure *failureJSON  `json:"last_failure"`
+	Warnings    []string      `json:"warnings,omitempty"`
+	Explanation string        `json:"explanation,omitempty"` // URL at which the CA explains its renewal window
+	Targets     []targetJSON  `json:"targets"`
 }
 
 // changesJSON are the names that the next certificate has and what is served has not, and the other way round.
@@ -111,6 +112,33 @@ type failureJSON struct {
 	Stage string `json:"stage"`
 	Error string `json:"error"`
 	Hint  string `json:"hint"`
+}
+
+// troubleJSON is one of several things that are not as they should be.
+type troubleJSON struct {
+	Target string `json:"target"` // empty: the certificate itself
+	Stage  string `json:"stage"`
+	Error  string `json:"error"`
+	Hint   string `json:"hint"`
+}
+
+// severalFailures are those of several targets; one is told as the last failure.
+func severalFailures(all []certstore.Attempt) []certstore.Attempt {
+	if len(all) < 2 {
+		return nil
+	}
+	return all
+}
+
+func newTroublesJSON(r lifecycle.Result) []troubleJSON {
+	if len(r.Troubles) < 2 {
+		return nil
+	}
+	var docs []troubleJSON
+	for _, t := range r.Troubles {
+		docs = append(docs, troubleJSON{t.Target, string(t.Stage), oneLine(t.Err), line(hint.Of(t.Err))})
+	}
+	return docs
 }
 
 type targetJSON struct {
@@ -156,6 +184,7 @@ type renewedJSON struct {
 	Hint        string          `json:"hint"`
 	Version     int             `json:"version"`
 	Fingerprint string          `json:"fingerprint"`
+	Troubles    []troubleJSON   `json:"troubles,omitempty"` // all of several; the worst stands above
 	Warnings    []string        `json:"warnings,omitempty"`
 	Requests    int             `json:"acme_requests"`
 	Duration    int64           `json:"duration_ms"`
@@ -181,7 +210,7 @@ type rehearsedJSON struct {
 // newRehearsedJSON documents a rehearsal, and what it would have begun with.
 func newRehearsedJSON(r lifecycle.Result, would lifecycle.View) rehearsedJSON {
 	unchanged := lifecycle.Result{
-		Name: r.Name, Before: would, After: would, Deployed: map[string]bool{}, Requests: r.Requests, Duration: r.Duration, Stage: r.Stage, Err: r.Err, Warnings: r.Warnings,
+		Name: r.Name, Before: would, After: would, Deployed: map[string]bool{}, Requests: r.Requests, Duration: r.Duration, Troubles: r.Troubles, Warnings: r.Warnings,
 	}
 	for target := range r.Deployed {
 		unchanged.Deployed[target] = false
@@ -202,6 +231,10 @@ func newCertificateJSON(cert lifecycle.Certificate, v lifecycle.View) certificat
 	if last := v.State.LastFailure(cert.Name); last != nil {
 		failure := failureJSON{Time: rfc3339(last.At), Stage: last.Stage, Error: line(last.Error), Hint: line(last.Hint)}
 		doc.LastFailure, doc.Error, doc.Hint = &failure, failure.Error, failure.Hint
+	}
+	for _, failure := range severalFailures(v.State.Failures(cert.Name)) {
+		words := strings.TrimPrefix(failure.Error, failure.Target+": ")
+		doc.Troubles = append(doc.Troubles, troubleJSON{failure.Target, failure.Stage, line(words), line(failure.Hint)})
 	}
 	if v.State.Current != nil {
 		leaf := v.State.Current.Bundle.Leaf()
@@ -248,12 +281,12 @@ func newEndpointsJSON(endpoints []maasconfig.Endpoint, known map[string]certstor
 
 func newRenewedJSON(r lifecycle.Result) renewedJSON {
 	doc := renewedJSON{
-		Name: r.Name, Obtained: r.Obtained, Why: string(r.Before.Plan.Why), Deployed: maps.Clone(r.Deployed), Stage: string(r.Stage),
+		Name: r.Name, Obtained: r.Obtained, Why: string(r.Before.Plan.Why), Deployed: maps.Clone(r.Deployed), Stage: string(r.Stage()), Troubles: newTroublesJSON(r),
 		Version: r.After.Version(), Requests: r.Requests, Duration: r.Duration.Milliseconds(), Endpoints: []endpointJSON{},
 		Warnings: slices.Concat(r.Warnings, r.After.Warnings),
 	}
-	if r.Err != nil {
-		doc.Error, doc.Hint = oneLine(r.Err), hint.Of(r.Err)
+	if err := r.Err(); err != nil {
+		doc.Error, doc.Hint = oneLine(err), hint.Of(err)
 	}
 	if r.After.State.Current != nil {
 		doc.Fingerprint = r.After.State.Current.Bundle.Fingerprint()

@@ -96,7 +96,7 @@ func (a *app) renew(c *cli.Context) error {
 // warnUntold writes what of a pass could not be written down, unless the pass failed: then it is most likely for the same
 // reason, and that has been said.
 func (a *app) warnUntold(results []lifecycle.Result, untold []error) {
-	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return r.Err != nil }) {
+	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return len(r.Troubles) > 0 }) {
 		a.warnAll(untold)
 	}
 }
@@ -110,7 +110,7 @@ func (a *app) warnAll(warnings []error) {
 
 // printUnattended says, after something was made so by hand, when nothing will look after it.
 func (a *app) printUnattended(ctx context.Context, p *assembly, results []lifecycle.Result) {
-	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return r.Changed && r.Err == nil }) {
+	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return r.Changed && len(r.Troubles) == 0 }) {
 		return
 	}
 	nodes, err := certstore.LoadNodes(ctx, p.store, time.Now())
@@ -148,8 +148,10 @@ func passOptions(c *cli.Context) (lifecycle.Options, error) {
 // shouldEnable asks, on a terminal, whether to enable TLS for the first time, when that is what stopped a pass.
 func (a *app) shouldEnable(results []lifecycle.Result, quiet bool) bool {
 	stopped := slices.ContainsFunc(results, func(r lifecycle.Result) bool {
-		var refusal *maasconfig.Refusal
-		return errors.As(r.Err, &refusal) && refusal.IsFirst
+		return slices.ContainsFunc(r.Troubles, func(t lifecycle.Trouble) bool {
+			var refusal *maasconfig.Refusal
+			return errors.As(t.Err, &refusal) && refusal.IsFirst
+		})
 	})
 	if !stopped || quiet || !a.isTerminal() {
 		return false
@@ -170,11 +172,11 @@ func (a *app) printResult(r lifecycle.Result) {
 			r.Name, v.Version(), r.Before.Plan.Why, day(leaf.NotAfter), r.Requests)
 	}
 	switch {
-	case !r.Changed && r.Err == nil:
+	case !r.Changed && len(r.Troubles) == 0:
 		fmt.Fprintf(a.stdout, "%s: nothing to do (%s), version %d, renewal %s\n", r.Name, v.Plan.Why, v.Version(), day(v.Plan.RenewAt))
-	case r.Err == nil && !r.Obtained && len(r.Deployed) > 0:
+	case len(r.Troubles) == 0 && !r.Obtained && len(r.Deployed) > 0:
 		fmt.Fprintf(a.stdout, "%s: deployed version %d\n", r.Name, v.Version())
-	case r.Err != nil:
+	case len(r.Troubles) > 0:
 		for target, telling := range r.Told {
 			fmt.Fprintf(a.stdout, "%s: %s\n", r.Name, tellingWords(target, telling, v.Version()))
 		}
@@ -213,8 +215,8 @@ func (a *app) complainAll(results []lifecycle.Result) {
 		for _, warning := range slices.Concat(r.Warnings, r.After.Warnings) {
 			fmt.Fprintf(a.stderr, "maascert: warning: %s: %s\n", r.Name, oneLine(errors.New(warning)))
 		}
-		if r.Err != nil {
-			a.complain(fmt.Errorf("%s: %s: %w", r.Name, r.Stage, r.Err))
+		for _, t := range r.WorstAtEach() {
+			a.complain(fmt.Errorf("%s: %s: %w", r.Name, t.Stage, t))
 		}
 	}
 }
@@ -225,9 +227,9 @@ func exitOf(results []lifecycle.Result) error {
 	for _, r := range results {
 		switch {
 		case r.Healthy():
-		case r.NotNow && code == exitOK:
+		case r.NotNow && len(r.Troubles) == 1 && code == exitOK:
 			code = exitNotNow
-		case !r.NotNow:
+		case !r.NotNow || len(r.Troubles) > 1:
 			code = exitAttention
 		}
 	}

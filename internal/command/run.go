@@ -130,10 +130,12 @@ func (s *service) report(r lifecycle.Result, stopping bool) {
 		log.Warn("warning", "warning", line(warning))
 	}
 	switch {
-	case r.Err != nil && stopping:
-		log.Info("stopped while at work; the next pass goes on", "stage", r.Stage)
-	case r.Err != nil:
-		log.Error("not as it should be", "stage", r.Stage, "error", oneLine(r.Err), "hint", line(hint.Of(r.Err)), "next", r.After.Plan.Next)
+	case len(r.Troubles) > 0 && stopping:
+		log.Info("stopped while at work; the next pass goes on", "stage", r.Stage())
+	case len(r.Troubles) > 0:
+		for _, t := range r.WorstAtEach() {
+			log.Error("not as it should be", "stage", t.Stage, "target", t.Target, "error", oneLine(t.Err), "hint", line(hint.Of(t.Err)), "next", r.After.Plan.Next)
+		}
 	case r.Changed:
 		log.Info("changed", "obtained", r.Obtained, "deployed", r.Deployed, "version", r.After.Version(), "renew_at", r.After.Plan.RenewAt)
 	default:

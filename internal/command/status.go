@@ -99,6 +99,12 @@ func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
 		fmt.Fprintf(a.stdout, "  warning: %s\n", line(warning))
 	}
 	a.printEndpoints(v)
+	for _, trouble := range one.Troubles[min(len(one.Troubles), 1):] { // the first is the last failure
+		fmt.Fprintf(a.stdout, "  %s failed too: %s (%s)\n", trouble.Target, trouble.Error, trouble.Stage)
+		if trouble.Hint != "" {
+			fmt.Fprintf(a.stdout, "  hint: %s\n", trouble.Hint)
+		}
+	}
 	if last := one.LastFailure; last != nil {
 		fmt.Fprintf(a.stdout, "  last failure: %s (%s, at %s)\n", last.Error, last.Stage, last.Time)
 		if last.Hint != "" {

@@ -22,12 +22,8 @@ const maxCutOffs = 3
 // obtain orders what the plan says and makes it the version in use. It returns whether there is a new version.
 func (p *pass) obtain(ctx context.Context, view View) bool {
 	plan := view.Plan
-	resume, err := p.begin(ctx, plan)
-	if err != nil {
-		p.fail(StageSave, err)
-		return false
-	}
-	if p.result.Err != nil {
+	resume, begun := p.begin(ctx, plan)
+	if !begun {
 		return false
 	}
 	bounded, cancel := ctx, context.CancelFunc(func() {})
@@ -91,11 +87,12 @@ func (p *pass) isBetter(plan Plan, bundle *certstore.Bundle) error {
 	return hint.Add(&errShorter{bundle.Leaf().NotAfter}, "is the CA's clock right, or are its lifetimes shorter now? maascert renew --force takes such a certificate")
 }
 
-// begin writes the attempt down before it is made, and returns the order that an earlier one left.
-func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, err error) {
+// begin writes the attempt down before it is made, and returns the order that an earlier one left. It tells whether the attempt
+// may be made.
+func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, begun bool) {
 	var tooOften bool
 	force := p.options.Force
-	err = p.update(ctx, func(r *certstore.Record) {
+	err := p.update(ctx, func(r *certstore.Record) {
 		if r.Attempt != nil {
 			r.CutOff++
 		}
@@ -118,12 +115,15 @@ func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, e
 		r.WishByHost[p.Node] = p.cert.Wish.Hash()
 		resume = r.Order
 	})
-	if err == nil && tooOften {
+	switch {
+	case err != nil:
+		p.fail(StageSave, err)
+	case tooOften:
 		p.result.NotNow = true
 		p.fail(StageObtain, hint.Add(fmt.Errorf("%d runs in a row were killed; the order is held back for a while", maxCutOffs),
 			"find out what kills maascert: journalctl -u maascert; maascert renew --force tries at once"))
 	}
-	return resume, err
+	return resume, err == nil && !tooOften
 }
 
 // countFailure counts a failed order and sets when the next may be made. A person's tries do not lengthen the daemon's
@@ -228,22 +228,22 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 
 // deploy brings a version to a target. seen is what its endpoints served when they were last looked at.
 func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) {
-	name := target.Info().Name
+	name, key := target.Info().Name, p.key(target.Info())
 	p.result.Deployed[name] = false
-	want := p.Want(p.result.After, name, p.options.Accept)
+	want := p.Want(p.result.After, target, p.options.Accept)
 	previous := p.previous(ctx, target, version, seen)
 	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
 	if err != nil {
 		p.fail(StageLook, err)
 		return
 	}
-	before := record.Deployments[name]
+	before := record.Deployments[key]
 	if before.Version != version.Number {
 		before = before.For(version.Number)
 	}
 	now := p.result.After.State
 	now.Now, now.Record = p.Now().Round(0), record
-	left, _ := now.tries(TargetState{Name: name, Endpoints: seen})
+	left, _ := now.tries(TargetState{Name: name, Key: key, Endpoints: seen})
 	tried := 0
 	outcome, err := maasconfig.Deploy(ctx, target, maasconfig.Deployment{
 		Bundle: version.Bundle, Previous: previous, Want: want, Trust: p.cert.Trust, Tries: left, Within: now.verifyTime(),
@@ -256,7 +256,7 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 			err := p.update(ctx, func(r *certstore.Record) {
 				d := before
 				d.Tries, d.Told = before.Tries+tried+1, p.Now().UTC()
-				p.setDeployment(r, name, countToday(d, before, tried+1))
+				p.setDeployment(r, key, countToday(d, before, tried+1))
 			})
 			if err == nil {
 				tried++
@@ -285,9 +285,18 @@ func countToday(d, before certstore.Deployment, tried int) certstore.Deployment 
 
 // concludeDeploy writes down what a deployment came to.
 func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, version certstore.Version, before certstore.Deployment, tried int, outcome maasconfig.Outcome, failure error) {
-	name := target.Info().Name
+	info := target.Info()
 	serving := failure == nil && maasconfig.Serving(outcome.Endpoints)
 	interrupted := ctx.Err() != nil
+	stage := StageDeploy
+	var refusal *maasconfig.Refusal
+	switch {
+	case errors.As(failure, &refusal):
+		stage = StageGuard
+	case failure == nil && outcome.RolledBack:
+		stage, failure = StageVerify, hint.Add(fmt.Errorf("no endpoint took the certificate (%s); the one before it was put back", maasconfig.Troubles(outcome.Endpoints)),
+			"look into %s; %s", info.Logs, maasconfig.Remedy(outcome.Endpoints))
+	}
 	err := p.update(ctx, func(r *certstore.Record) {
 		d := before
 		d.Tries = before.Tries + outcome.Tries
@@ -296,8 +305,8 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 			d = countToday(d, before, tried)
 		}
 		if serving {
-			p.setDeployment(r, name, d)
-			p.verified(r, name, version.Number, outcome.Endpoints)
+			p.setDeployment(r, p.key(info), d)
+			p.verified(r, p.key(info), version.Number, outcome.Endpoints)
 			return
 		}
 		if d.Since.IsZero() {
@@ -310,26 +319,14 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 			// The count starts anew, so that the version is tried once more soon; after that it is held.
 			d.RolledBack, d.Tries = d.RolledBack+1, 0
 		}
-		p.setDeployment(r, name, d)
-		if failure != nil && !interrupted {
-			r.Remember(p.attempt(StageDeploy, fmt.Errorf("%s: %w", name, failure)))
+		p.setDeployment(r, p.key(info), d)
+		if failure != nil && stage != StageVerify && !interrupted {
+			r.Fail(p.key(info), p.attemptAt(info.Name, StageDeploy, failure))
 		}
 	})
 	p.fail(StageSave, err)
-	p.result.Deployed[name] = serving
-	if failure != nil {
-		var refusal *maasconfig.Refusal
-		stage := StageDeploy
-		if errors.As(failure, &refusal) {
-			stage = StageGuard
-		}
-		p.fail(stage, fmt.Errorf("%s: %w", name, failure))
-		return
-	}
-	if outcome.RolledBack {
-		p.fail(StageVerify, hint.Add(fmt.Errorf("%s: no endpoint took the certificate (%s); the one before it was put back",
-			name, maasconfig.Troubles(outcome.Endpoints)), "look into %s; %s", target.Info().Logs, maasconfig.Remedy(outcome.Endpoints)))
-	}
+	p.result.Deployed[info.Name] = serving
+	p.failAt(info.Name, stage, failure)
 }
 
 // previous finds the pair to put back should no endpoint take a version: the version of ours that is served, or else a backup
@@ -360,7 +357,7 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 		if backup.Fingerprint() != fingerprint {
 			continue
 		}
-		_, err = certstore.AddVersion(ctx, p.Store, p.cert.Name, certstore.Version{Origin: certstore.FromMAAS, Created: p.Now(), Bundle: backup})
+		_, err = certstore.AddVersion(ctx, p.Store, p.cert.Name, certstore.Version{Origin: target.Info().Origin(), Created: p.Now(), Bundle: backup})
 		if err != nil {
 			p.Log.Warn("keeping the pair that was served", "cert", p.cert.Name, "error", err)
 		}

@@ -77,20 +77,20 @@ func (c *course) again(r Result, now time.Time) time.Time {
 	}
 	plan := r.After.Plan
 	isWaiting := !plan.Wait.IsZero()
-	if r.Err == nil || isWaiting {
+	if len(r.Troubles) == 0 || isWaiting {
 		c.failing = 0
 	}
-	if r.Err != nil || isWaiting || !plan.Obtain && len(plan.Deploy) == 0 {
+	if len(r.Troubles) > 0 || isWaiting || !plan.Obtain && len(plan.Deploy) == 0 {
 		c.hurried = 0
 	}
 	switch {
-	case r.Err == nil && !isWaiting && (plan.Obtain || len(plan.Deploy) > 0):
+	case len(r.Troubles) == 0 && !isWaiting && (plan.Obtain || len(plan.Deploy) > 0):
 		// It got due while the pass was made. Should that happen again and again, something is wrong with the plan.
 		c.hurried++
 		return now.Add(min(time.Second<<min(c.hurried-1, 10), time.Minute))
-	case r.Err != nil && !isWaiting:
+	case len(r.Troubles) > 0 && !isWaiting:
 		c.failing++
-		return c.afterFailure(now, r.Stage == StageLook)
+		return c.afterFailure(now, r.Stage() == StageLook)
 	default:
 		return time.Time{}
 	}

@@ -56,7 +56,7 @@ func TestR2AGuardThatFailsIsAskedAgainBeforeTheEnd(t *testing.T) {
 		require.NoError(t, err)
 		state := State{Now: time.Now(), Current: &certstore.Version{Number: 1, Bundle: bundle}}
 		at := looksOf(t, 12*time.Hour, func(int) Result {
-			return Result{Name: "maas", Err: errors.New("no"), Stage: StageGuard, After: View{State: state, Plan: Plan{Obtain: true}}}
+			return Result{Name: "maas", Troubles: []Trouble{{Stage: StageGuard, Err: errors.New("no")}}, After: View{State: state, Plan: Plan{Obtain: true}}}
 		})
 		for i := 1; i < len(at); i++ {
 			left := 12*3600 - at[i-1]

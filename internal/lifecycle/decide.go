@@ -7,6 +7,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"crypto/x509"
 	"maps"
 	"slices"
@@ -61,8 +62,11 @@ type State struct {
 // TargetState compares what a target's endpoints serve with the version in use.
 type TargetState struct {
 	Name      string
+	Key       string // under which the record remembers it, where that is not the name: a host's own are "NAME.at.NODE"
 	Endpoints []maasconfig.Endpoint
 }
+
+func (t TargetState) key() string { return cmp.Or(t.Key, t.Name) }
 
 // Plan says what to do, why, and when that changes.
 type Plan struct {
@@ -270,7 +274,7 @@ func (s State) next(p Plan) time.Time {
 	}
 	for _, t := range s.Targets {
 		if !maasconfig.Serving(t.Endpoints) {
-			moments = append(moments, lookAgain(s.Record.Deployments[t.Name].Since, s.Now))
+			moments = append(moments, lookAgain(s.Record.Deployments[t.key()].Since, s.Now))
 		}
 	}
 	var first time.Time
@@ -293,11 +297,11 @@ const (
 )
 
 func (s State) decideTarget(t TargetState, wish certstore.Wish) (what action, again time.Time) {
-	d := s.Record.Deployments[t.Name]
+	d := s.Record.Deployments[t.key()]
 	current := s.Current.Number
 	switch {
 	case maasconfig.Serving(t.Endpoints):
-		if d.Verified != current || len(d.Laggards) > 0 || d.Port != commonPort(t.Endpoints) {
+		if d.Verified != current || len(d.Laggards) > 0 || d.Failure != nil || d.Port != commonPort(t.Endpoints) {
 			return writeDown, again
 		}
 		return leave, again
@@ -329,7 +333,7 @@ func commonPort(endpoints []maasconfig.Endpoint) int {
 // isForeign tells whether somebody else put a good certificate in the place of ours: an emergency fix, or another tool.
 // It is told, and left until an order is due. Anything worse than good is replaced at once.
 func (s State) isForeign(t TargetState, wish certstore.Wish) bool {
-	if s.Record.Deployments[t.Name].Verified != s.Current.Number || len(t.Endpoints) == 0 {
+	if s.Record.Deployments[t.key()].Verified != s.Current.Number || len(t.Endpoints) == 0 {
 		return false // ours has yet to be brought there, which is what makes the other one replaceable
 	}
 	first := t.Endpoints[0].Fingerprint()
@@ -371,28 +375,63 @@ func refusedRevocation(s State) bool {
 	return slices.ContainsFunc(s.Record.Revocations, func(r certstore.Revocation) bool { return r.Refused != "" })
 }
 
-// LastFailure is the last attempt that failed, while nothing has succeeded since: no order, no verification, and no pass
-// that found everything as it should be. nil for none.
+// LastFailure is what failed last, while nothing has succeeded since: no order, no verification there, and no pass that found
+// everything as it should be. nil for none.
 func (s State) LastFailure(cert string) *certstore.Attempt {
-	n := len(s.Record.Attempts)
-	if n == 0 || s.Record.Attempts[n-1].Error == "" {
+	var last *certstore.Attempt
+	if n := len(s.Record.Attempts); n > 0 && s.Record.Attempts[n-1].Error != "" {
+		last = s.unhealed(cert, &s.Record.Attempts[n-1])
+	}
+	for _, t := range s.Targets {
+		failure := s.unhealed(cert, s.Record.Deployments[t.key()].Failure)
+		if failure != nil && (last == nil || failure.At.After(last.At)) {
+			last = failure
+		}
+	}
+	return last
+}
+
+// unhealed is a failure since which nothing has succeeded, or nil.
+func (s State) unhealed(cert string, failure *certstore.Attempt) *certstore.Attempt {
+	if failure == nil {
 		return nil
 	}
-	last := s.Record.Attempts[n-1]
 	since := func(at time.Time) bool { // a clock that was ahead proves nothing
-		return !at.IsZero() && !at.Before(last.At) && !at.After(s.Now.Add(time.Minute))
+		return !at.IsZero() && !at.Before(failure.At) && !at.After(s.Now.Add(time.Minute))
 	}
-	for _, d := range s.Record.Deployments {
-		if last.Stage != string(StageObtain) && last.Stage != string(StageSave) && since(d.VerifiedAt) {
+	ofOrder := failure.Stage == string(StageObtain) || failure.Stage == string(StageSave)
+	for _, t := range s.Targets {
+		if !ofOrder && (failure.Target == "" || failure.Target == t.Name) && since(s.Record.Deployments[t.key()].VerifiedAt) {
 			return nil
 		}
 	}
 	for _, node := range s.Nodes {
-		if at := node.LastOK[cert]; at.After(last.At) && since(at) {
+		if at := node.LastOK[cert]; at.After(failure.At) && since(at) {
 			return nil
 		}
 	}
-	return &last
+	return failure
+}
+
+// WasTold tells whether a target was ever told of a certificate of ours, or seen to serve one.
+func (s State) WasTold(t TargetState) bool {
+	d := s.Record.Deployments[t.key()]
+	return d.Verified != 0 || !d.Told.IsZero()
+}
+
+// Failures are what failed and has not succeeded since: the last first, then what failed last at each other target.
+func (s State) Failures(cert string) []certstore.Attempt {
+	last := s.LastFailure(cert)
+	if last == nil {
+		return nil
+	}
+	all := []certstore.Attempt{*last}
+	for _, t := range s.Targets {
+		if failure := s.unhealed(cert, s.Record.Deployments[t.key()].Failure); failure != nil && failure.Target != last.Target {
+			all = append(all, *failure)
+		}
+	}
+	return all
 }
 
 // isOverdue tells whether an order that is due should have been made: one that is held back by nothing is made within a
@@ -422,9 +461,9 @@ func (s State) isOverdue(p Plan) bool {
 
 // Summary is the state of a certificate, given what was decided.
 func Summary(cert string, s State, p Plan) CertState {
-	last := certstore.Attempt{}
-	if failure := s.LastFailure(cert); failure != nil {
-		last = *failure
+	failures := s.Failures(cert)
+	failedAt := func(stage Stage) bool {
+		return slices.ContainsFunc(failures, func(a certstore.Attempt) bool { return a.Stage == string(stage) })
 	}
 	serving := !slices.ContainsFunc(s.Targets, func(t TargetState) bool { return !maasconfig.Trusted(t.Endpoints) })
 	rolledBack := slices.ContainsFunc(slices.Collect(maps.Values(s.Record.Deployments)), func(d certstore.Deployment) bool {
@@ -435,9 +474,9 @@ func Summary(cert string, s State, p Plan) CertState {
 		return StateExpired
 	case s.Current == nil:
 		return StateMissing
-	case s.Account != nil, last.Error != "" && last.Stage == string(StageGuard) && p.IsWork(), rolledBack && !serving, refusedRevocation(s):
+	case s.Account != nil, failedAt(StageGuard) && (p.Obtain || len(p.Deploy) > 0), rolledBack && !serving, refusedRevocation(s):
 		return StateFailed
-	case !p.Wait.IsZero(), s.Record.Failures > 0 && p.Obtain, last.Error != "" && last.Stage == string(StageDeploy) && !serving:
+	case !p.Wait.IsZero(), s.Record.Failures > 0 && p.Obtain, failedAt(StageDeploy) && !serving:
 		return StateWaiting
 	case !serving:
 		return StateDegraded

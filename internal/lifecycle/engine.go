@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"maascert/acme"
@@ -96,9 +97,81 @@ type Result struct {
 	Requests int                           // to the CA
 	Warnings []string                      // what was not as wished and is no failure
 	Duration time.Duration
-	Stage    Stage // of Err
-	Err      error
-	NotNow   bool // Err is a matter of time: a lock, a limit, a back-off
+	Troubles []Trouble // all that went wrong, or is not as it should be, in the order in which it was seen
+	NotNow   bool      // a trouble is a matter of time: a lock, a limit, a back-off
+}
+
+// Trouble is one thing that went wrong in a pass, or is not as it should be after it.
+type Trouble struct {
+	Target string // at which; empty: with the certificate itself
+	Stage  Stage
+	Err    error
+}
+
+// Error is the trouble with the name of its target.
+func (t Trouble) Error() string { return t.named().Error() }
+
+// Unwrap is the error, which may have a hint.
+func (t Trouble) Unwrap() error { return t.Err }
+
+func (t Trouble) named() error {
+	if t.Target == "" {
+		return t.Err
+	}
+	return fmt.Errorf("%s: %w", t.Target, t.Err)
+}
+
+// Worst is the trouble to show where there is room for one: what is wrong with the certificate, then what a person has to
+// mend at a target, then what is tried again there. nil for none.
+func (r Result) Worst() *Trouble {
+	var worst *Trouble
+	for i, t := range r.Troubles {
+		if worst == nil || t.rank() < worst.rank() {
+			worst = &r.Troubles[i]
+		}
+	}
+	return worst
+}
+
+func (t Trouble) rank() int {
+	switch {
+	case t.Target == "" && t.Stage != StageRevoke:
+		return 0
+	case t.Stage == StageGuard:
+		return 1
+	case t.Stage == StageDeploy:
+		return 2
+	default:
+		return 3
+	}
+}
+
+// WorstAtEach are the troubles to tell a person: the worst of the certificate itself and at each target, the worst of all
+// first. What follows from one, such as from a full disk, would be told again and again.
+func (r Result) WorstAtEach() []Trouble {
+	var all []Trouble
+	for left := r; len(left.Troubles) > 0; {
+		worst := *left.Worst()
+		all = append(all, worst)
+		left.Troubles = slices.DeleteFunc(slices.Clone(left.Troubles), func(t Trouble) bool { return t.Target == worst.Target })
+	}
+	return all
+}
+
+// Err is the worst trouble; nil for none.
+func (r Result) Err() error {
+	if worst := r.Worst(); worst != nil {
+		return worst.named()
+	}
+	return nil
+}
+
+// Stage is that of the worst trouble; empty for none.
+func (r Result) Stage() Stage {
+	if worst := r.Worst(); worst != nil {
+		return worst.Stage
+	}
+	return ""
 }
 
 // View is a certificate as it was looked at.
@@ -110,7 +183,7 @@ type View struct {
 }
 
 // Healthy tells whether the certificate is as it should be.
-func (r Result) Healthy() bool { return r.Err == nil && r.After.Summary.IsHealthy() }
+func (r Result) Healthy() bool { return len(r.Troubles) == 0 && r.After.Summary.IsHealthy() }
 
 const (
 	// lookTime bounds the questions of a look.
@@ -132,7 +205,7 @@ func (e *Engine) Pass(ctx context.Context, options Options) []Result {
 		}
 		begun := e.Now()
 		p := &pass{
-			Engine: e, cert: cert, options: options, grace: grace, seen: map[string][]maasconfig.Endpoint{},
+			Engine: e, cert: cert, options: options, grace: grace, seen: map[string][]maasconfig.Endpoint{}, refused: map[string]bool{},
 			result: Result{Name: cert.Name, Deployed: map[string]bool{}, Told: map[string]maasconfig.Telling{}},
 		}
 		p.run(ctx)
@@ -203,9 +276,7 @@ func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View 
 	seen := State{Now: state.Now, Node: state.Node, Wish: state.Wish}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	for _, target := range cert.Targets {
-		seen.Targets = append(seen.Targets, TargetState{Name: target.Info().Name, Endpoints: maasconfig.Judged(target.Probe(ctx), nil, cert.Trust)})
-	}
+	seen.Targets = e.probe(ctx, cert, nil)
 	return View{State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish}, Summary: StateFailed}
 }
 
@@ -247,12 +318,30 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 			}
 		}()
 	}
-	for _, target := range cert.Targets {
-		state.Targets = append(state.Targets, TargetState{
-			Name: target.Info().Name, Endpoints: maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust),
+	state.Targets = e.probe(ctx, cert, bundle)
+	<-windowed
+}
+
+// probe asks the endpoints of all targets at the same time.
+func (e *Engine) probe(ctx context.Context, cert Certificate, bundle *certstore.Bundle) []TargetState {
+	states := make([]TargetState, len(cert.Targets))
+	var group sync.WaitGroup
+	for i, target := range cert.Targets {
+		group.Go(func() {
+			info := target.Info()
+			states[i] = TargetState{Name: info.Name, Key: e.key(info), Endpoints: maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)}
 		})
 	}
-	<-windowed
+	group.Wait()
+	return states
+}
+
+// key is the name under which the record remembers a target: hosts that share a store have proxies of the same name each.
+func (e *Engine) key(target maasconfig.Info) string {
+	if target.Shared {
+		return target.Name
+	}
+	return target.Name + ".at." + e.Node
 }
 
 // pass is one pass over one certificate.
@@ -262,12 +351,18 @@ type pass struct {
 	options Options
 	result  Result
 	seen    map[string][]maasconfig.Endpoint // by target that was told: what was seen after the last call; nil: nothing
+	refused map[string]bool                  // targets whose guards said no: the others go on
 	grace   *world.Grace                     // to write down what has happened after the pass was interrupted
 }
 
-func (p *pass) fail(stage Stage, err error) {
-	if err != nil && p.result.Err == nil {
-		p.result.Stage, p.result.Err = stage, err
+// fail notes what is wrong with the certificate.
+func (p *pass) fail(stage Stage, err error) { p.failAt("", stage, err) }
+
+// failAt notes what is wrong at a target; the same twice is one.
+func (p *pass) failAt(target string, stage Stage, err error) {
+	isKnown := func(t Trouble) bool { return t.Target == target && t.Stage == stage && t.Err.Error() == err.Error() }
+	if err != nil && !slices.ContainsFunc(p.result.Troubles, isKnown) {
+		p.result.Troubles = append(p.result.Troubles, Trouble{target, stage, err})
 	}
 }
 
@@ -287,38 +382,77 @@ func (p *pass) run(ctx context.Context) {
 		p.conclude(ctx)
 		return
 	}
-	if err := p.ready(ctx, view); err != nil {
-		p.fail(StageGuard, err)
-		p.recordFailure(ctx, StageGuard, err)
+	if !p.ready(ctx, view) {
 		return
 	}
-	ctx, unlock, err := certstore.LockWithin(ctx, p.Store, p.cert.Name, p.options.Wait)
+	if view.Plan.Obtain || view.Plan.Housekeeping || len(p.toTell(view, true)) > 0 {
+		if !p.locked(ctx, p.cert.Name, view, p.actForAll) {
+			return
+		}
+	}
+	// What is this host's own waits for no other host.
+	if ctx.Err() == nil && len(p.toTell(p.result.After, false)) > 0 {
+		if !p.locked(ctx, p.cert.Name+".at."+p.Node, p.result.After, p.actForThisHost) {
+			return
+		}
+	}
+	p.conclude(ctx)
+}
+
+// locked looks and decides again under a lock, because somebody else may have done the work meanwhile, and has the work done
+// that is left. It tells whether it came that far.
+func (p *pass) locked(ctx context.Context, lock string, before View, work func(context.Context, View)) bool {
+	ctx, unlock, err := certstore.LockWithin(ctx, p.Store, lock, p.options.Wait)
 	if err != nil {
 		if p.result.NotNow = errors.Is(err, certstore.ErrLocked); p.result.NotNow {
 			err = hint.Add(err, "wait for the other run, or: maascert renew --wait 5m")
 		}
 		p.fail(StageLock, err)
-		return
+		return false
 	}
 	defer unlock()
-	// Somebody else may have done the work meanwhile.
 	options := p.options
-	options.Force = options.Force && p.unchanged(ctx, view)
-	if view, err = p.look(ctx, p.cert, options); err != nil {
+	options.Force = options.Force && !p.result.Obtained && p.unchanged(ctx, before)
+	view, err := p.look(ctx, p.cert, options)
+	if err != nil {
 		p.fail(StageLook, err)
-		return
+		return false
 	}
 	p.result.After = view
 	if view.Plan.IsWork() {
-		p.act(ctx, view)
-		if p.lookBack(ctx) {
-			p.rememberWindow(ctx)
-			if p.revokeReplaced(ctx) {
-				p.lookBack(ctx)
-			}
+		work(ctx, view)
+	}
+	return true
+}
+
+// actForAll does what the whole deployment shares: the order, and targets such as MAAS.
+func (p *pass) actForAll(ctx context.Context, view View) {
+	p.act(ctx, view)
+	if p.lookBack(ctx) {
+		p.rememberWindow(ctx)
+		if p.revokeReplaced(ctx) {
+			p.lookBack(ctx)
 		}
 	}
-	p.conclude(ctx)
+}
+
+// actForThisHost deploys to what belongs to this host alone.
+func (p *pass) actForThisHost(ctx context.Context, view View) {
+	p.deployTo(ctx, p.toTell(view, false), *view.State.Current, view)
+	p.lookBack(ctx)
+}
+
+// toTell are the targets that a plan tells, or that a new certificate goes to: those that the deployment shares, or those of
+// this host; without those that refused.
+func (p *pass) toTell(view View, shared bool) []maasconfig.Target {
+	var all []maasconfig.Target
+	for _, target := range p.cert.Targets {
+		info := target.Info()
+		if info.Shared == shared && !p.refused[info.Name] && (view.Plan.Obtain || slices.Contains(view.Plan.Deploy, info.Name)) {
+			all = append(all, target)
+		}
+	}
+	return all
 }
 
 func (p *pass) unchanged(ctx context.Context, view View) bool {
@@ -326,28 +460,32 @@ func (p *pass) unchanged(ctx context.Context, view View) bool {
 	return err == nil && record.Current == view.State.Record.Current
 }
 
-// ready asks whether the work could be written down, and the guards of every target that would be told.
-func (p *pass) ready(ctx context.Context, view View) error {
+// ready asks whether the work could be written down, and the guards of every target that would be told. A target that refuses
+// leaves the plan, and the others go on. It tells whether anything is left to be done: nothing is ordered for nobody.
+func (p *pass) ready(ctx context.Context, view View) bool {
 	if err := p.Store.Writable(ctx); err != nil {
-		return err
+		p.fail(StageGuard, err)
+		p.recordFailure(ctx, StageGuard, err)
+		return false
 	}
-	for _, target := range p.cert.Targets {
-		if !view.Plan.Obtain && !slices.Contains(view.Plan.Deploy, target.Info().Name) {
-			continue
-		}
-		want := p.Want(view, target.Info().Name, p.options.Accept)
-		if err := maasconfig.Ready(ctx, target, want); err != nil {
-			return fmt.Errorf("%s: %w", target.Info().Name, err)
+	asked := slices.Concat(p.toTell(view, true), p.toTell(view, false))
+	for _, target := range asked {
+		info := target.Info()
+		if err := maasconfig.Ready(ctx, target, p.Want(view, target, p.options.Accept)); err != nil {
+			p.refused[info.Name] = true
+			p.failAt(info.Name, StageGuard, err)
+			p.recordFailureAt(ctx, info, StageGuard, err)
 		}
 	}
-	return nil
+	return len(asked) == 0 || len(p.refused) < len(asked) || view.Plan.Housekeeping
 }
 
 // Want describes what a target is asked to get ready for.
-func (e *Engine) Want(view View, target string, accept maasconfig.Accept) maasconfig.Want {
+func (e *Engine) Want(view View, target maasconfig.Target, accept maasconfig.Accept) maasconfig.Want {
+	d := view.State.Record.Deployments[e.key(target.Info())]
 	return maasconfig.Want{
 		Names: view.Plan.Wish.Names, Earlier: earlierNames(view.State), KeyType: view.Plan.Wish.KeyType,
-		Accept: accept, Ours: view.State.Record.Deployments[target].Verified != 0, Port: view.State.Record.Deployments[target].Port,
+		Accept: accept, Ours: d.Verified != 0, Port: d.Port,
 	}
 }
 
@@ -379,16 +517,20 @@ func (p *pass) act(ctx context.Context, view View) {
 	if current == nil {
 		return
 	}
-	for i, target := range p.cert.Targets {
+	p.deployTo(ctx, p.toTell(view, true), *current, view)
+	p.fail(StageSave, p.prune(ctx, current.Number))
+}
+
+// deployTo brings a version to targets, one after another.
+func (p *pass) deployTo(ctx context.Context, targets []maasconfig.Target, version certstore.Version, view View) {
+	for _, target := range targets {
 		if ctx.Err() != nil {
 			p.fail(StageDeploy, context.Cause(ctx))
 			return
 		}
-		if view.Plan.Obtain || slices.Contains(view.Plan.Deploy, target.Info().Name) {
-			p.deploy(ctx, target, *current, view.State.Targets[i].Endpoints)
-		}
+		i := slices.Index(p.cert.Targets, target)
+		p.deploy(ctx, target, version, view.State.Targets[i].Endpoints)
 	}
-	p.fail(StageSave, p.prune(ctx, current.Number))
 }
 
 // prune forgets old versions, but none that may be served.
@@ -490,6 +632,23 @@ func (p *pass) recordFailure(ctx context.Context, stage Stage, failure error) {
 	}
 }
 
+// recordFailureAt writes down what failed at a target.
+func (p *pass) recordFailureAt(ctx context.Context, target maasconfig.Info, stage Stage, failure error) {
+	err := p.update(ctx, func(r *certstore.Record) {
+		r.Fail(p.key(target), p.attemptAt(target.Name, stage, failure))
+	})
+	if err != nil {
+		p.Log.Warn("writing down a failure", "cert", p.cert.Name, "target", target.Name, "error", err)
+	}
+}
+
+// attemptAt is an attempt that failed at a target.
+func (p *pass) attemptAt(target string, stage Stage, failure error) certstore.Attempt {
+	a := p.attempt(stage, Trouble{target, stage, failure})
+	a.Target = target
+	return a
+}
+
 func (p *pass) attempt(stage Stage, failure error) certstore.Attempt {
 	a := certstore.Attempt{At: p.Now().UTC(), Node: p.Node, Why: string(p.result.Before.Plan.Why)}
 	if failure != nil {
@@ -519,7 +678,7 @@ func (p *pass) housekeep(ctx context.Context, view View) error {
 		}
 		for _, t := range view.State.Targets {
 			if maasconfig.Serving(t.Endpoints) {
-				p.verified(r, t.Name, r.Current, t.Endpoints)
+				p.verified(r, t.key(), r.Current, t.Endpoints)
 			}
 		}
 	})
@@ -549,24 +708,29 @@ func (p *pass) publish(bundle *certstore.Bundle) error {
 }
 
 // verified remembers that every endpoint of a target serves a version.
-func (p *pass) verified(r *certstore.Record, target string, version int, endpoints []maasconfig.Endpoint) {
-	d := r.Deployments[target]
-	d.Verified, d.Version, d.Tries, d.Laggards, d.RolledBack, d.Since = version, version, 0, nil, 0, time.Time{}
+func (p *pass) verified(r *certstore.Record, key string, version int, endpoints []maasconfig.Endpoint) {
+	d := r.Deployments[key]
+	d.Verified, d.Version, d.Tries, d.Laggards, d.RolledBack, d.Since, d.Failure = version, version, 0, nil, 0, time.Time{}, nil
 	d.VerifiedAt, d.Port = p.Now().UTC(), commonPort(endpoints)
-	p.setDeployment(r, target, d)
+	p.setDeployment(r, key, d)
 }
 
-func (p *pass) setDeployment(r *certstore.Record, target string, d certstore.Deployment) {
+func (p *pass) setDeployment(r *certstore.Record, key string, d certstore.Deployment) {
 	if r.Deployments == nil {
 		r.Deployments = map[string]certstore.Deployment{}
 	}
-	r.Deployments[target] = d
+	r.Deployments[key] = d
 }
 
-// conclude turns a state that is not as it should be into an error, where nothing else failed.
+// conclude turns a state that is not as it should be into troubles, where nothing else failed with the certificate, or at
+// the target.
 func (p *pass) conclude(ctx context.Context) {
 	view := p.result.After
-	if p.result.Err != nil || view.Summary.IsHealthy() {
+	troubled := map[string]bool{}
+	for _, t := range p.result.Troubles {
+		troubled[t.Target] = true
+	}
+	if troubled[""] || view.Summary.IsHealthy() {
 		return
 	}
 	if wait := view.Plan.Wait; !wait.IsZero() {
@@ -575,24 +739,9 @@ func (p *pass) conclude(ctx context.Context) {
 		return
 	}
 	for i, t := range view.State.Targets {
-		if maasconfig.Trusted(t.Endpoints) {
-			continue
+		if !troubled[t.Name] && !maasconfig.Trusted(t.Endpoints) {
+			p.failAt(t.Name, StageVerify, p.notServing(view, t, p.cert.Targets[i].Info()))
 		}
-		if maasconfig.Serving(t.Endpoints) {
-			p.fail(StageVerify, hint.Add(fmt.Errorf("%s: %s", t.Name, maasconfig.Troubles(t.Endpoints)),
-				"is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another"))
-			continue
-		}
-		err := fmt.Errorf("%s: %s", t.Name, maasconfig.Troubles(t.Endpoints))
-		switch {
-		case view.Plan.Why == Foreign:
-			err = hint.Add(fmt.Errorf("%s: every endpoint serves a good certificate that is not ours; it is left until a renewal is due", t.Name),
-				"to put ours back now: maascert renew --force")
-		case view.State.Record.Deployments[t.Name].RolledBack >= maxRollbacks:
-			err = hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err),
-				"look into %s, then: maascert renew tries once more, without an order", p.cert.Targets[i].Info().Logs)
-		}
-		p.fail(StageVerify, hint.Add(err, "%s", maasconfig.Remedy(t.Endpoints)))
 	}
 	if view.Summary == StateOverdue {
 		p.fail(StageObtain, hint.Add(errors.New("a renewal is overdue"), "maascert renew"))
@@ -600,6 +749,23 @@ func (p *pass) conclude(ctx context.Context) {
 	p.fail(StageLook, view.State.Account)
 	for _, open := range revocations(view.State) {
 		p.fail(StageRevoke, hint.Add(errors.New(open), "maascert revoke goes on with it; maascert revoke --reason R changes the reason"))
+	}
+}
+
+// notServing says why a target does not serve a certificate as it should, and what to do about it.
+func (p *pass) notServing(view View, t TargetState, target maasconfig.Info) error {
+	err := errors.New(maasconfig.Troubles(t.Endpoints))
+	switch {
+	case maasconfig.Serving(t.Endpoints):
+		return hint.Add(err, "is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another")
+	case view.Plan.Why == Foreign:
+		return hint.Add(errors.New("every endpoint serves a good certificate that is not ours; it is left until a renewal is due"),
+			"to put ours back now: maascert renew --force")
+	case view.State.Record.Deployments[t.key()].RolledBack >= maxRollbacks:
+		return hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err),
+			"look into %s, then: maascert renew tries once more, without an order", target.Logs)
+	default:
+		return hint.Add(err, "%s", maasconfig.Remedy(t.Endpoints))
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore"
+	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/maasconfig"
 	"maascert/maasconfig/maastest"
@@ -182,6 +183,7 @@ func (c *ca) Obtain(_ context.Context, request acme.Request) (*acme.Issued, erro
 
 // place is an in-memory target.
 type place struct {
+	name    string // empty: maas, which the deployment shares; any other is this host's own
 	effects *effects
 	mu      sync.Mutex
 	serves  map[string]*certstore.Bundle // by endpoint; nil: no TLS
@@ -200,8 +202,12 @@ func newPlace(e *effects, endpoints ...string) *place {
 }
 
 func (p *place) Info() maasconfig.Info {
-	return maasconfig.Info{Name: "maas", Type: "maas", Shared: true}
+	if p.name != "" {
+		return maasconfig.Info{Name: p.name, Type: "files", Logs: "its log"}
+	}
+	return maasconfig.Info{Name: "maas", Type: "maas", Shared: true, Logs: "its log"}
 }
+
 func (p *place) Tidy(context.Context) error { return nil }
 
 func (p *place) Guards(maasconfig.Want) []maasconfig.Guard {
@@ -260,14 +266,14 @@ func TestAPassObtainsDeploysAndThenRests(t *testing.T) {
 	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b")
 	eng := engine(e, store, issuer, target)
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.NoError(t, r.Err)
+	require.NoError(t, r.Err())
 	require.True(t, r.Obtained && r.Changed && r.Deployed["maas"] && r.Healthy())
 	require.Equal(t, lifecycle.Missing, r.Before.Plan.Why)
 	require.Equal(t, 1, r.After.Version())
 
 	before := e.n
 	r = eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.NoError(t, r.Err)
+	require.NoError(t, r.Err())
 	require.False(t, r.Changed)
 	require.Equal(t, before, e.n, "a pass with nothing to do has no effect: %v", e.names[before:])
 }
@@ -277,7 +283,7 @@ func TestAPassObtainsDeploysAndThenRests(t *testing.T) {
 func TestWhereverAPassIsCutOffTheNextOnesConverge(t *testing.T) {
 	t.Parallel()
 	whole := new(effects)
-	require.NoError(t, engine(whole, newMemory(whole), newCA(t, whole, 90*day), newPlace(whole, "a", "b")).Pass(t.Context(), lifecycle.Options{})[0].Err)
+	require.NoError(t, engine(whole, newMemory(whole), newCA(t, whole, 90*day), newPlace(whole, "a", "b")).Pass(t.Context(), lifecycle.Options{})[0].Err())
 	require.Greater(t, whole.n, 8, "%v", whole.names)
 	for n := 1; n <= whole.n; n++ {
 		for _, dead := range []bool{true, false} {
@@ -295,11 +301,11 @@ func TestWhereverAPassIsCutOffTheNextOnesConverge(t *testing.T) {
 						switch {
 						case last.NotNow:
 							time.Sleep(time.Until(last.After.Plan.Wait))
-						case last.Err != nil:
+						case last.Err() != nil:
 							time.Sleep(time.Minute) // a call that failed is not repeated at once
 						}
 					}
-					require.NoError(t, last.Err, "%v", first.Err)
+					require.NoError(t, last.Err(), "%v", first.Err())
 					require.True(t, last.Healthy())
 					require.LessOrEqual(t, len(issuer.made), 2)
 					for _, served := range target.serves {
@@ -346,7 +352,7 @@ func TestAYearOfTheDaemon(t *testing.T) {
 					passes++
 					results := eng.Pass(ctx, lifecycle.Options{})
 					if ctx.Err() == nil {
-						require.NoError(t, results[0].Err)
+						require.NoError(t, results[0].Err())
 						leaf := results[0].After.State.Current.Bundle.Leaf()
 						require.True(t, time.Now().Before(leaf.NotAfter.Add(-row.lifetime/10)), "never into the last tenth")
 					}
@@ -375,11 +381,11 @@ func TestACAThatFailsIsAskedLessAndLess(t *testing.T) {
 		var waits []time.Duration
 		for range 5 {
 			r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-			require.Error(t, r.Err)
-			require.Equal(t, lifecycle.StageObtain, r.Stage)
+			require.Error(t, r.Err())
+			require.Equal(t, lifecycle.StageObtain, r.Stage())
 			held := eng.Pass(t.Context(), lifecycle.Options{})[0]
 			require.True(t, held.NotNow)
-			require.ErrorContains(t, held.Err, "newOrder: serverInternal: no")
+			require.ErrorContains(t, held.Err(), "newOrder: serverInternal: no")
 			waits = append(waits, time.Until(held.After.Plan.Wait))
 			time.Sleep(time.Until(held.After.Plan.Wait))
 		}
@@ -388,7 +394,7 @@ func TestACAThatFailsIsAskedLessAndLess(t *testing.T) {
 		}
 		issuer.fail = nil
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.NoError(t, r.Err)
+		require.NoError(t, r.Err())
 		require.Zero(t, r.After.State.Record.Failures)
 	})
 }
@@ -406,9 +412,9 @@ func TestTheCAsRetryAfterHoldsEvenForce(t *testing.T) {
 		time.Sleep(35 * time.Hour)
 		r = eng.Pass(t.Context(), lifecycle.Options{Force: true})[0]
 		require.True(t, r.NotNow)
-		require.Error(t, r.Err)
+		require.Error(t, r.Err())
 		time.Sleep(time.Hour)
-		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 	})
 }
 
@@ -432,7 +438,7 @@ func TestACrashLoopIsSlowedDown(t *testing.T) {
 		e.fail = 0
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
 		require.True(t, r.NotNow)
-		require.ErrorContains(t, r.Err, "killed")
+		require.ErrorContains(t, r.Err(), "killed")
 	})
 }
 
@@ -444,14 +450,14 @@ func TestALaggardIsToldTwiceAndHealsWithoutAnOrder(t *testing.T) {
 	eng := engine(e, store, issuer, target)
 	for range 4 {
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.Equal(t, lifecycle.StageVerify, r.Stage)
-		require.ErrorContains(t, r.Err, "c serves no certificate")
+		require.Equal(t, lifecycle.StageVerify, r.Stage())
+		require.ErrorContains(t, r.Err(), "c serves no certificate")
 		require.Equal(t, lifecycle.StateDegraded, r.After.Summary)
 		require.Equal(t, 2, target.calls)
 	}
 	target.serves["c"] = target.serves["a"]
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.NoError(t, r.Err)
+	require.NoError(t, r.Err())
 	require.True(t, r.Healthy())
 	require.Len(t, issuer.made, 1)
 	require.Equal(t, 2, target.calls)
@@ -466,15 +472,15 @@ func TestADeploymentThatFailedIsTriedAgainWithoutAnOrder(t *testing.T) {
 		eng := engine(e, store, issuer, target)
 		for range 5 {
 			r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-			require.Equal(t, lifecycle.StageDeploy, r.Stage)
+			require.Equal(t, lifecycle.StageDeploy, r.Stage())
 			require.Equal(t, lifecycle.StateWaiting, r.After.Summary)
 			require.False(t, r.After.Plan.Next.IsZero())
 			r = eng.Pass(t.Context(), lifecycle.Options{})[0]
-			require.Equal(t, lifecycle.StageVerify, r.Stage, "not at once")
+			require.Equal(t, lifecycle.StageVerify, r.Stage(), "not at once")
 			time.Sleep(time.Minute)
 		}
 		target.tell = nil
-		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 		require.Len(t, issuer.made, 1)
 		require.Equal(t, 1, target.calls)
 	})
@@ -488,14 +494,89 @@ func TestAGuardStopsAPassBeforeItOrders(t *testing.T) {
 	eng := engine(e, store, issuer, target)
 	for range 3 {
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.Equal(t, lifecycle.StageGuard, r.Stage)
+		require.Equal(t, lifecycle.StageGuard, r.Stage())
 		require.Empty(t, issuer.made)
 		var refusal *maasconfig.Refusal
-		require.ErrorAs(t, r.Err, &refusal)
+		require.ErrorAs(t, r.Err(), &refusal)
 	}
 	record, _, err := certstore.LoadRecord(t.Context(), store, "maas")
 	require.NoError(t, err)
 	require.Len(t, record.Attempts, 1, "the same failure again is the same attempt")
+}
+
+// twoTargets is an engine for MAAS and a proxy of this host's own.
+func twoTargets(t *testing.T) (eng *lifecycle.Engine, issuer *ca, maas, front *place) {
+	t.Helper()
+	e := new(effects)
+	issuer, maas, front = newCA(t, e, 90*day), newPlace(e, "a"), newPlace(e, "front")
+	front.name = "front"
+	eng = engine(e, newMemory(e), issuer, maas)
+	eng.Certificates[0].Targets = []maasconfig.Target{front, maas}
+	return eng, issuer, maas, front
+}
+
+func TestATargetThatRefusesHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	eng, issuer, maas, front := twoTargets(t)
+	front.ready = hint.Add(errors.New("the folder cannot be written"), "mount it")
+	maas.tell = errors.New("the database is down")
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.True(t, r.Obtained)
+	require.Len(t, r.Troubles, 2, "both are told: %v", r.Troubles)
+	require.Equal(t, lifecycle.StageGuard, r.Stage(), "what a person has to mend is the worst")
+	require.EqualError(t, r.Err(), "front: the folder cannot be written")
+	require.Equal(t, "mount it", hint.Of(r.Err()))
+	require.Equal(t, lifecycle.StateFailed, r.After.Summary)
+
+	maas.tell = nil
+	r = eng.Pass(t.Context(), lifecycle.Options{ByHand: true})[0]
+	require.NotNil(t, maas.serves["a"], "MAAS has it")
+	require.Len(t, r.Troubles, 1)
+	require.Equal(t, "front", r.Troubles[0].Target)
+	failures := r.After.State.Failures("maas")
+	require.Len(t, failures, 1, "%v", failures)
+	require.Equal(t, "front", failures[0].Target)
+	record, _, err := certstore.LoadRecord(t.Context(), eng.Store, "maas")
+	require.NoError(t, err)
+	require.Equal(t, 1, record.Deployments["maas"].Verified)
+	require.NotContains(t, record.Deployments, "front", "another host has a front too")
+
+	front.ready = nil
+	r = eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.NoError(t, r.Err())
+	require.Empty(t, r.After.State.Failures("maas"))
+	require.Len(t, issuer.made, 1, "no other order was needed")
+	record, _, err = certstore.LoadRecord(t.Context(), eng.Store, "maas")
+	require.NoError(t, err)
+	require.Equal(t, 1, record.Deployments["front.at.region1"].Verified)
+}
+
+func TestNothingIsOrderedWhenEveryTargetRefuses(t *testing.T) {
+	t.Parallel()
+	eng, issuer, maas, front := twoTargets(t)
+	front.ready, maas.ready = errors.New("no"), errors.New("no")
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.Len(t, r.Troubles, 2)
+	require.Empty(t, issuer.made)
+}
+
+// What belongs to this host waits for nobody who works on what all share, and the other way round.
+func TestAHostsOwnTargetHasALockOfItsOwn(t *testing.T) {
+	t.Parallel()
+	eng, issuer, maas, front := twoTargets(t)
+	_, unlock, err := eng.Store.Lock(t.Context(), "maas.at.region1")
+	require.NoError(t, err)
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.Equal(t, lifecycle.StageLock, r.Stage())
+	require.NotNil(t, maas.serves["a"])
+	require.Nil(t, front.serves["front"])
+	unlock()
+	_, unlock, err = eng.Store.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+	require.NotNil(t, front.serves["front"])
+	require.Len(t, issuer.made, 1)
+	unlock()
 }
 
 func TestALockedCertificateIsNotWaitedFor(t *testing.T) {
@@ -506,11 +587,11 @@ func TestALockedCertificateIsNotWaitedFor(t *testing.T) {
 	_, unlock, err := store.Lock(t.Context(), "maas")
 	require.NoError(t, err)
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.Equal(t, lifecycle.StageLock, r.Stage)
+	require.Equal(t, lifecycle.StageLock, r.Stage())
 	require.True(t, r.NotNow)
 	require.Empty(t, issuer.made)
 	unlock()
-	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 }
 
 func TestOneCertificatesFailureDoesNotStopAnother(t *testing.T) {
@@ -522,8 +603,8 @@ func TestOneCertificatesFailureDoesNotStopAnother(t *testing.T) {
 	eng := engine(e, store, bad, newPlace(e, "a"))
 	eng.Certificates = append(eng.Certificates, lifecycle.Certificate{Name: "other", Wish: wish, Keep: 1, Trust: certstore.Rehearsed(time.Now), Issuer: good, Targets: []maasconfig.Target{newPlace(e, "b")}})
 	results := eng.Pass(t.Context(), lifecycle.Options{})
-	require.Error(t, results[0].Err)
-	require.NoError(t, results[1].Err)
+	require.Error(t, results[0].Err())
+	require.NoError(t, results[1].Err())
 	require.Len(t, eng.Pass(t.Context(), lifecycle.Options{Certificates: []string{"other"}}), 1)
 }
 
@@ -641,12 +722,12 @@ func TestR9ACertificateThatFindsNoRoomIsFetchedAgain(t *testing.T) {
 		eng := engine(e, store, issuer, target)
 		for range 5 {
 			r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-			require.Error(t, r.Err)
-			require.NotContains(t, r.Err.Error(), "killed")
+			require.Error(t, r.Err())
+			require.NotContains(t, r.Err().Error(), "killed")
 			time.Sleep(25 * time.Hour)
 		}
 		full = false
-		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 		require.Len(t, issuer.made, 1)
 	})
 }
@@ -658,17 +739,17 @@ func TestR11ACertificateThatEndsEarlierIsNotTaken(t *testing.T) {
 		e := new(effects)
 		store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
 		eng := engine(e, store, issuer, target)
-		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 		time.Sleep(61 * day)
 		issuer.lifetime = 10 * day
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.ErrorContains(t, r.Err, "before the one in use")
+		require.ErrorContains(t, r.Err(), "before the one in use")
 		require.Equal(t, 1, r.After.Version())
 		made := len(issuer.made)
 		r = eng.Pass(t.Context(), lifecycle.Options{})[0]
 		require.True(t, r.NotNow, "nor is it ordered again at once")
 		require.Len(t, issuer.made, made)
-		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err)
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err())
 	})
 }
 
@@ -687,5 +768,5 @@ func TestA6TriesByHandDoNotLengthenTheLadder(t *testing.T) {
 	}
 	eng.Certificates[0].Means = "mended"
 	issuer.fail = nil
-	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{ByHand: true})[0].Err)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{ByHand: true})[0].Err())
 }

@@ -522,7 +522,7 @@ func (l *life) daemon(ctx context.Context) {
 		r := results[0]
 		d := r.After.State.Record.Deployments["maas"]
 		l.say("%v, %v, wait %v, told %v, next %v, version %d of %d told %d, back %d, %v", r.After.Plan.Why, r.After.Summary, r.After.Plan.Wait.Format(time.TimeOnly),
-			r.Told, r.After.Plan.Next.Format(time.DateTime), d.Verified, d.Version, d.Tries, d.RolledBack, r.Err)
+			r.Told, r.After.Plan.Next.Format(time.DateTime), d.Verified, d.Version, d.Tries, d.RolledBack, r.Err())
 		if results[0].Obtained {
 			l.renewals++
 		}

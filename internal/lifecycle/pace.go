@@ -99,7 +99,7 @@ func (s State) endsAt(t TargetState) []time.Time {
 		}
 	}
 	for _, version := range s.Known {
-		if len(all) == 0 && version.Number == s.Record.Deployments[t.Name].Verified {
+		if len(all) == 0 && version.Number == s.Record.Deployments[t.key()].Verified {
 			return []time.Time{version.NotAfter}
 		}
 	}
@@ -231,7 +231,7 @@ func backOff(failures int, life time.Duration, spread float64) time.Duration {
 // tries counts how often a target may still be told of the version in use now, and, where that is not at all, when it may be
 // the next time (zero: not before something changes).
 func (s State) tries(t TargetState) (left int, again time.Time) {
-	d, current := s.Record.Deployments[t.Name], s.Current.Number
+	d, current := s.Record.Deployments[t.key()], s.Current.Number
 	if s.ByHand {
 		defer func() { left = max(left, 1) }()
 	}

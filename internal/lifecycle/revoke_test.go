@@ -38,7 +38,7 @@ func revocable(t *testing.T) (*lifecycle.Engine, *revoker, *place, *memory) {
 	r, target, store := new(revoker), newPlace(e, "a", "b"), newMemory(e)
 	eng := engine(e, store, newCA(t, e, 90*day), target)
 	eng.Revoke = r.revoke
-	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 	return eng, r, target, store
 }
 
@@ -56,8 +56,8 @@ func TestRevokeAskedTwiceRevokesOneVersion(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, version.Number)
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.ErrorContains(t, r.Err, "revoking version 1: 503")
-		require.Equal(t, lifecycle.StageRevoke, r.Stage)
+		require.ErrorContains(t, r.Err(), "revoking version 1: 503")
+		require.Equal(t, lifecycle.StageRevoke, r.Stage())
 		require.Equal(t, 2, r.After.Version(), "one replacement")
 	}
 	view, err := eng.Look(t.Context(), eng.Certificates[0])
@@ -66,7 +66,7 @@ func TestRevokeAskedTwiceRevokesOneVersion(t *testing.T) {
 	require.Contains(t, view.Warnings[0], "version 1 is not revoked yet")
 	ca.answer = nil
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.NoError(t, r.Err)
+	require.NoError(t, r.Err())
 	require.Equal(t, []int{1}, r.Revoked)
 	require.True(t, r.Healthy())
 	require.Equal(t, []int{1}, ca.revoked)
@@ -79,12 +79,12 @@ func TestRevokeThatTheCARefuses(t *testing.T) {
 	_, err := ask(t, eng, false)
 	require.NoError(t, err)
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.ErrorContains(t, r.Err, "badRevocationReason")
-	require.Contains(t, hint.Of(r.Err), "maascert revoke --reason")
+	require.ErrorContains(t, r.Err(), "badRevocationReason")
+	require.Contains(t, hint.Of(r.Err()), "maascert revoke --reason")
 	asked := ca.answer
 	ca.answer = errors.New("it was asked again")
 	r = eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.ErrorContains(t, r.Err, "version 1 is not revoked: the CA refuses: revokeCert: badRevocationReason")
+	require.ErrorContains(t, r.Err(), "version 1 is not revoked: the CA refuses: revokeCert: badRevocationReason")
 	require.Equal(t, lifecycle.StateFailed, r.After.Summary)
 	ca.answer = asked
 
@@ -93,7 +93,7 @@ func TestRevokeThatTheCARefuses(t *testing.T) {
 	require.Equal(t, 1, version.Number, "another reason for the same version")
 	ca.answer = nil
 	r = eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.NoError(t, r.Err)
+	require.NoError(t, r.Err())
 	require.Equal(t, []int{1}, ca.revoked)
 	require.Equal(t, 2, r.After.Version())
 }
@@ -110,7 +110,7 @@ func TestNothingIsRevokedThatMayBeServed(t *testing.T) {
 		return name == "state/maas" && slices.Contains(store.effects.names[before:], "config-tls")
 	}
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.Error(t, r.Err)
+	require.Error(t, r.Err())
 	require.Empty(t, ca.revoked)
 }
 
@@ -120,10 +120,10 @@ func TestARevocationThatHasBecomePointless(t *testing.T) {
 	ca.answer = errors.New("503")
 	_, err := ask(t, eng, false)
 	require.NoError(t, err)
-	require.Error(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+	require.Error(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 	require.NoError(t, store.Delete(t.Context(), "versions/maas/1"))
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.NoError(t, r.Err)
+	require.NoError(t, r.Err())
 	require.Empty(t, r.Revoked, "it was not revoked")
 	require.Contains(t, r.Warnings[0], "version 1 was not revoked: the store has it no more")
 	record, _, err := certstore.LoadRecord(t.Context(), store, "maas")

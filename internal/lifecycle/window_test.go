@@ -58,7 +58,7 @@ func TestTheDaemonRenewsAtTheMomentExactToTheMinute(t *testing.T) {
 		var due time.Time
 		renewals := 0
 		daemon(t, eng, 60*day, func(r lifecycle.Result) {
-			require.NoError(t, r.Err)
+			require.NoError(t, r.Err())
 			if r.Obtained && !due.IsZero() {
 				renewals++
 				require.Equal(t, lifecycle.ARI, r.Before.Plan.Why)
@@ -78,11 +78,11 @@ func TestAnOutageOfRenewalInformationRenewsNothing(t *testing.T) {
 		e := new(effects)
 		issuer := &oracle{ca: newCA(t, e, 90*day), after: 75 * day}
 		store, target := newMemory(e), newPlace(e, "a")
-		require.NoError(t, engine(e, store, issuer, target).Pass(t.Context(), lifecycle.Options{})[0].Err)
+		require.NoError(t, engine(e, store, issuer, target).Pass(t.Context(), lifecycle.Options{})[0].Err())
 		issuer.down = true
 		begun := time.Now()
 		daemon(t, engine(e, store, issuer, target), 80*day, func(r lifecycle.Result) {
-			require.NoError(t, r.Err)
+			require.NoError(t, r.Err())
 			if len(issuer.issued) == 1 {
 				require.Less(t, time.Since(begun), 75*day+time.Hour)
 			} else {
@@ -100,7 +100,7 @@ func TestAnOutageFromTheStart(t *testing.T) {
 		e := new(effects)
 		issuer := &oracle{ca: newCA(t, e, 90*day), after: 75 * day, down: true}
 		eng := engine(e, newMemory(e), issuer, newPlace(e, "a"))
-		daemon(t, eng, 61*day, func(r lifecycle.Result) { require.NoError(t, r.Err) })
+		daemon(t, eng, 61*day, func(r lifecycle.Result) { require.NoError(t, r.Err()) })
 		require.Len(t, issuer.issued, 2)
 	})
 }
@@ -111,20 +111,20 @@ func TestAnswersThatWereLeftAreTakenAway(t *testing.T) {
 	e := new(effects)
 	store, issuer := newMemory(e), newCA(t, e, 90*day)
 	eng := engine(e, store, issuer, newPlace(e, "a"))
-	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 	record, revision, err := certstore.LoadRecord(t.Context(), store, "maas")
 	require.NoError(t, err)
 	record.Answers = []certstore.Answer{{Type: "dns-01", Name: "a.example", Token: "t", Thumbprint: "p"}}
 	_, err = certstore.SaveRecord(t.Context(), store, "maas", record, revision)
 	require.NoError(t, err)
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.NoError(t, r.Err)
+	require.NoError(t, r.Err())
 	require.False(t, r.Obtained)
 	require.Len(t, issuer.retracted, 1)
 	record, _, err = certstore.LoadRecord(t.Context(), store, "maas")
 	require.NoError(t, err)
 	require.Empty(t, record.Answers)
 	before := e.n
-	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 	require.Equal(t, before, e.n)
 }
