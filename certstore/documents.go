@@ -59,32 +59,12 @@ type version struct {
 	Chain       string    `json:"chain"` // leaf first
 }
 
-// AddVersion writes a bundle as the next version of a certificate and returns it with its number. The same bundle again
-// is the version that it is already, so that a run that was killed after AddVersion may repeat it.
-func AddVersion(ctx context.Context, store Store, cert string, v Version) (Version, error) {
-	numbers, err := versionNumbers(ctx, store, cert)
-	if err != nil {
-		return Version{}, err
-	}
-	for _, number := range slices.Backward(numbers) {
-		have, err := LoadVersion(ctx, store, cert, number)
-		if err == nil && have.Bundle.Fingerprint() == v.Bundle.Fingerprint() {
-			return have, nil
-		}
-	}
-	v.Number = 1
-	if len(numbers) > 0 {
-		v.Number = numbers[len(numbers)-1] + 1
-	}
-	data, err := json.MarshalIndent(version{
+func writeVersion(ctx context.Context, store Store, cert string, v Version) error {
+	_, err := save(ctx, store, versionName(cert, v.Number), version{
 		V: format, Number: v.Number, Origin: v.Origin, Created: v.Created.UTC(), Fingerprint: v.Bundle.Fingerprint(),
 		Directory: v.Directory, Account: v.Account, Profile: v.Profile, Key: string(v.Bundle.KeyPEM()), Chain: string(v.Bundle.FullChainPEM()),
-	}, "", " ")
-	if err != nil {
-		return Version{}, err
-	}
-	_, err = store.Write(ctx, versionName(cert, v.Number), append(data, '\n'), "")
-	return v, err
+	}, "")
+	return err
 }
 
 // LoadVersion reads one version of a certificate; ErrNotFound when there is none of that number.
@@ -107,47 +87,22 @@ func LoadVersion(ctx context.Context, store Store, cert string, number int) (Ver
 	}, nil
 }
 
-// VersionInfo describes a version without its key.
+// VersionInfo describes a version without its key, so that only who needs that opens the version.
 type VersionInfo struct {
-	Number              int
-	Origin              Origin
-	Names               []string // of its certificate, canonical
-	NotBefore, NotAfter time.Time
+	Number    int       `json:"number"`
+	Origin    Origin    `json:"origin"`
+	Names     []string  `json:"names"` // of its certificate, canonical
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+
+	unknown
 }
 
-// Versions maps the fingerprint of every version that is kept of a certificate to what is known of it. A version that
-// cannot be read is left out.
-func Versions(ctx context.Context, store Store, cert string) (map[string]VersionInfo, error) {
-	numbers, err := versionNumbers(ctx, store, cert)
-	known := make(map[string]VersionInfo, len(numbers))
-	for _, number := range numbers {
-		var doc version
-		name := versionName(cert, number)
-		data, _, err := store.Read(ctx, name)
-		if err != nil || decode(name, data, &doc, func() int { return doc.V }) != nil {
-			continue
-		}
-		if certs, err := ParseCertificates([]byte(doc.Chain)); err == nil {
-			known[doc.Fingerprint] = VersionInfo{
-				Number: number, Origin: doc.Origin, Names: CertificateNames(certs[0]), NotBefore: certs[0].NotBefore, NotAfter: certs[0].NotAfter,
-			}
-		}
+func (v Version) info() VersionInfo {
+	leaf := v.Bundle.Leaf()
+	return VersionInfo{
+		Number: v.Number, Origin: v.Origin, Names: CertificateNames(leaf), NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(),
 	}
-	return known, err
-}
-
-// Prune deletes the oldest versions of a certificate so that keep are left, and none of those in use.
-func Prune(ctx context.Context, store Store, cert string, inUse []int, keep int) error {
-	numbers, err := versionNumbers(ctx, store, cert)
-	if err != nil {
-		return err
-	}
-	for _, number := range numbers[:max(0, len(numbers)-keep)] {
-		if !slices.Contains(inUse, number) {
-			err = errors.Join(err, store.Delete(ctx, versionName(cert, number)))
-		}
-	}
-	return err
 }
 
 func versionName(cert string, number int) string { return fmt.Sprintf("versions/%s/%d", cert, number) }
@@ -193,8 +148,9 @@ type Record struct {
 	Attempts    []Attempt             `json:"attempts"`              // oldest first, at most maxAttempts
 	Deployments map[string]Deployment `json:"deployments"`           // by target
 
-	Revocations []Revocation `json:"revocations,omitempty"` // asked for, oldest first
-	Window      *Window      `json:"window,omitempty"`      // what the CA said last of the version in use
+	Versions    map[string]VersionInfo `json:"versions,omitempty"`    // those that are kept, by fingerprint; a Ledger keeps them
+	Revocations []Revocation           `json:"revocations,omitempty"` // asked for, oldest first
+	Window      *Window                `json:"window,omitempty"`      // what the CA said last of the version in use
 
 	unknown
 }
@@ -519,11 +475,19 @@ func where(err error) string {
 }
 
 func save(ctx context.Context, store Store, name string, doc any, prev Revision) (Revision, error) {
+	data, err := encode(name, doc)
+	if err != nil {
+		return "", err
+	}
+	return store.Write(ctx, name, data, prev)
+}
+
+func encode(name string, doc any) ([]byte, error) {
 	data, err := json.MarshalIndent(doc, "", " ")
 	if err != nil {
-		return "", fmt.Errorf("store: %s: %w", name, err)
+		return nil, fmt.Errorf("store: %s: %w", name, err)
 	}
-	return store.Write(ctx, name, append(data, '\n'), prev)
+	return append(data, '\n'), nil
 }
 
 // unknown holds the fields of a JSON object that this maascert does not know, so that they survive a rewrite.
@@ -565,6 +529,7 @@ type (
 	plainOrder        Order
 	plainAnswer       Answer
 	plainRevocation   Revocation
+	plainVersionInfo  VersionInfo
 	plainWindow       Window
 	plainAttempt      Attempt
 	plainDeployment   Deployment
@@ -587,6 +552,10 @@ func (a *Answer) UnmarshalJSON(data []byte) error {
 
 func (r *Revocation) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainRevocation)(r)), r.take(data, *r))
+}
+
+func (v *VersionInfo) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainVersionInfo)(v)), v.take(data, *v))
 }
 
 func (w *Window) UnmarshalJSON(data []byte) error {
@@ -618,6 +587,7 @@ func (r Record) MarshalJSON() ([]byte, error)       { return r.add(json.Marshal(
 func (o Order) MarshalJSON() ([]byte, error)        { return o.add(json.Marshal(plainOrder(o))) }
 func (a Answer) MarshalJSON() ([]byte, error)       { return a.add(json.Marshal(plainAnswer(a))) }
 func (r Revocation) MarshalJSON() ([]byte, error)   { return r.add(json.Marshal(plainRevocation(r))) }
+func (v VersionInfo) MarshalJSON() ([]byte, error)  { return v.add(json.Marshal(plainVersionInfo(v))) }
 func (w Window) MarshalJSON() ([]byte, error)       { return w.add(json.Marshal(plainWindow(w))) }
 func (a Attempt) MarshalJSON() ([]byte, error)      { return a.add(json.Marshal(plainAttempt(a))) }
 func (d Deployment) MarshalJSON() ([]byte, error)   { return d.add(json.Marshal(plainDeployment(d))) }

@@ -60,17 +60,13 @@ func (a *app) verifyOnce(ctx context.Context, p *assembly) (verifyJSON, []string
 	doc := verifyJSON{Schema: schema, Node: p.config.Node, At: rfc3339(time.Now()), Healthy: true, Targets: []targetJSON{}}
 	var lines []string
 	for _, cert := range p.engine.Certificates {
-		record, _, err := certstore.LoadRecord(ctx, p.store, cert.Name)
-		if err != nil {
-			return doc, nil, err
-		}
-		known, err := certstore.Versions(ctx, p.store, cert.Name)
+		ledger, err := certstore.OpenLedger(ctx, p.store, cert.Name)
 		if err != nil {
 			return doc, nil, err
 		}
 		var bundle *certstore.Bundle
-		if record.Current != 0 {
-			version, err := certstore.LoadVersion(ctx, p.store, cert.Name, record.Current)
+		if number := ledger.Record().Current; number != 0 {
+			version, err := ledger.Version(ctx, number)
 			if err != nil {
 				return doc, nil, err
 			}
@@ -80,7 +76,7 @@ func (a *app) verifyOnce(ctx context.Context, p *assembly) (verifyJSON, []string
 			endpoints := maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)
 			doc.Healthy = doc.Healthy && len(endpoints) > 0
 			doc.Targets = append(doc.Targets, targetJSON{
-				Certificate: cert.Name, Name: target.Info().Name, Type: target.Info().Type, Endpoints: newEndpointsJSON(endpoints, known),
+				Certificate: cert.Name, Name: target.Info().Name, Type: target.Info().Type, Endpoints: newEndpointsJSON(endpoints, ledger.Versions()),
 			})
 			for _, e := range endpoints {
 				doc.Healthy = doc.Healthy && e.IsTrusted()

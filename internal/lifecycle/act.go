@@ -203,7 +203,7 @@ func (p *pass) whenBetter(next, until time.Time) time.Time {
 func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 	ctx, cancel := p.grace.Context(ctx, saveTime)
 	defer cancel()
-	version, err := certstore.AddVersion(ctx, p.Store, p.cert.Name, certstore.Version{
+	version, err := p.ledger.Add(ctx, certstore.Version{
 		Origin: certstore.FromACME, Created: p.Now().Round(0), Directory: issued.Directory, Account: issued.Account, Profile: issued.Profile, Bundle: issued.Bundle,
 	})
 	if err != nil {
@@ -216,12 +216,7 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 		r.Remember(p.attempt("", nil))
 	})
 	if err == nil {
-		state := &p.result.After.State
-		leaf := version.Bundle.Leaf()
-		state.Current = &version
-		state.Known[version.Bundle.Fingerprint()] = certstore.VersionInfo{
-			Number: version.Number, Origin: version.Origin, Names: certstore.CertificateNames(leaf), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
-		}
+		p.result.After.State.Current, p.result.After.State.Known = &version, p.ledger.Versions()
 	}
 	return err
 }
@@ -232,11 +227,7 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	p.result.Deployed[name] = false
 	want := p.Want(p.result.After, target, p.options.Accept)
 	previous := p.previous(ctx, target, version, seen)
-	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
-	if err != nil {
-		p.fail(StageLook, err)
-		return
-	}
+	record := p.ledger.Record()
 	before := record.Deployments[key]
 	if before.Version != version.Number {
 		before = before.For(version.Number)
@@ -335,17 +326,14 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 	if p.result.Before.State.isRevoked() {
 		return nil
 	}
-	known, err := certstore.Versions(ctx, p.Store, p.cert.Name)
-	if err != nil {
-		return nil
-	}
+	known := p.ledger.Versions()
 	for _, e := range seen {
 		fingerprint := e.Fingerprint()
 		if fingerprint == "" || fingerprint == version.Bundle.Fingerprint() {
 			continue
 		}
 		if kept, ours := known[fingerprint]; ours {
-			if served, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, kept.Number); err == nil {
+			if served, err := p.ledger.Version(ctx, kept.Number); err == nil {
 				return served.Bundle
 			}
 		}
@@ -357,7 +345,7 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 		if backup.Fingerprint() != fingerprint {
 			continue
 		}
-		_, err = certstore.AddVersion(ctx, p.Store, p.cert.Name, certstore.Version{Origin: target.Info().Origin(), Created: p.Now(), Bundle: backup})
+		_, err = p.ledger.Add(ctx, certstore.Version{Origin: target.Info().Origin(), Created: p.Now(), Bundle: backup})
 		if err != nil {
 			p.Log.Warn("keeping the pair that was served", "cert", p.cert.Name, "error", err)
 		}

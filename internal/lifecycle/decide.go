@@ -55,6 +55,7 @@ type State struct {
 	Period      time.Duration    // between two passes of the schedule; 0: unknown
 	Unpublished bool             // the public copy of the current version is not there
 	Nodes       []certstore.Node // what hosts said of their last pass
+	Unindexed   bool             // the record does not list the versions that there are
 	Rollover    bool             // the account's key is being replaced, and not every CA has the new one
 	Account     error            // why the ACME account cannot be used as it is; nil: it can, or there is none yet
 }
@@ -176,6 +177,7 @@ func Decide(s State) Plan {
 		p.Housekeeping = true
 	}
 	p.Housekeeping = p.Housekeeping || !p.Obtain && (len(s.Record.Answers) > 0 || len(s.toRevoke()) > 0)
+	p.Housekeeping = p.Housekeeping || s.Unindexed && !p.Obtain
 	p.Housekeeping = p.Housekeeping || s.Unpublished && s.Current != nil && !p.Obtain
 	p.Next = s.next(p)
 	return p

@@ -223,39 +223,50 @@ func (v View) Version() int {
 	return v.State.Current.Number
 }
 
-// Look sees a certificate as it is and decides, without changing anything.
-func (e *Engine) Look(ctx context.Context, cert Certificate) (View, error) {
-	return e.look(ctx, cert, Options{})
+// decide decides again, after the state was changed.
+func (v *View) decide(cert string) {
+	v.Plan = Decide(v.State)
+	v.Summary = Summary(cert, v.State, v.Plan)
 }
 
-// look looks as for a pass with some options.
-func (e *Engine) look(ctx context.Context, cert Certificate, options Options) (View, error) {
+// Look sees a certificate as it is and decides, without changing anything.
+func (e *Engine) Look(ctx context.Context, cert Certificate) (View, error) {
+	view, _, err := e.look(ctx, nil, cert, Options{})
+	return view, err
+}
+
+// look looks as for a pass with some options, at the record in hand or, without one, at one that it opens and returns.
+func (e *Engine) look(ctx context.Context, ledger *certstore.Ledger, cert Certificate, options Options) (View, *certstore.Ledger, error) {
 	state := State{
 		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand,
 	}
-	if err := e.recall(ctx, cert, &state); err != nil {
-		return e.blind(ctx, cert, state), err
+	var err error
+	if ledger == nil {
+		ledger, err = certstore.OpenLedger(ctx, e.Store, cert.Name)
+	} else {
+		err = ledger.Reread(ctx)
+	}
+	if err == nil {
+		err = e.recall(ctx, ledger, cert, &state)
+	}
+	if err != nil {
+		return e.blind(ctx, cert, state), nil, err
 	}
 	e.ask(ctx, cert, &state)
 	plan := Decide(state)
-	return View{State: state, Plan: plan, Summary: Summary(cert.Name, state, plan), Warnings: warnings(state, cert.Trust.Roots)}, context.Cause(ctx)
+	return View{State: state, Plan: plan, Summary: Summary(cert.Name, state, plan), Warnings: warnings(state, cert.Trust.Roots)}, ledger, context.Cause(ctx)
 }
 
 // recall reads what is remembered.
-func (e *Engine) recall(ctx context.Context, cert Certificate, state *State) error {
+func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Certificate, state *State) error {
 	var err error
-	if state.Record, _, err = certstore.LoadRecord(ctx, e.Store, cert.Name); err != nil {
-		return err
-	}
-	if state.Known, err = certstore.Versions(ctx, e.Store, cert.Name); err != nil {
-		return err
-	}
+	state.Record, state.Known, state.Unindexed = ledger.Record(), ledger.Versions(), !ledger.IsIndexed()
 	if state.Nodes, err = certstore.LoadNodes(ctx, e.Store, state.Now); err != nil {
 		e.Log.Warn("what hosts said of their last pass", "error", err) // which nothing depends on
 	}
 	state.lookAtAccount(ctx, e.Store)
 	if number := state.Record.Current; number != 0 {
-		version, err := certstore.LoadVersion(ctx, e.Store, cert.Name, number)
+		version, err := ledger.Version(ctx, number)
 		switch {
 		case err == nil:
 			state.Current = &version
@@ -351,8 +362,9 @@ type pass struct {
 	options Options
 	result  Result
 	seen    map[string][]maasconfig.Endpoint // by target that was told: what was seen after the last call; nil: nothing
-	refused map[string]bool                  // targets whose guards said no: the others go on
-	grace   *world.Grace                     // to write down what has happened after the pass was interrupted
+	ledger  *certstore.Ledger
+	refused map[string]bool // targets whose guards said no: the others go on
+	grace   *world.Grace    // to write down what has happened after the pass was interrupted
 }
 
 // fail notes what is wrong with the certificate.
@@ -372,8 +384,8 @@ func (p *pass) run(ctx context.Context) {
 			p.Log.Warn("wiping what a killed run left", "target", target.Info().Name, "error", err)
 		}
 	}
-	view, err := p.look(ctx, p.cert, p.options)
-	p.result.Before, p.result.After = view, view
+	view, ledger, err := p.look(ctx, nil, p.cert, p.options)
+	p.result.Before, p.result.After, p.ledger = view, view, ledger
 	if err != nil {
 		p.fail(StageLook, err)
 		return
@@ -411,12 +423,14 @@ func (p *pass) locked(ctx context.Context, lock string, before View, work func(c
 		return false
 	}
 	defer unlock()
-	options := p.options
-	options.Force = options.Force && !p.result.Obtained && p.unchanged(ctx, before)
-	view, err := p.look(ctx, p.cert, options)
+	view, _, err := p.look(ctx, p.ledger, p.cert, p.options)
 	if err != nil {
 		p.fail(StageLook, err)
 		return false
+	}
+	if view.State.Record.Current != before.State.Record.Current || p.result.Obtained {
+		view.State.Force = false // what was asked for has been done
+		view.decide(p.cert.Name)
 	}
 	p.result.After = view
 	if view.Plan.IsWork() {
@@ -453,11 +467,6 @@ func (p *pass) toTell(view View, shared bool) []maasconfig.Target {
 		}
 	}
 	return all
-}
-
-func (p *pass) unchanged(ctx context.Context, view View) bool {
-	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
-	return err == nil && record.Current == view.State.Record.Current
 }
 
 // ready asks whether the work could be written down, and the guards of every target that would be told. A target that refuses
@@ -535,11 +544,7 @@ func (p *pass) deployTo(ctx context.Context, targets []maasconfig.Target, versio
 
 // prune forgets old versions, but none that may be served.
 func (p *pass) prune(ctx context.Context, current int) error {
-	record, _, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
-	if err != nil {
-		return err
-	}
-	inUse := []int{current}
+	record, inUse := p.ledger.Record(), []int{current}
 	for _, d := range record.Deployments {
 		inUse = append(inUse, d.Verified)
 	}
@@ -548,7 +553,10 @@ func (p *pass) prune(ctx context.Context, current int) error {
 			inUse = append(inUse, r.Version)
 		}
 	}
-	return certstore.Prune(ctx, p.Store, p.cert.Name, inUse, p.cert.Keep)
+	if err := p.ledger.Prune(ctx, inUse, p.cert.Keep); err != nil || p.ledger.IsIndexed() {
+		return err
+	}
+	return p.update(ctx, func(*certstore.Record) {}) // which lists them no more
 }
 
 // lookBack sees what the pass came to, and with it when to look again. Where that cannot be seen any more, what is known
@@ -558,7 +566,7 @@ func (p *pass) lookBack(ctx context.Context) bool {
 		p.unsee()
 		return false
 	}
-	view, err := p.look(ctx, p.cert, Options{})
+	view, _, err := p.look(ctx, p.ledger, p.cert, Options{})
 	if err != nil {
 		p.unsee()
 		p.fail(StageLook, err)
@@ -601,25 +609,14 @@ func (p *pass) unsee() {
 		}
 		t.Endpoints = endpoints
 	}
-	p.result.After.Plan = Decide(*state)
-	p.result.After.Summary = Summary(p.cert.Name, *state, p.result.After.Plan)
+	p.result.After.decide(p.cert.Name)
 }
 
-// update changes the record.
+// update changes the record, also for a moment after the pass was interrupted.
 func (p *pass) update(ctx context.Context, change func(*certstore.Record)) error {
 	ctx, cancel := p.grace.Context(ctx, saveTime)
 	defer cancel()
-	for {
-		record, revision, err := certstore.LoadRecord(ctx, p.Store, p.cert.Name)
-		if err != nil {
-			return err
-		}
-		change(&record)
-		_, err = certstore.SaveRecord(ctx, p.Store, p.cert.Name, record, revision)
-		if !errors.Is(err, certstore.ErrConflict) {
-			return err
-		}
-	}
+	return p.ledger.Update(ctx, change)
 }
 
 // recordFailure writes an attempt that failed into the record; the same failure twice in a row is one.

@@ -56,16 +56,21 @@ type memory struct {
 	locked  map[string]bool
 	broken  func(name string) bool // whether a read fails; nil: none does
 	refuse  func(name string) bool // whether a write fails; nil: none does
+	reads   map[string]int         // by the first part of the name
 }
 
 func newMemory(e *effects) *memory {
-	return &memory{certstore.NewOverlay(nil), e, new(sync.Mutex), map[string]bool{}, nil, nil}
+	return &memory{certstore.NewOverlay(nil), e, new(sync.Mutex), map[string]bool{}, nil, nil, map[string]int{}}
 }
 
 func (m *memory) Read(ctx context.Context, name string) ([]byte, certstore.Revision, error) {
 	if m.broken != nil && m.broken(name) {
 		return nil, "", errors.New("input/output error")
 	}
+	m.mu.Lock()
+	kind, _, _ := strings.Cut(name, "/")
+	m.reads[kind]++
+	m.mu.Unlock()
 	return m.Overlay.Read(ctx, name)
 }
 
@@ -502,6 +507,55 @@ func TestAGuardStopsAPassBeforeItOrders(t *testing.T) {
 	record, _, err := certstore.LoadRecord(t.Context(), store, "maas")
 	require.NoError(t, err)
 	require.Len(t, record.Attempts, 1, "the same failure again is the same attempt")
+}
+
+// A shared store is asked over a network, and each version that is opened has its key under way.
+func TestAPassReadsTheRecordSeldomAndOpensFewKeys(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b")
+	eng := engine(e, store, issuer, target)
+	eng.Certificates[0].Keep = 5
+	for range 5 {
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err())
+	}
+	clear(store.reads)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err())
+	t.Logf("a forced renewal reads %v", store.reads)
+	require.LessOrEqual(t, store.reads["state"], 4)
+	require.LessOrEqual(t, store.reads["versions"], 2)
+	clear(store.reads)
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.NoError(t, r.Err())
+	require.False(t, r.Changed)
+	t.Logf("a pass with nothing to do reads %v", store.reads)
+	require.LessOrEqual(t, store.reads["state"], 1)
+	require.LessOrEqual(t, store.reads["versions"], 1)
+}
+
+// A record of an earlier maascert lists no versions: they are opened once, and listed from then on.
+func TestTheIndexOfAnOldRecordIsMadeOnce(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b")
+	eng := engine(e, store, issuer, target)
+	eng.Certificates[0].Keep = 5
+	for range 5 {
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err())
+	}
+	record, revision, err := certstore.LoadRecord(t.Context(), store, "maas")
+	require.NoError(t, err)
+	require.Len(t, record.Versions, 5)
+	record.Versions = nil
+	_, err = certstore.SaveRecord(t.Context(), store, "maas", record, revision)
+	require.NoError(t, err)
+	for _, opened := range []int{5, 1} {
+		clear(store.reads)
+		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.NoError(t, r.Err())
+		require.Len(t, r.After.State.Known, 5)
+		require.Equal(t, opened, store.reads["versions"])
+	}
 }
 
 // twoTargets is an engine for MAAS and a proxy of this host's own.

@@ -24,10 +24,10 @@ func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, reason uin
 		return certstore.Version{}, hint.Add(err, "wait for the other run, and try again")
 	}
 	defer unlock()
-	record, _, err := certstore.LoadRecord(ctx, e.Store, cert.Name)
-	if err != nil {
+	if p.ledger, err = certstore.OpenLedger(ctx, e.Store, cert.Name); err != nil {
 		return certstore.Version{}, err
 	}
+	record := p.ledger.Record()
 	number := record.Current
 	if pending := record.PendingRevocation(); pending != nil {
 		number = pending.Version
@@ -35,7 +35,7 @@ func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, reason uin
 	if number == 0 {
 		return certstore.Version{}, errors.New("there is no certificate to revoke")
 	}
-	version, err := certstore.LoadVersion(ctx, e.Store, cert.Name, number)
+	version, err := p.ledger.Version(ctx, number)
 	if err != nil {
 		return version, err
 	}
@@ -65,7 +65,7 @@ func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, reason uin
 func (p *pass) revokeReplaced(ctx context.Context) bool {
 	all := p.result.After.State.toRevoke()
 	for _, wanted := range all {
-		version, err := certstore.LoadVersion(ctx, p.Store, p.cert.Name, wanted.Version)
+		version, err := p.ledger.Version(ctx, wanted.Version)
 		switch {
 		case errors.Is(err, certstore.ErrNotFound):
 			p.warn("version %d was not revoked: the store has it no more", wanted.Version)

@@ -1,0 +1,230 @@
+package certstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+)
+
+// Ledger is one certificate's record in hand, with the index of its versions: read once, changed under its revision, and read
+// again when somebody else was faster. A version is opened once, however often it is asked for; whoever only wants to know
+// what there is opens none. It is safe for concurrent use.
+type Ledger struct {
+	cert string
+
+	mu       sync.Mutex
+	store    Store
+	data     []byte                 // of the record's document; nil: there is none
+	listed   map[string]VersionInfo // by the record, by fingerprint
+	revision Revision
+	stale    bool                   // the document may have changed since it was read
+	index    map[string]VersionInfo // by fingerprint
+	opened   map[int]Version
+}
+
+// OpenLedger reads the record of a certificate, and finds out which versions there are.
+func OpenLedger(ctx context.Context, store Store, cert string) (*Ledger, error) {
+	l := &Ledger{cert: cert, store: store, opened: map[int]Version{}}
+	return l, l.Reread(ctx)
+}
+
+// In has the ledger write to another store that holds the same documents, such as a lock that is held.
+func (l *Ledger) In(store Store) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.store = store
+}
+
+// Reread reads the record again, and what versions there are.
+func (l *Ledger) Reread(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.read(ctx); err != nil {
+		return err
+	}
+	return l.complete(ctx)
+}
+
+func (l *Ledger) read(ctx context.Context) error {
+	l.stale = true
+	data, revision, err := l.store.Read(ctx, l.name())
+	if errors.Is(err, ErrNotFound) {
+		data, revision, err = nil, "", nil
+	}
+	if err != nil {
+		return err
+	}
+	record, err := l.decoded(data)
+	if err != nil {
+		return err
+	}
+	l.data, l.listed, l.revision, l.stale = data, record.Versions, revision, false
+	return nil
+}
+
+func (l *Ledger) name() string { return "state/" + l.cert }
+
+// decoded is the record, which shares nothing with anybody.
+func (l *Ledger) decoded(data []byte) (record Record, err error) {
+	if data == nil {
+		return Record{V: format}, nil
+	}
+	return record, decode(l.name(), data, &record, func() int { return record.V })
+}
+
+// Record is the record as it was read or written last.
+func (l *Ledger) Record() Record {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// What is in hand was decoded before.
+	record, _ := l.decoded(l.data)
+	return record
+}
+
+// complete brings the index to what versions there are. Those that the record does not list are opened: it was written by an
+// earlier maascert, or a run was killed before it listed one. One that cannot be read is left out.
+func (l *Ledger) complete(ctx context.Context) error {
+	numbers, err := versionNumbers(ctx, l.store, l.cert)
+	if err != nil {
+		return err
+	}
+	index, listed := map[string]VersionInfo{}, map[int]bool{}
+	for _, known := range []map[string]VersionInfo{l.listed, l.index} {
+		for fingerprint, info := range known {
+			if slices.Contains(numbers, info.Number) {
+				index[fingerprint], listed[info.Number] = info, true
+			}
+		}
+	}
+	for _, number := range numbers {
+		if listed[number] {
+			continue
+		}
+		if version, err := l.open(ctx, number); err == nil {
+			index[version.Bundle.Fingerprint()] = version.info()
+		}
+	}
+	l.index = index
+	return nil
+}
+
+// Versions maps the fingerprint of every version that is kept to what is known of it.
+func (l *Ledger) Versions() map[string]VersionInfo {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.index)
+}
+
+// IsIndexed tells whether the record lists the versions that there are.
+func (l *Ledger) IsIndexed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.EqualFunc(l.listed, l.index, func(a, b VersionInfo) bool { return a.Number == b.Number })
+}
+
+// Version is one version with its key; ErrNotFound when there is none of that number.
+func (l *Ledger) Version(ctx context.Context, number int) (Version, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.open(ctx, number)
+}
+
+func (l *Ledger) open(ctx context.Context, number int) (Version, error) {
+	if version, ok := l.opened[number]; ok {
+		return version, nil
+	}
+	version, err := LoadVersion(ctx, l.store, l.cert, number)
+	if err == nil {
+		l.opened[number] = version
+	}
+	return version, err
+}
+
+// Update changes the record, and lists the versions that there are. It reads the record again where somebody else changed it,
+// and then calls change again.
+func (l *Ledger) Update(ctx context.Context, change func(*Record)) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		if l.stale {
+			if err := errors.Join(l.read(ctx), l.complete(ctx)); err != nil {
+				return err
+			}
+		}
+		record, err := l.decoded(l.data)
+		if err != nil {
+			return err
+		}
+		change(&record)
+		record.Versions = l.index
+		data, err := encode(l.name(), record)
+		if err != nil {
+			return err
+		}
+		if bytes.Equal(data, l.data) {
+			return nil
+		}
+		l.stale = true // until it is known to have been written
+		revision, err := l.store.Write(ctx, l.name(), data, l.revision)
+		if err == nil {
+			l.data, l.listed, l.revision, l.stale = data, maps.Clone(l.index), revision, false
+		}
+		if !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+}
+
+// Add writes a bundle as the next version and returns it with its number; the record lists it with the next Update. The same
+// bundle again is the version that it is already, so that a run that was killed after Add may repeat it.
+func (l *Ledger) Add(ctx context.Context, v Version) (Version, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.complete(ctx); err != nil {
+		return Version{}, err
+	}
+	if listed, ok := l.index[v.Bundle.Fingerprint()]; ok {
+		if have, err := l.open(ctx, listed.Number); err == nil {
+			return have, nil
+		}
+		delete(l.index, v.Bundle.Fingerprint()) // it cannot be read any more
+	}
+	numbers, err := versionNumbers(ctx, l.store, l.cert)
+	if err != nil {
+		return Version{}, err
+	}
+	v.Number = 1
+	if len(numbers) > 0 {
+		v.Number = numbers[len(numbers)-1] + 1
+	}
+	if err := writeVersion(ctx, l.store, l.cert, v); err != nil {
+		return v, err
+	}
+	l.index[v.Bundle.Fingerprint()], l.opened[v.Number] = v.info(), v
+	return v, nil
+}
+
+// Prune deletes the oldest versions so that keep are left, and none of those in use.
+func (l *Ledger) Prune(ctx context.Context, inUse []int, keep int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	numbers, err := versionNumbers(ctx, l.store, l.cert)
+	if err != nil {
+		return err
+	}
+	for _, number := range numbers[:max(0, len(numbers)-keep)] {
+		if slices.Contains(inUse, number) {
+			continue
+		}
+		if deleted := l.store.Delete(ctx, versionName(l.cert, number)); deleted != nil {
+			err = errors.Join(err, deleted)
+			continue
+		}
+		delete(l.opened, number)
+		maps.DeleteFunc(l.index, func(_ string, info VersionInfo) bool { return info.Number == number })
+	}
+	return err
+}
