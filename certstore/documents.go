@@ -252,7 +252,7 @@ type Deployment struct {
 	Told       time.Time         `json:"told,omitzero"`  // when it was told last
 	RolledBack int               `json:"rolled_back"`    // how often the pair before it was put back
 
-	Failure *Attempt `json:"failure,omitempty"` // what failed there last; nil: nothing since every endpoint served the version
+	Failure *Attempt `json:"failure,omitempty"` // what failed there last with this version; nil: nothing since
 
 	// Answers that come and go have a target told only so often a day.
 	Day      time.Time `json:"day,omitzero"`        // when the day began in which calls are counted

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"maascert/internal/hint"
@@ -21,6 +25,8 @@ import (
 // not even the folder. Writers take turns by flock, also across processes, so a revision can simply be the hash of the
 // content.
 type FileStore struct {
+	Node string // what this host calls itself, for who finds a lock taken
+
 	fsys world.FS
 	dir  string
 }
@@ -33,6 +39,8 @@ func NewFileStore(fsys world.FS, dir string) *FileStore { return &FileStore{fsys
 const (
 	// locks is the folder, below the store's, of the lock files; each is empty and stays where it is.
 	locks = "lock"
+	// holders is the folder, below the locks', of what holders wrote down of themselves.
+	holders = ".holders"
 	// writers is the lock that whoever writes takes for that moment. Its name can be no document's or caller's.
 	writers = ".writers"
 	// writersPatience is how long a write waits for the writers before it.
@@ -126,30 +134,85 @@ func (s *FileStore) List(_ context.Context, folder string) ([]string, error) {
 }
 
 // Lock also removes what a killed writer left behind, keys among it.
-func (s *FileStore) Lock(ctx context.Context, name string) (context.Context, func(), error) {
+func (s *FileStore) Lock(ctx context.Context, name string) (*Held, error) {
 	if !document.MatchString(name) {
-		return nil, nil, fmt.Errorf("store: %q cannot name a lock", name)
+		return nil, fmt.Errorf("store: %q cannot name a lock", name)
 	}
 	path := filepath.Join(s.dir, locks, name)
 	if err := s.make(filepath.Dir(path)); err != nil {
-		return nil, nil, fmt.Errorf("store: %w", err)
+		return nil, fmt.Errorf("store: %w", err)
 	}
 	release, err := s.fsys.TryLock(path)
 	if errors.Is(err, world.ErrLocked) {
-		return nil, nil, fmt.Errorf("store: %s: %w", name, ErrLocked)
+		locked := &LockedError{Name: name}
+		if holder, err := s.Holder(ctx, name); err == nil && holder != nil {
+			locked.Holder = *holder
+		}
+		return nil, locked
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("store: %w", err)
+		return nil, fmt.Errorf("store: %w", err)
 	}
 	if err := s.alone(ctx, s.sweep); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("store: %w", err), release())
+		return nil, errors.Join(fmt.Errorf("store: %w", err), release())
 	}
-	locked, cancel := context.WithCancel(ctx)
-	return locked, func() {
-		cancel()
+	s.sign(name)
+	return NewHeld(ctx, s, func() {
 		// A lock file that cannot be unlocked is unlocked by the process's end.
 		_ = release()
-	}, nil
+	}), nil
+}
+
+// sign writes down who holds a lock, for people. Where that cannot be written nobody knows, and the lock holds all the same.
+func (s *FileStore) sign(name string) {
+	text, err := json.Marshal(Holder{Node: s.Node, PID: os.Getpid(), Since: time.Now().UTC().Truncate(time.Second)})
+	path := filepath.Join(s.dir, locks, holders, name)
+	if err == nil && s.make(filepath.Dir(path)) == nil {
+		_ = s.fsys.Replace(path, text, 0o600)
+	}
+}
+
+// Holder goes by the kernel's list of locks: what the last holder wrote down stays when it is killed.
+func (s *FileStore) Holder(_ context.Context, name string) (*Holder, error) {
+	pid, err := s.lockedBy(filepath.Join(s.dir, locks, name))
+	if err != nil || pid == 0 {
+		return nil, err
+	}
+	var holder Holder
+	text, err := s.fsys.ReadFile(filepath.Join(s.dir, locks, holders, name))
+	if err != nil || json.Unmarshal(text, &holder) != nil || holder.PID != pid {
+		return &Holder{PID: pid}, nil
+	}
+	return &holder, nil
+}
+
+// lockedBy is the process that has a lock of a file (proc_locks(5)); 0 for none.
+func (s *FileStore) lockedBy(path string) (pid int, err error) {
+	info, err := s.fsys.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, errors.New("store: this system does not say who holds a lock")
+	}
+	text, err := s.fsys.ReadFile("/proc/locks")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if len(words) < 6 || words[1] != "FLOCK" || !strings.HasSuffix(words[5], fmt.Sprintf(":%d", stat.Ino)) {
+			continue
+		}
+		if pid, err := strconv.Atoi(words[4]); err == nil {
+			return pid, nil
+		}
+	}
+	return 0, nil
 }
 
 // alone runs f while no other process or goroutine writes to the store.
@@ -206,7 +269,7 @@ func (s *FileStore) sweep() error {
 	if err != nil {
 		return err
 	}
-	for _, folder := range folders {
+	for _, folder := range append(folders, filepath.Join(s.dir, locks, holders)) {
 		err = errors.Join(err, world.Sweep(s.fsys, folder))
 	}
 	return err

@@ -104,10 +104,17 @@ func (o *Overlay) Writable(ctx context.Context) error {
 }
 
 // Lock always succeeds: a rehearsal stands in nobody's way.
-func (o *Overlay) Lock(ctx context.Context, name string) (context.Context, func(), error) {
+func (o *Overlay) Lock(ctx context.Context, name string) (*Held, error) {
 	if !document.MatchString(name) {
-		return nil, nil, fmt.Errorf("store: %q cannot name a lock", name)
+		return nil, fmt.Errorf("store: %q cannot name a lock", name)
 	}
-	locked, cancel := context.WithCancel(ctx)
-	return locked, cancel, nil
+	return NewHeld(ctx, o, func() {}), nil
+}
+
+// Holder asks the store below.
+func (o *Overlay) Holder(ctx context.Context, name string) (*Holder, error) {
+	if o.base == nil {
+		return nil, nil
+	}
+	return o.base.Holder(ctx, name)
 }

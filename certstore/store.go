@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 )
 
 // Store keeps small documents under names like "state/maas", with compare-and-swap, and locks under names of their own.
@@ -26,9 +25,10 @@ type Store interface {
 	List(ctx context.Context, folder string) ([]string, error)
 	// Writable tells without writing anything whether documents could be written, as far as that can be seen.
 	Writable(ctx context.Context) error
-	// Lock takes a named lock without waiting: ErrLocked when somebody else has it. The context that it returns ends
-	// when the lock is lost or unlock is called. The lock dies with the process.
-	Lock(ctx context.Context, name string) (locked context.Context, unlock func(), err error)
+	// Lock takes a named lock without waiting: a *LockedError when somebody else has it. The lock dies with the process.
+	Lock(ctx context.Context, name string) (*Held, error)
+	// Holder tells who holds a lock now; nil for nobody.
+	Holder(ctx context.Context, name string) (*Holder, error)
 }
 
 // MaxDocument is the size in bytes of the largest document that a store takes; a certificate with its chain and key has
@@ -50,25 +50,4 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict says that a document changed since it was read.
 	ErrConflict = errors.New("changed by somebody else meanwhile")
-	// ErrLocked says that somebody else holds the lock.
-	ErrLocked = errors.New("locked by another run")
 )
-
-// LockWithin takes a lock and waits for it as long as wait; ErrLocked when it is still held then.
-func LockWithin(ctx context.Context, store Store, name string, wait time.Duration) (context.Context, func(), error) {
-	deadline := time.Now().Add(wait)
-	pause := 20 * time.Millisecond
-	for {
-		locked, unlock, err := store.Lock(ctx, name)
-		left := time.Until(deadline)
-		if !errors.Is(err, ErrLocked) || left <= 0 {
-			return locked, unlock, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
-		case <-time.After(min(pause, left)):
-		}
-		pause = min(2*pause, time.Second)
-	}
-}

@@ -89,10 +89,13 @@ func try(ctx context.Context, target Target, change Change, d Deployment) (outco
 		if outcome.Tries == 0 {
 			outcome.Telling = telling // a second try that fails takes nothing back
 		}
+		if telling == Told {
+			outcome.Tries++
+		}
 		if err != nil {
 			return outcome, err
 		}
-		if outcome.Tries++; deadline.IsZero() {
+		if deadline.IsZero() {
 			deadline = time.Now().Add(change.Within)
 		}
 		quiet := time.Duration(0)

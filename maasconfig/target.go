@@ -86,7 +86,7 @@ type Change struct {
 	// Settles is for how long an endpoint may go on answering with what it served before after it answered with the bundle; 0:
 	// it does not.
 	Settles time.Duration
-	// Make makes the change once. After an error what was served before still is, unless the Telling is Unsure.
+	// Make makes the change once. After an error what was served before still is, if the Telling is NotTold.
 	Make func(ctx context.Context) (Telling, error)
 	// Undo puts a pair back that was served before.
 	Undo func(ctx context.Context, previous *certstore.Bundle) error
@@ -192,12 +192,13 @@ const (
 
 // Served holds what one handshake with an endpoint showed.
 type Served struct {
-	Address string              // host:port
-	Certs   []*x509.Certificate // as sent; none when the handshake failed
-	State   State               // None or Unknown when there are no Certs
-	Err     error
-	Stopped bool   // what would take a certificate over does not run there
-	Remedy  string // what to do there when it keeps another certificate, for people
+	Address   string              // host:port
+	Certs     []*x509.Certificate // as sent; none when the handshake failed
+	State     State               // None or Unknown when there are no Certs
+	Err       error
+	Pretended bool   // a rehearsal shows it, and nobody is served it
+	Stopped   bool   // what would take a certificate over does not run there
+	Remedy    string // what to do there when it keeps another certificate, for people
 }
 
 // Fingerprint returns the leaf's, or nothing.
@@ -316,7 +317,10 @@ func Judge(served Served, bundle *certstore.Bundle, trust certstore.Trust) Endpo
 		if isIt {
 			e.State = Match
 		}
-		if e.Distrust = trust.Check(served.Certs[0], served.Certs[1:]); e.Distrust != nil {
+		if !served.Pretended {
+			e.Distrust = trust.Check(served.Certs[0], served.Certs[1:])
+		}
+		if e.Distrust != nil {
 			e.Chain = Untrusted
 		}
 		if isIt && !hasChain(served.Certs[1:], bundle.Chain()) {

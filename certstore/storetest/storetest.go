@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -28,6 +29,9 @@ func Run(t *testing.T, open func(t *testing.T) (a, b certstore.Store)) {
 		"a lock's context ends when it is released":            lockContext,
 		"locks of different names do not touch":                lockNames,
 		"a waiting lock is taken when it gets free":            lockWaits,
+		"a lock's store refuses once it is released":           lockStore,
+		"who finds a lock taken is told who has it":            lockHolder,
+		"a ledger keeps what two hosts write at once":          ledgers,
 		"names that could leave the store are refused":         badNames,
 		"an account and a record are kept as they were":        documents,
 		"a store that works can be written":                    writable,
@@ -128,52 +132,126 @@ func listed(t *testing.T, a, b certstore.Store) {
 }
 
 func locked(t *testing.T, a, b certstore.Store) {
-	_, unlock, err := a.Lock(t.Context(), "maas")
+	held, err := a.Lock(t.Context(), "maas")
 	require.NoError(t, err)
 	for _, store := range []certstore.Store{a, b} {
-		_, _, err = store.Lock(t.Context(), "maas")
+		_, err = store.Lock(t.Context(), "maas")
 		require.ErrorIs(t, err, certstore.ErrLocked)
 	}
-	unlock()
-	_, unlock, err = b.Lock(t.Context(), "maas")
+	held.Unlock()
+	held, err = b.Lock(t.Context(), "maas")
 	require.NoError(t, err)
-	unlock()
+	held.Unlock()
 }
 
 func lockContext(t *testing.T, a, _ certstore.Store) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	held, unlock, err := a.Lock(ctx, "maas")
+	held, err := a.Lock(ctx, "maas")
 	require.NoError(t, err)
-	require.NoError(t, held.Err())
-	unlock()
-	<-held.Done()
+	require.NoError(t, held.Context().Err())
+	held.Unlock()
+	<-held.Context().Done()
 	require.NoError(t, ctx.Err())
 }
 
+func lockStore(t *testing.T, a, b certstore.Store) {
+	ctx, cancel := context.WithCancel(t.Context())
+	held, err := a.Lock(ctx, "maas")
+	require.NoError(t, err)
+	cancel() // as when a run is interrupted: what has happened is written down all the same
+	revision, err := held.Write(t.Context(), "state/maas", []byte("1"), "")
+	require.NoError(t, err)
+	held.Unlock()
+	_, err = held.Write(t.Context(), "state/maas", []byte("2"), revision)
+	require.ErrorIs(t, err, certstore.ErrLockLost)
+	require.ErrorIs(t, held.Delete(t.Context(), "state/maas"), certstore.ErrLockLost)
+	data, _, err := held.Read(t.Context(), "state/maas")
+	require.NoError(t, err)
+	require.Equal(t, "1", string(data))
+	held.Unlock() // does no harm
+	again, err := b.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	held.Unlock()
+	_, err = again.Write(t.Context(), "state/maas", []byte("3"), revision)
+	require.NoError(t, err)
+	again.Unlock()
+}
+
+func lockHolder(t *testing.T, a, b certstore.Store) {
+	holder, err := b.Holder(t.Context(), "maas")
+	require.NoError(t, err)
+	require.Nil(t, holder, "nobody ever had it")
+	held, err := a.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	_, err = b.Lock(t.Context(), "maas")
+	var locked *certstore.LockedError
+	require.ErrorAs(t, err, &locked)
+	require.Equal(t, os.Getpid(), locked.Holder.PID)
+	require.WithinDuration(t, time.Now(), locked.Holder.Since, testPatience)
+	require.ErrorContains(t, err, "locked by another run")
+	holder, err = b.Holder(t.Context(), "maas")
+	require.NoError(t, err)
+	require.Equal(t, locked.Holder, *holder)
+	held.Unlock()
+	holder, err = b.Holder(t.Context(), "maas")
+	require.NoError(t, err)
+	require.Nil(t, holder)
+}
+
+func ledgers(t *testing.T, a, b certstore.Store) {
+	var all []*certstore.Ledger
+	for _, store := range []certstore.Store{a, b} {
+		ledger, err := certstore.OpenLedger(t.Context(), store, "maas")
+		require.NoError(t, err)
+		all = append(all, ledger)
+	}
+	var group sync.WaitGroup
+	for i, ledger := range all {
+		group.Go(func() {
+			for n := range 20 {
+				err := ledger.Update(t.Context(), func(r *certstore.Record) {
+					r.Failures++
+					r.Fail(fmt.Sprint(i), certstore.Attempt{Stage: "deploy", Error: fmt.Sprint(n)})
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	for _, ledger := range all {
+		require.NoError(t, ledger.Reread(t.Context()))
+		require.Equal(t, 40, ledger.Record().Failures)
+		require.Equal(t, "19", ledger.Record().Deployments["0"].Failure.Error)
+		require.Equal(t, "19", ledger.Record().Deployments["1"].Failure.Error)
+	}
+}
+
 func lockNames(t *testing.T, a, b certstore.Store) {
-	_, first, err := a.Lock(t.Context(), "maas")
+	first, err := a.Lock(t.Context(), "maas")
 	require.NoError(t, err)
-	defer first()
-	_, second, err := b.Lock(t.Context(), "other")
+	defer first.Unlock()
+	second, err := b.Lock(t.Context(), "other")
 	require.NoError(t, err)
-	second()
+	second.Unlock()
 }
 
 func lockWaits(t *testing.T, a, b certstore.Store) {
-	_, unlock, err := a.Lock(t.Context(), "maas")
+	held, err := a.Lock(t.Context(), "maas")
 	require.NoError(t, err)
-	_, _, err = certstore.LockWithin(t.Context(), b, "maas", 0)
+	_, err = certstore.LockWithin(t.Context(), b, "maas", 0)
 	require.ErrorIs(t, err, certstore.ErrLocked)
 	taken := make(chan error)
 	go func() {
-		_, second, err := certstore.LockWithin(t.Context(), b, "maas", testPatience)
+		second, err := certstore.LockWithin(t.Context(), b, "maas", testPatience)
 		if err == nil {
-			second()
+			second.Unlock()
 		}
 		taken <- err
 	}()
-	unlock()
+	held.Unlock()
 	require.NoError(t, <-taken)
 }
 
@@ -184,7 +262,7 @@ func badNames(t *testing.T, a, _ certstore.Store) {
 		_, _, err = a.Read(t.Context(), name)
 		require.Errorf(t, err, "read %q", name)
 		require.Errorf(t, a.Delete(t.Context(), name), "delete %q", name)
-		_, _, err = a.Lock(t.Context(), name)
+		_, err = a.Lock(t.Context(), name)
 		require.Errorf(t, err, "lock %q", name)
 	}
 }

@@ -112,17 +112,18 @@ func (a *app) changeAccount(c *cli.Context, what string, change func(context.Con
 		return err
 	}
 	defer p.close()
-	ctx := c.Context
+	ctx, store := c.Context, certstore.Store(p.store)
 	for _, cert := range p.config.Certificates {
-		locked, unlock, err := certstore.LockWithin(ctx, p.store, cert.Name, c.Duration("wait"))
+		held, err := certstore.LockWithin(ctx, p.store, cert.Name, c.Duration("wait"))
 		if err != nil {
 			a.complain(hint.Add(fmt.Errorf("account %s: %w", what, err), "wait for the other run, or: maascert account %s --wait 5m", what))
 			return outcome(exitNotNow)
 		}
-		defer unlock()
-		ctx = locked
+		defer held.Unlock()
+		held.Store = store // so that a write needs all of the locks
+		ctx, store = held.Context(), held
 	}
-	changes, err := change(ctx, p.store, slices.Collect(maps.Values(p.clients)))
+	changes, err := change(ctx, store, slices.Collect(maps.Values(p.clients)))
 	for _, change := range changes {
 		if change.Err != nil {
 			a.complain(fmt.Errorf("account %s: %s: %w", what, change.Directory, change.Err))

@@ -33,8 +33,8 @@ type lastPassJSON struct {
 
 // fleetJSON is for stores that several hosts share; a file store has nobody to tell of.
 type fleetJSON struct {
-	Lock  map[string]string `json:"lock"`
-	Nodes []nodeJSON        `json:"nodes"`
+	Lock  map[string]certstore.Holder `json:"lock"`
+	Nodes []nodeJSON                  `json:"nodes"`
 }
 
 type nodeJSON struct {

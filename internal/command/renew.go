@@ -70,7 +70,7 @@ func (a *app) renew(c *cli.Context) error {
 	results := p.engine.Pass(c.Context, options)
 	if a.shouldEnable(results, c.Bool("json")) {
 		options.Accept[maasconfig.FirstEnable] = true
-		results = p.engine.Pass(c.Context, options)
+		results = a.passAgain(c, p, options, results)
 	}
 	untold := p.writeDown(c.Context, passEnd{results: results})
 	if c.Bool("json") {
@@ -91,6 +91,23 @@ func (a *app) renew(c *cli.Context) error {
 	a.complainAll(results)
 	a.warnUntold(results, untold)
 	return exitOf(results)
+}
+
+// passAgain makes another pass with what a person agreed to. What the one before obtained, for targets that did not refuse, is
+// told, and not ordered once more.
+func (a *app) passAgain(c *cli.Context, p *assembly, options lifecycle.Options, before []lifecycle.Result) []lifecycle.Result {
+	for _, r := range before {
+		options.Force = options.Force && !r.Obtained
+		if r.Obtained && !c.Bool("json") {
+			a.printResult(r)
+		}
+	}
+	results := p.engine.Pass(c.Context, options)
+	for i := range results {
+		results[i].Changed = results[i].Changed || before[i].Changed
+		results[i].Requests += before[i].Requests
+	}
+	return results
 }
 
 // warnUntold writes what of a pass could not be written down, unless the pass failed: then it is most likely for the same
@@ -227,10 +244,10 @@ func exitOf(results []lifecycle.Result) error {
 	for _, r := range results {
 		switch {
 		case r.Healthy():
-		case r.NotNow && len(r.Troubles) == 1 && code == exitOK:
-			code = exitNotNow
-		case !r.NotNow || len(r.Troubles) > 1:
+		case !r.IsNotNow():
 			code = exitAttention
+		case code == exitOK:
+			code = exitNotNow
 		}
 	}
 	if code == exitOK {

@@ -402,9 +402,9 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 		s.held()
 		return
 	}
-	_, unlock, err := certstore.NewFileStore(world.OS{}, filepath.Join(s.dir, "state", "store")).Lock(context.Background(), "maas")
+	held, err := certstore.NewFileStore(world.OS{}, filepath.Join(s.dir, "state", "store")).Lock(context.Background(), "maas")
 	ts.Check(err)
-	s.held = unlock
+	s.held = held.Unlock
 }
 
 // oneApp keeps two programs from running in this process at the same time: the command line library has a help flag that

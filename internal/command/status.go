@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -32,7 +33,7 @@ func (a *app) status(c *cli.Context) error {
 	}
 	doc := statusJSON{
 		Schema: schema, Node: config.Node, At: rfc3339(now), Healthy: true, Unattended: p.unattended(nodes, now),
-		Fleet: fleetJSON{Lock: map[string]string{}, Nodes: newNodesJSON(nodes)}, Certificates: []certificateJSON{},
+		Fleet: fleetJSON{Lock: p.holders(c.Context), Nodes: newNodesJSON(nodes)}, Certificates: []certificateJSON{},
 	}
 	if last, ok := latest(nodes); ok {
 		doc.LastPass = &lastPassJSON{rfc3339(last.LastPass), last.Node}
@@ -66,6 +67,20 @@ func (a *app) status(c *cli.Context) error {
 		fmt.Fprintln(a.stdout, doc.Unattended)
 	}
 	return attentionUnless(doc.Healthy)
+}
+
+// holders are who holds the locks of the certificates and of this host's own targets, by lock. Who cannot be found out is left
+// out.
+func (p *assembly) holders(ctx context.Context) map[string]certstore.Holder {
+	held := map[string]certstore.Holder{}
+	for _, cert := range p.engine.Certificates {
+		for _, lock := range []string{cert.Name, p.engine.OwnLock(cert.Name)} {
+			if holder, err := p.store.Holder(ctx, lock); err == nil && holder != nil {
+				held[lock] = *holder
+			}
+		}
+	}
+	return held
 }
 
 func (a *app) printStatus(one certificateJSON, v lifecycle.View) {

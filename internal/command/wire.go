@@ -40,6 +40,7 @@ type assembly struct {
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *Config) *assembly {
 	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, store: certstore.NewFileStore(a.fsys, config.Store.Path)}
+	p.store.Node = config.Node
 	p.clients, p.solvers = map[string]*acme.Client{}, newSolvers(a.fsys, config.Resolvers)
 	for name, issuer := range config.Issuers {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
@@ -219,7 +220,7 @@ func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 		issuer := &lifecycle.Rehearser{Client: clients[name], DryRun: dryRuns[name], Now: time.Now, Keep: busy[cert.Name]}
 		twin := cert
 		twin.Issuer, twin.Targets = issuer, nil
-		twin.Trust = certstore.Rehearsed(time.Now)
+		twin.Trust = certstore.Rehearsed(cert.Trust)
 		for _, target := range cert.Targets {
 			harmless := maasconfig.Rehearse(target)
 			twin.Targets = append(twin.Targets, harmless)

@@ -119,9 +119,8 @@ func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, b
 	case err != nil:
 		p.fail(StageSave, err)
 	case tooOften:
-		p.result.NotNow = true
-		p.fail(StageObtain, hint.Add(fmt.Errorf("%d runs in a row were killed; the order is held back for a while", maxCutOffs),
-			"find out what kills maascert: journalctl -u maascert; maascert renew --force tries at once"))
+		p.trouble(Trouble{Stage: StageObtain, NotNow: true, Err: hint.Add(fmt.Errorf("%d runs in a row were killed; the order is held back for a while", maxCutOffs),
+			"find out what kills maascert: journalctl -u maascert; maascert renew --force tries at once")})
 	}
 	return resume, err == nil && !tooOften
 }
@@ -177,11 +176,11 @@ func (p *pass) failed(ctx context.Context, stage Stage, failure error, ordered b
 	if saving != nil {
 		p.Log.Warn("writing down a failure", "cert", p.cert.Name, "error", saving)
 	}
-	p.result.NotNow = acme.IsRateLimited(failure)
+	notNow := acme.IsRateLimited(failure)
 	if !after.IsZero() {
 		failure = hint.Add(failure, "the CA wants to be asked again at %s; nothing is tried before", after.UTC().Format(time.RFC3339))
 	}
-	p.fail(stage, failure)
+	p.trouble(Trouble{Stage: stage, Err: failure, NotNow: notNow})
 }
 
 // whenBetter returns when a certificate that lives as long as one that ends too early would end after the one in use, but
@@ -305,6 +304,9 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 		}
 		if len(outcome.Endpoints) > 0 && !interrupted {
 			d.Laggards = laggards(outcome.Endpoints)
+		}
+		if failure == nil {
+			d.Failure = nil // it took the certificate; what its endpoints serve is seen
 		}
 		if outcome.RolledBack {
 			// The count starts anew, so that the version is tried once more soon; after that it is held.

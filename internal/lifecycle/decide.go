@@ -9,8 +9,8 @@ package lifecycle
 import (
 	"cmp"
 	"crypto/x509"
-	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"maascert/acme"
@@ -133,12 +133,28 @@ func (s State) toRevoke() []certstore.Revocation {
 	}
 	var now []certstore.Revocation
 	for _, r := range s.Record.Revocations {
+		if s.isServedElsewhere(r.Version) {
+			continue
+		}
 		expired := !r.Expires.IsZero() && !r.Expires.After(s.Now)
 		if r.Version != s.Current.Number && r.Done.IsZero() && (r.Refused == "" || expired) {
 			now = append(now, r)
 		}
 	}
 	return now
+}
+
+// isServedElsewhere tells whether another host's own target was last seen to serve a version, unless that host has said
+// nothing for so long that it is forgotten.
+func (s State) isServedElsewhere(version int) bool {
+	return slices.ContainsFunc(s.Nodes, func(node certstore.Node) bool {
+		for key, d := range s.Record.Deployments {
+			if node.Node != s.Node && strings.HasSuffix(key, ".at."+node.Node) && d.Verified == version {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // Decide says what to do. It reads nothing but the state.
@@ -381,11 +397,12 @@ func refusedRevocation(s State) bool {
 // everything as it should be. nil for none.
 func (s State) LastFailure(cert string) *certstore.Attempt {
 	var last *certstore.Attempt
-	if n := len(s.Record.Attempts); n > 0 && s.Record.Attempts[n-1].Error != "" {
-		last = s.unhealed(cert, &s.Record.Attempts[n-1])
+	// What failed at a target is with the target: hosts have targets of the same name each.
+	if n := len(s.Record.Attempts); n > 0 && s.Record.Attempts[n-1].Error != "" && s.Record.Attempts[n-1].Target == "" {
+		last = s.unhealed(cert, &s.Record.Attempts[n-1], TargetState{})
 	}
 	for _, t := range s.Targets {
-		failure := s.unhealed(cert, s.Record.Deployments[t.key()].Failure)
+		failure := s.unhealed(cert, s.Record.Deployments[t.key()].Failure, t)
 		if failure != nil && (last == nil || failure.At.After(last.At)) {
 			last = failure
 		}
@@ -393,22 +410,26 @@ func (s State) LastFailure(cert string) *certstore.Attempt {
 	return last
 }
 
-// unhealed is a failure since which nothing has succeeded, or nil.
-func (s State) unhealed(cert string, failure *certstore.Attempt) *certstore.Attempt {
+// unhealed is a failure, at a target or at none, since which nothing has succeeded; nil when something has.
+func (s State) unhealed(cert string, failure *certstore.Attempt, at TargetState) *certstore.Attempt {
 	if failure == nil {
 		return nil
 	}
-	since := func(at time.Time) bool { // a clock that was ahead proves nothing
-		return !at.IsZero() && !at.Before(failure.At) && !at.After(s.Now.Add(time.Minute))
+	since := func(moment time.Time) bool { // a clock that was ahead proves nothing
+		return !moment.IsZero() && !moment.Before(failure.At) && !moment.After(s.Now.Add(time.Minute))
 	}
 	ofOrder := failure.Stage == string(StageObtain) || failure.Stage == string(StageSave)
 	for _, t := range s.Targets {
-		if !ofOrder && (failure.Target == "" || failure.Target == t.Name) && since(s.Record.Deployments[t.key()].VerifiedAt) {
+		if !ofOrder && (at.Name == "" || at.key() == t.key()) && since(s.Record.Deployments[t.key()].VerifiedAt) {
 			return nil
 		}
 	}
+	isOwn := at.key() != at.Name
 	for _, node := range s.Nodes {
-		if at := node.LastOK[cert]; at.After(failure.At) && since(at) {
+		if isOwn && node.Node != s.Node {
+			continue // which does not look at it
+		}
+		if ok := node.LastOK[cert]; ok.After(failure.At) && since(ok) {
 			return nil
 		}
 	}
@@ -429,7 +450,7 @@ func (s State) Failures(cert string) []certstore.Attempt {
 	}
 	all := []certstore.Attempt{*last}
 	for _, t := range s.Targets {
-		if failure := s.unhealed(cert, s.Record.Deployments[t.key()].Failure); failure != nil && failure.Target != last.Target {
+		if failure := s.unhealed(cert, s.Record.Deployments[t.key()].Failure, t); failure != nil && failure.Target != last.Target {
 			all = append(all, *failure)
 		}
 	}
@@ -468,7 +489,8 @@ func Summary(cert string, s State, p Plan) CertState {
 		return slices.ContainsFunc(failures, func(a certstore.Attempt) bool { return a.Stage == string(stage) })
 	}
 	serving := !slices.ContainsFunc(s.Targets, func(t TargetState) bool { return !maasconfig.Trusted(t.Endpoints) })
-	rolledBack := slices.ContainsFunc(slices.Collect(maps.Values(s.Record.Deployments)), func(d certstore.Deployment) bool {
+	rolledBack := slices.ContainsFunc(s.Targets, func(t TargetState) bool {
+		d := s.Record.Deployments[t.key()]
 		return s.Current != nil && d.Version == s.Current.Number && d.RolledBack >= maxRollbacks
 	})
 	switch {

@@ -98,7 +98,6 @@ type Result struct {
 	Warnings []string                      // what was not as wished and is no failure
 	Duration time.Duration
 	Troubles []Trouble // all that went wrong, or is not as it should be, in the order in which it was seen
-	NotNow   bool      // a trouble is a matter of time: a lock, a limit, a back-off
 }
 
 // Trouble is one thing that went wrong in a pass, or is not as it should be after it.
@@ -106,6 +105,7 @@ type Trouble struct {
 	Target string // at which; empty: with the certificate itself
 	Stage  Stage
 	Err    error
+	NotNow bool // it is a matter of time: a lock, a limit, a back-off
 }
 
 // Error is the trouble with the name of its target.
@@ -156,6 +156,11 @@ func (r Result) WorstAtEach() []Trouble {
 		left.Troubles = slices.DeleteFunc(slices.Clone(left.Troubles), func(t Trouble) bool { return t.Target == worst.Target })
 	}
 	return all
+}
+
+// IsNotNow tells whether all that is wrong is a matter of time.
+func (r Result) IsNotNow() bool {
+	return len(r.Troubles) > 0 && !slices.ContainsFunc(r.Troubles, func(t Trouble) bool { return !t.NotNow })
 }
 
 // Err is the worst trouble; nil for none.
@@ -347,6 +352,9 @@ func (e *Engine) probe(ctx context.Context, cert Certificate, bundle *certstore.
 	return states
 }
 
+// OwnLock is the lock of a certificate for the targets of this host alone.
+func (e *Engine) OwnLock(cert string) string { return cert + ".at." + e.Node }
+
 // key is the name under which the record remembers a target: hosts that share a store have proxies of the same name each.
 func (e *Engine) key(target maasconfig.Info) string {
 	if target.Shared {
@@ -368,13 +376,20 @@ type pass struct {
 }
 
 // fail notes what is wrong with the certificate.
-func (p *pass) fail(stage Stage, err error) { p.failAt("", stage, err) }
+func (p *pass) fail(stage Stage, err error) { p.trouble(Trouble{Stage: stage, Err: err}) }
 
-// failAt notes what is wrong at a target; the same twice is one.
+// failAt notes what is wrong at a target.
 func (p *pass) failAt(target string, stage Stage, err error) {
-	isKnown := func(t Trouble) bool { return t.Target == target && t.Stage == stage && t.Err.Error() == err.Error() }
-	if err != nil && !slices.ContainsFunc(p.result.Troubles, isKnown) {
-		p.result.Troubles = append(p.result.Troubles, Trouble{target, stage, err})
+	p.trouble(Trouble{Target: target, Stage: stage, Err: err})
+}
+
+// trouble notes one, if there is an error; the same twice is one.
+func (p *pass) trouble(one Trouble) {
+	isKnown := func(t Trouble) bool {
+		return t.Target == one.Target && t.Stage == one.Stage && t.Err.Error() == one.Err.Error()
+	}
+	if one.Err != nil && !slices.ContainsFunc(p.result.Troubles, isKnown) {
+		p.result.Troubles = append(p.result.Troubles, one)
 	}
 }
 
@@ -398,35 +413,57 @@ func (p *pass) run(ctx context.Context) {
 		return
 	}
 	if view.Plan.Obtain || view.Plan.Housekeeping || len(p.toTell(view, true)) > 0 {
-		if !p.locked(ctx, p.cert.Name, view, p.actForAll) {
-			return
-		}
+		p.locked(ctx, p.cert.Name, nil, view, p.actForAll)
 	}
-	// What is this host's own waits for no other host.
-	if ctx.Err() == nil && len(p.toTell(p.result.After, false)) > 0 {
-		if !p.locked(ctx, p.cert.Name+".at."+p.Node, p.result.After, p.actForThisHost) {
-			return
-		}
-	}
+	p.tendOwn(ctx, view)
 	p.conclude(ctx)
 }
 
+// tendOwn deploys to what belongs to this host alone, which waits for no other host. With that, versions that a person wants
+// revoked may be served no more.
+func (p *pass) tendOwn(ctx context.Context, found View) {
+	own := append(p.lagging(found), p.lagging(p.result.After)...)
+	if ctx.Err() != nil || len(own) == 0 {
+		return
+	}
+	p.locked(ctx, p.OwnLock(p.cert.Name), own, p.result.After, func(ctx context.Context, view View) {
+		p.deployTo(ctx, p.lagging(view), view)
+		p.lookBack(ctx)
+	})
+	if ctx.Err() == nil && len(p.result.After.State.toRevoke()) > 0 {
+		p.locked(ctx, p.cert.Name, nil, p.result.After, func(ctx context.Context, _ View) {
+			if p.revokeReplaced(ctx) {
+				p.lookBack(ctx)
+			}
+		})
+	}
+}
+
 // locked looks and decides again under a lock, because somebody else may have done the work meanwhile, and has the work done
-// that is left. It tells whether it came that far.
-func (p *pass) locked(ctx context.Context, lock string, before View, work func(context.Context, View)) bool {
-	ctx, unlock, err := certstore.LockWithin(ctx, p.Store, lock, p.options.Wait)
+// that is left. A lock that is taken is the trouble of the targets that it is for; without any, of the certificate.
+func (p *pass) locked(ctx context.Context, lock string, targets []maasconfig.Target, before View, work func(context.Context, View)) {
+	held, err := certstore.LockWithin(ctx, p.Store, lock, p.options.Wait)
 	if err != nil {
-		if p.result.NotNow = errors.Is(err, certstore.ErrLocked); p.result.NotNow {
+		taken := errors.Is(err, certstore.ErrLocked)
+		if taken {
 			err = hint.Add(err, "wait for the other run, or: maascert renew --wait 5m")
 		}
-		p.fail(StageLock, err)
-		return false
+		for _, target := range targets {
+			p.trouble(Trouble{Target: target.Info().Name, Stage: StageLock, Err: err, NotNow: taken})
+		}
+		if len(targets) == 0 {
+			p.trouble(Trouble{Stage: StageLock, Err: err, NotNow: taken})
+		}
+		return
 	}
-	defer unlock()
+	defer held.Unlock()
+	p.ledger.In(held)
+	defer p.ledger.In(p.Store)
+	ctx = held.Context()
 	view, _, err := p.look(ctx, p.ledger, p.cert, p.options)
 	if err != nil {
 		p.fail(StageLook, err)
-		return false
+		return
 	}
 	if view.State.Record.Current != before.State.Record.Current || p.result.Obtained {
 		view.State.Force = false // what was asked for has been done
@@ -436,7 +473,6 @@ func (p *pass) locked(ctx context.Context, lock string, before View, work func(c
 	if view.Plan.IsWork() {
 		work(ctx, view)
 	}
-	return true
 }
 
 // actForAll does what the whole deployment shares: the order, and targets such as MAAS.
@@ -450,10 +486,11 @@ func (p *pass) actForAll(ctx context.Context, view View) {
 	}
 }
 
-// actForThisHost deploys to what belongs to this host alone.
-func (p *pass) actForThisHost(ctx context.Context, view View) {
-	p.deployTo(ctx, p.toTell(view, false), *view.State.Current, view)
-	p.lookBack(ctx)
+// lagging are this host's own targets that a plan tells of the version in use.
+func (p *pass) lagging(view View) []maasconfig.Target {
+	return slices.DeleteFunc(p.toTell(view, false), func(t maasconfig.Target) bool {
+		return !slices.Contains(view.Plan.Deploy, t.Info().Name)
+	})
 }
 
 // toTell are the targets that a plan tells, or that a new certificate goes to: those that the deployment shares, or those of
@@ -515,7 +552,8 @@ func earlierNames(state State) []string {
 // act carries a plan out, under the lock.
 func (p *pass) act(ctx context.Context, view View) {
 	if view.Plan.Obtain {
-		if !p.obtain(ctx, view) {
+		// An order may have got due after the guards were asked; there is none for nobody.
+		if n := len(p.cert.Targets); n > 0 && len(p.refused) == n || !p.obtain(ctx, view) {
 			return
 		}
 	} else if err := p.housekeep(ctx, view); err != nil {
@@ -526,12 +564,13 @@ func (p *pass) act(ctx context.Context, view View) {
 	if current == nil {
 		return
 	}
-	p.deployTo(ctx, p.toTell(view, true), *current, view)
+	p.deployTo(ctx, p.toTell(view, true), view)
 	p.fail(StageSave, p.prune(ctx, current.Number))
 }
 
-// deployTo brings a version to targets, one after another.
-func (p *pass) deployTo(ctx context.Context, targets []maasconfig.Target, version certstore.Version, view View) {
+// deployTo brings the version in use to targets, one after another.
+func (p *pass) deployTo(ctx context.Context, targets []maasconfig.Target, view View) {
+	version := *p.result.After.State.Current
 	for _, target := range targets {
 		if ctx.Err() != nil {
 			p.fail(StageDeploy, context.Cause(ctx))
@@ -573,6 +612,7 @@ func (p *pass) lookBack(ctx context.Context) bool {
 		return false
 	}
 	p.result.After = view
+	clear(p.seen) // all of it was seen again
 	for _, t := range view.State.Targets {
 		if _, told := p.result.Deployed[t.Name]; told {
 			p.result.Deployed[t.Name] = maasconfig.Serving(t.Endpoints)
@@ -641,7 +681,7 @@ func (p *pass) recordFailureAt(ctx context.Context, target maasconfig.Info, stag
 
 // attemptAt is an attempt that failed at a target.
 func (p *pass) attemptAt(target string, stage Stage, failure error) certstore.Attempt {
-	a := p.attempt(stage, Trouble{target, stage, failure})
+	a := p.attempt(stage, Trouble{Target: target, Stage: stage, Err: failure})
 	a.Target = target
 	return a
 }
@@ -731,8 +771,7 @@ func (p *pass) conclude(ctx context.Context) {
 		return
 	}
 	if wait := view.Plan.Wait; !wait.IsZero() {
-		p.result.NotNow = true
-		p.fail(StageObtain, p.waiting(view, wait))
+		p.trouble(Trouble{Stage: StageObtain, Err: p.waiting(view, wait), NotNow: true})
 		return
 	}
 	for i, t := range view.State.Targets {
@@ -755,7 +794,7 @@ func (p *pass) notServing(view View, t TargetState, target maasconfig.Info) erro
 	switch {
 	case maasconfig.Serving(t.Endpoints):
 		return hint.Add(err, "is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another")
-	case view.Plan.Why == Foreign:
+	case view.State.isForeign(t, view.Plan.Wish):
 		return hint.Add(errors.New("every endpoint serves a good certificate that is not ours; it is left until a renewal is due"),
 			"to put ours back now: maascert renew --force")
 	case view.State.Record.Deployments[t.key()].RolledBack >= maxRollbacks:

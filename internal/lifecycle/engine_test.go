@@ -91,20 +91,18 @@ func (m *memory) Delete(ctx context.Context, name string) error {
 	return m.Overlay.Delete(ctx, name)
 }
 
-func (m *memory) Lock(ctx context.Context, name string) (context.Context, func(), error) {
+func (m *memory) Lock(ctx context.Context, name string) (*certstore.Held, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.locked[name] {
-		return nil, nil, certstore.ErrLocked
+		return nil, &certstore.LockedError{Name: name}
 	}
 	m.locked[name] = true
-	locked, cancel := context.WithCancel(ctx)
-	return locked, func() {
-		cancel()
+	return certstore.NewHeld(ctx, m, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.locked[name] = false
-	}, nil
+	}), nil
 }
 
 // ca is an in-memory issuer with the order semantics of a real one: an order that was saved can be resumed, and yields
@@ -226,7 +224,7 @@ func (p *place) Probe(context.Context) []maasconfig.Served {
 	for _, endpoint := range slices.Sorted(maps.Keys(p.serves)) {
 		s := maasconfig.Served{Address: endpoint, State: maasconfig.None, Err: errors.New("connection refused"), Remedy: "restart the region"}
 		if b := p.serves[endpoint]; b != nil {
-			s = maasconfig.Served{Address: endpoint, Certs: append([]*x509.Certificate{b.Leaf()}, b.Chain()...)}
+			s = maasconfig.Served{Address: endpoint, Certs: append([]*x509.Certificate{b.Leaf()}, b.Chain()...), Pretended: true}
 		}
 		all = append(all, s)
 	}
@@ -261,7 +259,7 @@ func (p *place) Prepare(_ context.Context, bundle *certstore.Bundle, _ maasconfi
 func engine(e *effects, store certstore.Store, issuer lifecycle.Issuer, target maasconfig.Target) *lifecycle.Engine {
 	return &lifecycle.Engine{
 		Store: store, Node: "region1", Now: time.Now, Log: slog.New(slog.DiscardHandler),
-		Certificates: []lifecycle.Certificate{{Name: "maas", Wish: wish, Keep: 3, Trust: certstore.Rehearsed(time.Now), Issuer: issuer, Targets: []maasconfig.Target{target}}},
+		Certificates: []lifecycle.Certificate{{Name: "maas", Wish: wish, Keep: 3, Trust: certstore.Rehearsed(certstore.Trust{}), Issuer: issuer, Targets: []maasconfig.Target{target}}},
 	}
 }
 
@@ -304,7 +302,7 @@ func TestWhereverAPassIsCutOffTheNextOnesConverge(t *testing.T) {
 					for range 3 {
 						last = eng.Pass(t.Context(), lifecycle.Options{})[0]
 						switch {
-						case last.NotNow:
+						case last.IsNotNow():
 							time.Sleep(time.Until(last.After.Plan.Wait))
 						case last.Err() != nil:
 							time.Sleep(time.Minute) // a call that failed is not repeated at once
@@ -389,7 +387,7 @@ func TestACAThatFailsIsAskedLessAndLess(t *testing.T) {
 			require.Error(t, r.Err())
 			require.Equal(t, lifecycle.StageObtain, r.Stage())
 			held := eng.Pass(t.Context(), lifecycle.Options{})[0]
-			require.True(t, held.NotNow)
+			require.True(t, held.IsNotNow())
 			require.ErrorContains(t, held.Err(), "newOrder: serverInternal: no")
 			waits = append(waits, time.Until(held.After.Plan.Wait))
 			time.Sleep(time.Until(held.After.Plan.Wait))
@@ -412,11 +410,11 @@ func TestTheCAsRetryAfterHoldsEvenForce(t *testing.T) {
 		eng := engine(e, store, issuer, target)
 		issuer.fail = &acme.Error{Type: "rateLimited", Status: 429, RetryAfter: time.Now().Add(36 * time.Hour)}
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.True(t, r.NotNow)
+		require.True(t, r.IsNotNow())
 		issuer.fail = nil
 		time.Sleep(35 * time.Hour)
 		r = eng.Pass(t.Context(), lifecycle.Options{Force: true})[0]
-		require.True(t, r.NotNow)
+		require.True(t, r.IsNotNow())
 		require.Error(t, r.Err())
 		time.Sleep(time.Hour)
 		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
@@ -442,7 +440,7 @@ func TestACrashLoopIsSlowedDown(t *testing.T) {
 		require.LessOrEqual(t, orders, 3)
 		e.fail = 0
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.True(t, r.NotNow)
+		require.True(t, r.IsNotNow())
 		require.ErrorContains(t, r.Err(), "killed")
 	})
 }
@@ -618,19 +616,114 @@ func TestNothingIsOrderedWhenEveryTargetRefuses(t *testing.T) {
 func TestAHostsOwnTargetHasALockOfItsOwn(t *testing.T) {
 	t.Parallel()
 	eng, issuer, maas, front := twoTargets(t)
-	_, unlock, err := eng.Store.Lock(t.Context(), "maas.at.region1")
+	held, err := eng.Store.Lock(t.Context(), "maas.at.region1")
 	require.NoError(t, err)
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
 	require.Equal(t, lifecycle.StageLock, r.Stage())
 	require.NotNil(t, maas.serves["a"])
 	require.Nil(t, front.serves["front"])
-	unlock()
-	_, unlock, err = eng.Store.Lock(t.Context(), "maas")
+	held.Unlock()
+	held, err = eng.Store.Lock(t.Context(), "maas")
 	require.NoError(t, err)
 	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 	require.NotNil(t, front.serves["front"])
 	require.Len(t, issuer.made, 1)
-	unlock()
+	held.Unlock()
+}
+
+func TestAnOrderThatCannotBeWrittenDownTellsNoTarget(t *testing.T) {
+	t.Parallel()
+	eng, issuer, _, front := twoTargets(t)
+	eng.Store.(*memory).refuse = func(name string) bool { return name == "state/maas" }
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.Equal(t, lifecycle.StageSave, r.Stage())
+	require.Empty(t, issuer.made)
+	require.Nil(t, front.serves["front"])
+}
+
+// A revocation waits for what other hosts serve of their own, and is made in the pass that replaces the last of this host's.
+func TestARevocationWaitsForEveryHostsOwnTargets(t *testing.T) {
+	t.Parallel()
+	eng, _, _, _ := twoTargets(t)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+	revoked := 0
+	eng.Revoke = func(context.Context, certstore.Version, uint) error {
+		revoked++
+		return nil
+	}
+	record, revision, err := certstore.LoadRecord(t.Context(), eng.Store, "maas")
+	require.NoError(t, err)
+	record.Deployments["front.at.region2"] = certstore.Deployment{Verified: 1, Version: 1}
+	_, err = certstore.SaveRecord(t.Context(), eng.Store, "maas", record, revision)
+	require.NoError(t, err)
+	require.NoError(t, certstore.SaveNode(t.Context(), eng.Store, certstore.Node{V: 1, Node: "region2", LastPass: time.Now()}, ""))
+	_, err = eng.AskRevocation(t.Context(), eng.Certificates[0], 4, false, 0)
+	require.NoError(t, err)
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.True(t, r.Obtained)
+	require.Zero(t, revoked, "region2 serves it")
+
+	record, revision, err = certstore.LoadRecord(t.Context(), eng.Store, "maas")
+	require.NoError(t, err)
+	record.Deployments["front.at.region2"] = certstore.Deployment{Verified: 2, Version: 2}
+	_, err = certstore.SaveRecord(t.Context(), eng.Store, "maas", record, revision)
+	require.NoError(t, err)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+	require.Equal(t, 1, revoked)
+
+	_, err = eng.AskRevocation(t.Context(), eng.Certificates[0], 4, false, 0)
+	require.NoError(t, err)
+	record, revision, err = certstore.LoadRecord(t.Context(), eng.Store, "maas")
+	require.NoError(t, err)
+	delete(record.Deployments, "front.at.region2")
+	_, err = certstore.SaveRecord(t.Context(), eng.Store, "maas", record, revision)
+	require.NoError(t, err)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err(), "in one pass")
+	require.Equal(t, 2, revoked)
+}
+
+// Somebody who works on what all share does not hold up this host's proxy, and its lock hides no trouble of MAAS's.
+func TestTroublesOfLocksAreThoseOfTheirTargets(t *testing.T) {
+	t.Parallel()
+	eng, _, maas, front := twoTargets(t)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+	maas.deaf["a"], maas.serves["a"], front.serves["front"] = true, nil, nil
+	held, err := eng.Store.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.Equal(t, lifecycle.StageLock, r.Stage())
+	require.NotNil(t, front.serves["front"], "told all the same")
+	held.Unlock()
+
+	front.serves["front"] = nil
+	held, err = eng.Store.Lock(t.Context(), "maas.at.region1")
+	require.NoError(t, err)
+	r = eng.Pass(t.Context(), lifecycle.Options{ByHand: true})[0]
+	require.Len(t, r.Troubles, 2, "%v", r.Troubles)
+	require.False(t, r.IsNotNow(), "MAAS is deaf, which time does not mend")
+	held.Unlock()
+}
+
+// What another host's pass found is no word on this host's own targets.
+func TestAnotherHostHealsNoFailureOfAnOwnTarget(t *testing.T) {
+	t.Parallel()
+	eng, _, _, front := twoTargets(t)
+	front.ready = errors.New("the disk is full")
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.Equal(t, lifecycle.StateFailed, r.After.Summary)
+	for _, host := range []string{"region2", "region1"} {
+		require.NoError(t, certstore.SaveNode(t.Context(), eng.Store, certstore.Node{
+			V: 1, Node: host, LastPass: time.Now(), LastOK: map[string]time.Time{"maas": time.Now()},
+		}, ""))
+		view, err := eng.Look(t.Context(), eng.Certificates[0])
+		require.NoError(t, err)
+		require.Equal(t, host == "region2", view.State.LastFailure("maas") != nil, host)
+	}
+	other := *eng
+	other.Node = "region3"
+	view, err := other.Look(t.Context(), other.Certificates[0])
+	require.NoError(t, err)
+	require.Nil(t, view.State.LastFailure("maas"), "its own front is another one")
 }
 
 func TestALockedCertificateIsNotWaitedFor(t *testing.T) {
@@ -638,13 +731,13 @@ func TestALockedCertificateIsNotWaitedFor(t *testing.T) {
 	e := new(effects)
 	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a")
 	eng := engine(e, store, issuer, target)
-	_, unlock, err := store.Lock(t.Context(), "maas")
+	held, err := store.Lock(t.Context(), "maas")
 	require.NoError(t, err)
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
 	require.Equal(t, lifecycle.StageLock, r.Stage())
-	require.True(t, r.NotNow)
+	require.True(t, r.IsNotNow())
 	require.Empty(t, issuer.made)
-	unlock()
+	held.Unlock()
 	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 }
 
@@ -655,7 +748,7 @@ func TestOneCertificatesFailureDoesNotStopAnother(t *testing.T) {
 	bad, good := newCA(t, e, 90*day), newCA(t, e, 90*day)
 	bad.fail = errors.New("no")
 	eng := engine(e, store, bad, newPlace(e, "a"))
-	eng.Certificates = append(eng.Certificates, lifecycle.Certificate{Name: "other", Wish: wish, Keep: 1, Trust: certstore.Rehearsed(time.Now), Issuer: good, Targets: []maasconfig.Target{newPlace(e, "b")}})
+	eng.Certificates = append(eng.Certificates, lifecycle.Certificate{Name: "other", Wish: wish, Keep: 1, Trust: certstore.Rehearsed(certstore.Trust{}), Issuer: good, Targets: []maasconfig.Target{newPlace(e, "b")}})
 	results := eng.Pass(t.Context(), lifecycle.Options{})
 	require.Error(t, results[0].Err())
 	require.NoError(t, results[1].Err())
@@ -726,7 +819,7 @@ func TestTheDaemonOrdersAgainAsTheLadderSays(t *testing.T) {
 		var tries []time.Duration
 		(&lifecycle.Daemon{Schedule: schedule, Now: time.Now, Pass: func(ctx context.Context) []lifecycle.Result {
 			results := eng.Pass(ctx, lifecycle.Options{})
-			if !results[0].NotNow {
+			if !results[0].IsNotNow() {
 				tries = append(tries, time.Since(begun).Round(time.Minute))
 			}
 			return results
@@ -801,7 +894,7 @@ func TestR11ACertificateThatEndsEarlierIsNotTaken(t *testing.T) {
 		require.Equal(t, 1, r.After.Version())
 		made := len(issuer.made)
 		r = eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.True(t, r.NotNow, "nor is it ordered again at once")
+		require.True(t, r.IsNotNow(), "nor is it ordered again at once")
 		require.Len(t, issuer.made, made)
 		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err())
 	})

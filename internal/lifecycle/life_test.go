@@ -202,20 +202,18 @@ func (s *simStore) Write(ctx context.Context, name string, data []byte, prev cer
 	return s.Overlay.Write(ctx, name, data, prev)
 }
 
-func (s *simStore) Lock(ctx context.Context, _ string) (context.Context, func(), error) {
+func (s *simStore) Lock(ctx context.Context, name string) (*certstore.Held, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held || s.life.isNow("lock") {
-		return nil, nil, certstore.ErrLocked
+		return nil, &certstore.LockedError{Name: name}
 	}
 	s.held = true
-	locked, cancel := context.WithCancel(ctx)
-	return locked, func() {
-		cancel()
+	return certstore.NewHeld(ctx, s, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.held = false
-	}, nil
+	}), nil
 }
 
 // The life is also its CA.
@@ -320,7 +318,7 @@ func (s simTarget) Probe(context.Context) []maasconfig.Served {
 			served.State = maasconfig.Unknown
 		case r.serves != nil:
 			served = maasconfig.Served{
-				Address: served.Address, Certs: append([]*x509.Certificate{r.serves.Leaf()}, r.serves.Chain()...), Stopped: s.is("regiond stopped", i),
+				Address: served.Address, Certs: append([]*x509.Certificate{r.serves.Leaf()}, r.serves.Chain()...), Stopped: s.is("regiond stopped", i), Pretended: true,
 			}
 		}
 		all = append(all, served)
@@ -510,7 +508,7 @@ func (l *life) daemon(ctx context.Context) {
 	require.NoError(l.t, err)
 	eng := &lifecycle.Engine{
 		Store: l.store, Node: "region1", Now: l.now, Log: slog.New(slog.DiscardHandler), Period: 12 * time.Hour,
-		Certificates: []lifecycle.Certificate{{Name: "maas", Wish: wish, Keep: 3, Trust: certstore.Rehearsed(l.now), Issuer: l, Targets: []maasconfig.Target{simTarget{l}}, Means: "m"}},
+		Certificates: []lifecycle.Certificate{{Name: "maas", Wish: wish, Keep: 3, Trust: certstore.Rehearsed(certstore.Trust{Now: l.now}), Issuer: l, Targets: []maasconfig.Target{simTarget{l}}, Means: "m"}},
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

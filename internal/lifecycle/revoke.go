@@ -19,12 +19,13 @@ import (
 // earlier version has yet to be revoked, it is that one that is meant, now with this reason. It returns the version.
 func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, reason uint, first bool, wait time.Duration) (certstore.Version, error) {
 	p := &pass{Engine: e, cert: cert, grace: new(world.Grace)}
-	ctx, unlock, err := certstore.LockWithin(ctx, e.Store, cert.Name, wait)
+	held, err := certstore.LockWithin(ctx, e.Store, cert.Name, wait)
 	if err != nil {
 		return certstore.Version{}, hint.Add(err, "wait for the other run, and try again")
 	}
-	defer unlock()
-	if p.ledger, err = certstore.OpenLedger(ctx, e.Store, cert.Name); err != nil {
+	defer held.Unlock()
+	ctx = held.Context()
+	if p.ledger, err = certstore.OpenLedger(ctx, held, cert.Name); err != nil {
 		return certstore.Version{}, err
 	}
 	record := p.ledger.Record()
