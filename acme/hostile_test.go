@@ -24,8 +24,8 @@ import (
 	"maascert/acme"
 	"maascert/acme/acmetest"
 	"maascert/certstore"
+	"maascert/certstore/certtest"
 	"maascert/internal/hint"
-	"maascert/maasconfig/maastest"
 )
 
 // leftBehind makes a run that is killed when it has finalized its order, and returns the order that it saved.
@@ -377,7 +377,7 @@ func TestS1AStrangersCertificateDoesNotFillAnError(t *testing.T) {
 	for n := range 95 {
 		many = append(many, fmt.Sprintf("%s%02d.%s.example", strings.Repeat("a", 60), n, strings.Repeat(strings.Repeat("b", 60)+".", 2)))
 	}
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	bundle, err := authority.Issue(certstore.EC256, 0, time.Hour, many...)
 	require.NoError(t, err)

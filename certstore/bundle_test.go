@@ -15,19 +15,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"maascert/certstore"
-	"maascert/maasconfig/maastest"
+	"maascert/certstore/certtest"
 )
 
-func issue(t testing.TB, a *maastest.Authority, names ...string) *certstore.Bundle {
+func issue(t testing.TB, a *certtest.Authority, names ...string) *certstore.Bundle {
 	t.Helper()
 	bundle, err := a.Issue(certstore.EC256, 0, time.Hour, names...)
 	require.NoError(t, err)
 	return bundle
 }
 
-func authority(t testing.TB) *maastest.Authority {
+func authority(t testing.TB) *certtest.Authority {
 	t.Helper()
-	a, err := maastest.NewAuthority()
+	a, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	return a
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"maascert/certstore"
+	"maascert/certstore/certtest"
 	"maascert/internal/hint"
 	"maascert/internal/loopback"
 	"maascert/internal/world"
@@ -159,7 +160,7 @@ func TestVersions(t *testing.T) {
 // site is a deployment with a target for it.
 type site struct {
 	*maastest.Deployment
-	authority    *maastest.Authority
+	authority    *certtest.Authority
 	installation maasconfig.Installation
 	missing      error // why there is no installation
 	config       maasconfig.Config
@@ -167,7 +168,7 @@ type site struct {
 
 func newSite(t *testing.T, options maastest.Options) *site {
 	t.Helper()
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	d := maastest.New(t, options)
 	s := &site{Deployment: d, authority: authority}
@@ -588,7 +589,7 @@ func TestDeployRefuses(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, maastest.Options{Regions: 1})
 	s.enable(t, 5443)
-	stranger, err := maastest.NewAuthority()
+	stranger, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	untrusted, err := stranger.Issue(certstore.RSA2048, 0, time.Hour, "maas.example")
 	require.NoError(t, err)
@@ -698,7 +699,7 @@ func TestAnUntrustedCertificateDoesNotClaimNames(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, maastest.Options{})
 	s.enable(t, 5443)
-	stranger, err := maastest.NewAuthority()
+	stranger, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	prank, err := stranger.Issue(certstore.EC256, 0, time.Hour, "maas.example", "attacker.example")
 	require.NoError(t, err)
@@ -738,7 +739,7 @@ func TestABackupPutsTheChainRight(t *testing.T) {
 func TestAPairOfAnotherCAIsPutBack(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, maastest.Options{})
-	stranger, err := maastest.NewAuthority()
+	stranger, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	before, err := stranger.Issue(certstore.RSA2048, 0, time.Hour, "maas.example")
 	require.NoError(t, err)

@@ -29,6 +29,7 @@ import (
 	"maascert/acme"
 	"maascert/acme/acmetest"
 	"maascert/certstore"
+	"maascert/certstore/certtest"
 	"maascert/internal/world"
 	"maascert/maasconfig/maastest"
 )
@@ -311,7 +312,7 @@ func ariAnswers(status int, kind, body string) func(*testing.T, *site) {
 // change makes of the certificate.
 func forges(change func(template *x509.Certificate)) func(*testing.T, *site) {
 	return func(t *testing.T, s *site) {
-		authority, err := maastest.NewAuthority()
+		authority, err := certtest.NewAuthority()
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(s.dir, "issuer_root.pem"), authority.RootPEM(), 0o644))
 		var mu sync.Mutex
@@ -475,7 +476,7 @@ var checklist = []behaviour{
 	}),
 	{name: "a certificate for another key", exit: exitAttention, says: "the private key does not belong to the certificate",
 		fault: func(t *testing.T, s *site) {
-			authority, err := maastest.NewAuthority()
+			authority, err := certtest.NewAuthority()
 			require.NoError(t, err)
 			bundle, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example.internal", "region1.example.internal")
 			require.NoError(t, err)

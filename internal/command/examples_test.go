@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"maascert/maasconfig/maastest"
+	"maascert/certstore/certtest"
 )
 
 // example loads an example with its roots put beside it.
@@ -20,7 +20,7 @@ func example(t *testing.T, name string) (string, []byte) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "examples", name))
 	require.NoError(t, err)
 	dir := t.TempDir()
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	bundle, err := authority.Issue("ec256", 0, time.Hour, "ca.example")
 	require.NoError(t, err)

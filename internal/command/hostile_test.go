@@ -30,7 +30,7 @@ import (
 
 	"maascert/acme/acmetest"
 	"maascert/certstore"
-	"maascert/maasconfig/maastest"
+	"maascert/certstore/certtest"
 )
 
 // What attackers may cost: so much memory above an ordinary run, documents of so many bytes, and so much time.
@@ -64,7 +64,7 @@ func long(n int) string { return strings.Repeat("a<\u202e\"\x1b[2J", n/10) }
 // manyNames is a certificate of a stranger's with long names.
 func manyNames(t *testing.T) *certstore.Bundle {
 	t.Helper()
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	var names []string
 	for n := range 95 {

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"maascert/certstore"
-	"maascert/maasconfig/maastest"
+	"maascert/certstore/certtest"
 )
 
 // log is a daemon's standard error, safe to read while it writes.
@@ -39,7 +39,7 @@ func (l *log) has(text string) bool {
 func TestDaemon(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	before, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example.internal")
 	require.NoError(t, err)

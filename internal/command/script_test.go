@@ -22,6 +22,7 @@ import (
 
 	"maascert/acme/acmetest"
 	"maascert/certstore"
+	"maascert/certstore/certtest"
 	"maascert/internal/world"
 	"maascert/maasconfig/maastest"
 )
@@ -276,7 +277,7 @@ func maas(ts *testscript.TestScript, neg bool, args []string) {
 			time.Sleep(time.Millisecond)
 		}
 	case "serves": // with a certificate that somebody else brought
-		authority, err := maastest.NewAuthority()
+		authority, err := certtest.NewAuthority()
 		ts.Check(err)
 		bundle, err := authority.Issue(certstore.EC256, 0, 24*time.Hour, args[1:]...)
 		ts.Check(err)
@@ -316,7 +317,7 @@ func ca(ts *testscript.TestScript, neg bool, args []string) {
 		part = acmetest.NewOrder
 		answer(http.StatusForbidden, "application/problem+json", `{"type":"urn:ietf:params:acme:error:rejectedIdentifier","detail":"not here"}`)
 	case "cheats": // it answers with a certificate for other names and another key
-		authority, err := maastest.NewAuthority()
+		authority, err := certtest.NewAuthority()
 		ts.Check(err)
 		bundle, err := authority.Issue(certstore.EC256, 0, 24*time.Hour, "somebody.else.example")
 		ts.Check(err)

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"maascert/acme/acmetest"
+	"maascert/certstore/certtest"
 	"maascert/internal/loopback"
 	"maascert/maasconfig/maastest"
 )
@@ -92,7 +93,7 @@ func lookup(t *testing.T, address, name string, qtype uint16) []dns.RR {
 func pebble(t *testing.T, resolver string, env ...string) (directory string, root, issuer []byte) {
 	t.Helper()
 	dir := t.TempDir()
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	bundle, err := authority.Issue("ec256", 0, time.Hour, "127.0.0.1", "localhost")
 	require.NoError(t, err)

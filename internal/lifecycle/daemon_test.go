@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"maascert/certstore"
-	"maascert/maasconfig/maastest"
+	"maascert/certstore/certtest"
 )
 
 // looksOf is when a daemon looks within a while, in seconds since its start, given what each pass came to.
@@ -50,7 +50,7 @@ func TestR1WhatGotDueDuringAPassIsDoneAtOnce(t *testing.T) {
 func TestR2AGuardThatFailsIsAskedAgainBeforeTheEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		authority, err := maastest.NewAuthority()
+		authority, err := certtest.NewAuthority()
 		require.NoError(t, err)
 		bundle, err := authority.Issue(certstore.EC256, 12*time.Hour, 24*time.Hour, "a.example")
 		require.NoError(t, err)

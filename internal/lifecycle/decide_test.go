@@ -10,9 +10,9 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore"
+	"maascert/certstore/certtest"
 	"maascert/internal/lifecycle"
 	"maascert/maasconfig"
-	"maascert/maasconfig/maastest"
 )
 
 const day = 24 * time.Hour
@@ -22,13 +22,13 @@ var wish = certstore.Wish{Names: []string{"maas.example", "10.0.0.10"}, KeyType:
 // world is the material of decisions: bundles of an authority, and a moment.
 type world struct {
 	t         *testing.T
-	authority *maastest.Authority
+	authority *certtest.Authority
 	now       time.Time
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	return &world{t, authority, time.Now()}
 }

@@ -19,10 +19,10 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore"
+	"maascert/certstore/certtest"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/maasconfig"
-	"maascert/maasconfig/maastest"
 )
 
 // effects counts the side effects of a pass and makes one of them fail: with dead, everything after it fails as well,
@@ -115,7 +115,7 @@ type ca struct {
 	fail      error
 
 	mu     sync.Mutex
-	root   *maastest.Authority
+	root   *certtest.Authority
 	orders map[string]*certstore.Bundle // by URL; nil while it is not finalized
 	made   []string
 	issued []*certstore.Bundle
@@ -123,7 +123,7 @@ type ca struct {
 
 func newCA(t testing.TB, e *effects, lifetime time.Duration) *ca {
 	t.Helper()
-	root, err := maastest.NewAuthority()
+	root, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	return &ca{t: t, effects: e, lifetime: lifetime, root: root, orders: map[string]*certstore.Bundle{}}
 }

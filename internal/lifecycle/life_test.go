@@ -22,9 +22,9 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore"
+	"maascert/certstore/certtest"
 	"maascert/internal/lifecycle"
 	"maascert/maasconfig"
-	"maascert/maasconfig/maastest"
 )
 
 // What this file proves: whenever everything works for a twentieth of the lifetime (a minute at least) before a served
@@ -56,7 +56,7 @@ type life struct {
 	rng       *rand.Rand
 	lifetime  time.Duration
 	ari       bool
-	authority *maastest.Authority
+	authority *certtest.Authority
 	store     *simStore
 	regions   []*simRegion
 	troubles  []trouble
@@ -370,7 +370,7 @@ func logUniform(rng *rand.Rand, least, most time.Duration) time.Duration {
 }
 
 func newLife(t *testing.T, rng *rand.Rand) *life {
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	l := &life{t: t, rng: rng, lifetime: logUniform(rng, 2*time.Minute, 398*day).Truncate(time.Second), ari: rng.IntN(2) == 0, authority: authority}
 	l.store = &simStore{Overlay: certstore.NewOverlay(nil), life: l}

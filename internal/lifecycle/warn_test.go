@@ -9,12 +9,12 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore"
-	"maascert/maasconfig/maastest"
+	"maascert/certstore/certtest"
 )
 
 func TestWarnings(t *testing.T) {
 	t.Parallel()
-	authority, err := maastest.NewAuthority() // which expires in ten years
+	authority, err := certtest.NewAuthority() // which expires in ten years
 	require.NoError(t, err)
 	state := func(lifetime time.Duration) State {
 		bundle, err := authority.Issue(certstore.EC256, 0, lifetime, "a.example")

@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 	"github.com/stretchr/testify/require"
 
+	"maascert/certstore/certtest"
 	"maascert/maasconfig"
 	"maascert/maasconfig/maastest"
 )
@@ -244,7 +245,7 @@ func TestWithoutAnAnswerTheCommandAsksForEver(t *testing.T) {
 
 func TestRegionsTakeOver(t *testing.T) {
 	t.Parallel()
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	d := maastest.New(t, maastest.Options{})
 	first, err := authority.Issue("ec256", 0, time.Hour, "maas.example")
@@ -282,7 +283,7 @@ func TestRegionsTakeOver(t *testing.T) {
 
 func TestARefusedConfigurationMakesARegionDeafFrom35On(t *testing.T) {
 	t.Parallel()
-	authority, err := maastest.NewAuthority()
+	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	for version, heals := range map[maasconfig.Version]bool{{Major: 3, Minor: 4, Patch: 8}: true, {Major: 3, Minor: 5}: false} {
 		d := maastest.New(t, maastest.Options{Regions: 1, Version: version})
