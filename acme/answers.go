@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"maascert/acme/challenge"
 	"maascert/certstore"
 )
 
@@ -25,9 +26,9 @@ type answers struct {
 }
 
 type answer struct {
-	proof
+	challenge.Proof
 	asked   string // the name as it was asked for; a wildcard has its asterisk
-	solver  Solver
+	solver  challenge.Solver
 	at      time.Time
 	pending bool // it is written down, but nothing was done yet to make it visible
 }
@@ -40,18 +41,18 @@ func (a *answers) add(some ...answer) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.visible = append(a.visible, some...)
-	if !slices.ContainsFunc(some, func(one answer) bool { return one.solver.lasts() }) {
+	if !slices.ContainsFunc(some, func(one answer) bool { return one.solver.Lasts() }) {
 		return nil
 	}
 	return a.write()
 }
 
 // show notes that an answer is being made visible.
-func (a *answers) show(p proof) {
+func (a *answers) show(p challenge.Proof) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i := range a.visible {
-		if a.visible[i].proof == p {
+		if a.visible[i].Proof == p {
 			a.visible[i].pending = false
 		}
 	}
@@ -64,9 +65,9 @@ func (a *answers) write() error {
 	}
 	written := slices.Clone(a.remaining)
 	for _, one := range a.visible {
-		if one.solver.lasts() {
+		if one.solver.Lasts() {
 			written = append(written, certstore.Answer{
-				Type: one.solver.Type(), Name: one.asked, Token: one.token, Thumbprint: one.thumbprint, Place: one.place, At: one.at.UTC(),
+				Type: one.solver.Type(), Name: one.asked, Token: one.Token, Thumbprint: one.Thumbprint, Place: one.Place, At: one.at.UTC(),
 			})
 		}
 	}
@@ -75,20 +76,20 @@ func (a *answers) write() error {
 
 // takeOver takes over what earlier runs left, but for what is about to be made visible again. What it has no way to take
 // away now stays written down, with why; what it never will have one for is given up, which is told too.
-func (a *answers) takeOver(ready func(Solver) error, solve func(string) Solver, now time.Time, except []answer) (old []answer, told []error) {
+func (a *answers) takeOver(ready func(challenge.Solver) error, solve func(string) challenge.Solver, now time.Time, except []answer) (old []answer, told []error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var stays []certstore.Answer
 	for _, left := range a.remaining {
 		one := answer{
-			proof: proof{name: strings.TrimPrefix(left.Name, "*."), token: left.Token, thumbprint: left.Thumbprint, place: left.Place},
+			Proof: challenge.Proof{Name: strings.TrimPrefix(left.Name, "*."), Token: left.Token, Thumbprint: left.Thumbprint, Place: left.Place},
 			asked: left.Name, solver: solve(left.Name), at: left.At,
 		}
 		switch {
-		case slices.ContainsFunc(except, func(other answer) bool { return other.name == one.name && other.token == one.token }):
+		case slices.ContainsFunc(except, func(other answer) bool { return other.Name == one.Name && other.Token == one.Token }):
 		case now.Sub(left.At) > answerAge:
 			told = append(told, fmt.Errorf("what proved %s since %s is given up: %s", left.Name, left.At.UTC().Format(time.DateOnly), one.words(left.Type)))
-		case one.solver == nil || one.solver.Type() != left.Type || !one.solver.lasts():
+		case one.solver == nil || one.solver.Type() != left.Type || !one.solver.Lasts():
 			told = append(told, fmt.Errorf("%s is not proven by %s any more, so nothing takes away %s", left.Name, left.Type, one.words(left.Type)))
 		default:
 			if err := ready(one.solver); err != nil {
@@ -106,13 +107,13 @@ func (a *answers) takeOver(ready func(Solver) error, solve func(string) Solver, 
 // words tell a person what to look for.
 func (a answer) words(challengeType string) string {
 	if challengeType == "dns-01" {
-		at := a.place
+		at := a.Place
 		if at == "" {
-			at = "_acme-challenge." + a.name + "."
+			at = "_acme-challenge." + a.Name + "."
 		}
-		return fmt.Sprintf("the TXT record %s with %q", at, a.digest())
+		return fmt.Sprintf("the TXT record %s with %q", at, a.Digest())
 	}
-	return fmt.Sprintf("the file %s%s", challengePath, a.token)
+	return fmt.Sprintf("the file %s%s", challenge.Path, a.Token)
 }
 
 // retract takes some answers away, side by side but one after another at each place. What cannot be taken away stays
@@ -122,7 +123,7 @@ func (a *answers) retract(ctx context.Context, some []answer) []error {
 		return nil
 	}
 	var mu sync.Mutex
-	var stay []proof
+	var stay []challenge.Proof
 	var errs []error
 	group := new(errgroup.Group)
 	group.SetLimit(sideBySide)
@@ -132,9 +133,9 @@ func (a *answers) retract(ctx context.Context, some []answer) []error {
 				if one.pending {
 					continue
 				}
-				if err := one.solver.retract(ctx, one.proof); err != nil {
+				if err := one.solver.Retract(ctx, one.Proof); err != nil {
 					mu.Lock()
-					stay = append(stay, one.proof)
+					stay = append(stay, one.Proof)
 					errs = append(errs, fmt.Errorf("what proves %s stays visible: %w", one.asked, err))
 					mu.Unlock()
 				}
@@ -148,8 +149,8 @@ func (a *answers) retract(ctx context.Context, some []answer) []error {
 	defer a.mu.Unlock()
 	lasting := false
 	a.visible = slices.DeleteFunc(a.visible, func(one answer) bool {
-		gone := !slices.Contains(stay, one.proof) && slices.ContainsFunc(some, func(other answer) bool { return other.proof == one.proof })
-		lasting = lasting || gone && one.solver.lasts()
+		gone := !slices.Contains(stay, one.Proof) && slices.ContainsFunc(some, func(other answer) bool { return other.Proof == one.Proof })
+		lasting = lasting || gone && one.solver.Lasts()
 		return gone
 	})
 	if lasting {
@@ -168,7 +169,7 @@ func (c *Client) Retract(ctx context.Context, left []certstore.Answer) (stays []
 		stays = written
 		return nil
 	}}
-	old, told := a.takeOver(func(s Solver) error { return opened.open(ctx, s, nil) }, c.config.Solve, c.config.Now(), nil)
+	old, told := a.takeOver(func(s challenge.Solver) error { return opened.open(ctx, s, nil) }, c.config.Solve, c.config.Now(), nil)
 	if err := a.write(); err != nil {
 		return left, err
 	}
@@ -189,9 +190,9 @@ func findPlaces(ctx context.Context, some []answer, names []string) error {
 	group.SetLimit(sideBySide)
 	for i := range some {
 		group.Go(func() (err error) {
-			some[i].place, err = some[i].solver.place(ctx, some[i].name)
-			if own := strings.TrimSuffix(some[i].place, "."); err == nil && own != "" && slices.Contains(names, own) {
-				err = fmt.Errorf("dns-01: _acme-challenge.%s leads to %s, a name of the certificate: its own records would be in danger", some[i].name, own)
+			some[i].Place, err = some[i].solver.Place(ctx, some[i].Name)
+			if own := strings.TrimSuffix(some[i].Place, "."); err == nil && own != "" && slices.Contains(names, own) {
+				err = fmt.Errorf("dns-01: _acme-challenge.%s leads to %s, a name of the certificate: its own records would be in danger", some[i].Name, own)
 			}
 			return err
 		})
@@ -204,11 +205,11 @@ func byPlace(some []answer) [][]answer {
 	var groups [][]answer
 	at := map[string]int{}
 	for _, one := range some {
-		if n, ok := at[one.place]; ok && one.place != "" {
+		if n, ok := at[one.Place]; ok && one.Place != "" {
 			groups[n] = append(groups[n], one)
 			continue
 		}
-		at[one.place] = len(groups)
+		at[one.Place] = len(groups)
 		groups = append(groups, []answer{one})
 	}
 	return groups

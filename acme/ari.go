@@ -13,6 +13,8 @@ import (
 	"time"
 
 	lego "github.com/go-acme/lego/v4/acme"
+
+	"maascert/internal/printable"
 )
 
 // Window is the time in which a CA suggests to renew a certificate (RFC 9773 section 4.2).
@@ -105,7 +107,7 @@ func (c *Client) askWindow(ctx context.Context, leaf *x509.Certificate, id strin
 	if err != nil {
 		return Window{}, err
 	}
-	window.Explanation = clean(info.ExplanationURL)
+	window.Explanation = printable.Phrase(info.ExplanationURL)
 	wait := defaultAsk
 	if said, ok := wire.wait(url); ok {
 		wait = min(max(said, soonestAsk), latestAsk)

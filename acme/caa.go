@@ -9,7 +9,9 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
 
+	"maascert/acme/challenge"
 	"maascert/certstore"
+	"maascert/internal/printable"
 )
 
 // CheckCAA finds CAA records (RFC 8659) that forbid this CA to issue for some names, for this account, or by the way in
@@ -23,7 +25,7 @@ func (c *Client) CheckCAA(ctx context.Context, names []string) (map[string]strin
 	if err != nil {
 		return nil, err
 	}
-	view := newView(c.config.Resolvers, nil)
+	view := challenge.NewView(c.config.Resolvers, nil)
 	reasons := make([]string, len(names))
 	var group errgroup.Group
 	group.SetLimit(sideBySide)
@@ -32,9 +34,9 @@ func (c *Client) CheckCAA(ctx context.Context, names []string) (map[string]strin
 			continue // which CAA says nothing about
 		}
 		group.Go(func() error {
-			set, at, err := view.caa(ctx, name)
+			set, at, err := caaOf(ctx, view, name)
 			if err != nil {
-				reasons[i] = fmt.Sprintf("%s: its CAA records cannot be had, which the CA takes for a refusal: %s", name, clean(err.Error()))
+				reasons[i] = fmt.Sprintf("%s: its CAA records cannot be had, which the CA takes for a refusal: %s", name, printable.Phrase(err.Error()))
 				return nil
 			}
 			if why := forbids(set, strings.HasPrefix(name, "*."), requirements.CAAIdentities, account, c.config.Solve(name).Type()); why != "" {
@@ -54,12 +56,12 @@ func (c *Client) CheckCAA(ctx context.Context, names []string) (map[string]strin
 	return found, nil
 }
 
-// caa is the set of records that counts for a name: its own, or those of the nearest name above that has any.
-func (v *dnsView) caa(ctx context.Context, name string) (set []*dns.CAA, at string, err error) {
+// caaOf is the set of records that counts for a name: its own, or those of the nearest name above that has any.
+func caaOf(ctx context.Context, view *challenge.View, name string) (set []*dns.CAA, at string, err error) {
 	name = dns.Fqdn(strings.TrimPrefix(name, "*."))
 	for _, index := range dns.Split(name) {
 		at = name[index:]
-		answer, err := v.resolve(ctx, at, dns.TypeCAA)
+		answer, err := view.Resolve(ctx, at, dns.TypeCAA)
 		if err != nil {
 			return nil, at, err
 		}
@@ -83,7 +85,7 @@ func forbids(set []*dns.CAA, wildcard bool, identities []string, account, method
 	}
 	for _, record := range set {
 		if record.Flag&128 != 0 && !slices.Contains([]string{"issue", "issuewild", "iodef"}, strings.ToLower(record.Tag)) {
-			return fmt.Sprintf("has a critical property %q that CAs may not know", clean(record.Tag))
+			return fmt.Sprintf("has a critical property %q that CAs may not know", printable.Phrase(record.Tag))
 		}
 	}
 	why, relevant := "", false
@@ -103,11 +105,11 @@ func forbids(set []*dns.CAA, wildcard bool, identities []string, account, method
 			switch strings.ToLower(strings.TrimSpace(key)) {
 			case "accounturi":
 				if strings.TrimSpace(value) != account {
-					one = fmt.Sprintf("allows only the account %s", clean(value))
+					one = fmt.Sprintf("allows only the account %s", printable.Phrase(value))
 				}
 			case "validationmethods":
 				if !slices.Contains(strings.Split(strings.ReplaceAll(value, " ", ""), ","), method) {
-					one = fmt.Sprintf("allows only %s, not %s", clean(value), method)
+					one = fmt.Sprintf("allows only %s, not %s", printable.Phrase(value), method)
 				}
 			}
 		}

@@ -24,6 +24,7 @@ import (
 	lego "github.com/go-acme/lego/v4/acme"
 	"github.com/go-acme/lego/v4/acme/api"
 
+	"maascert/acme/challenge"
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
@@ -50,8 +51,8 @@ type Config struct {
 	// lead to where the CA offers several; empty: the CA's choice.
 	PreferredChain string
 	UserAgent      string
-	Store          certstore.Store          // where the account is kept
-	Solve          func(name string) Solver // how a name is proven; the same solver for the same name
+	Store          certstore.Store                    // where the account is kept
+	Solve          func(name string) challenge.Solver // how a name is proven; the same solver for the same name
 
 	Resolvers []string // that tell where names lead, as host:port; none: the system's
 
@@ -195,7 +196,7 @@ func (s *session) loadKey() (certstore.Account, error) {
 	if err != nil {
 		return account, fmt.Errorf("the ACME account's key: %w", err)
 	}
-	s.thumbprint, err = thumbprint(s.key.Public())
+	s.thumbprint, err = challenge.ThumbprintOf(s.key.Public())
 	return account, err
 }
 
@@ -206,7 +207,7 @@ func (s *session) register() error {
 	}
 	meta := s.core.GetDirectory().Meta
 	if meta.TermsOfService != "" && !s.config.AcceptTerms {
-		return hint.Add(fmt.Errorf("the CA asks to agree to its terms of service: %s", clean(meta.TermsOfService)),
+		return hint.Add(fmt.Errorf("the CA asks to agree to its terms of service: %s", printable.Phrase(meta.TermsOfService)),
 			"read them, then set acme.accept_terms: true")
 	}
 	external := s.config.External
@@ -230,7 +231,7 @@ func (s *session) register() error {
 		return err
 	}
 	s.account = account.Location
-	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC(), Terms: clean(meta.TermsOfService), Next: s.next, Former: s.former})
+	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC(), Terms: printable.Phrase(meta.TermsOfService), Next: s.next, Former: s.former})
 }
 
 func (s *session) saveRegistration(registration certstore.Registration) error {
@@ -281,7 +282,7 @@ func (c *Client) Requirements(ctx context.Context) (Requirements, error) {
 		return Requirements{}, c.unreachable(err)
 	}
 	return Requirements{
-		Terms: clean(directory.Meta.TermsOfService), ExternalAccount: directory.Meta.ExternalAccountRequired, ARI: directory.RenewalInfo != "",
+		Terms: printable.Phrase(directory.Meta.TermsOfService), ExternalAccount: directory.Meta.ExternalAccountRequired, ARI: directory.RenewalInfo != "",
 		Profiles: cleanProfiles(directory.Meta.Profiles), CAAIdentities: printable.Lines(directory.Meta.CaaIdentities, 253, 20),
 	}, nil
 }
@@ -292,7 +293,7 @@ const maxProfiles = 50
 func cleanProfiles(profiles map[string]string) map[string]string {
 	cleaned := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(profiles))[:min(len(profiles), maxProfiles)] {
-		cleaned[clean(name)] = clean(profiles[name])
+		cleaned[printable.Phrase(name)] = printable.Phrase(profiles[name])
 	}
 	return cleaned
 }
@@ -307,7 +308,7 @@ func checkURL(op, text string) error {
 	}
 	address, err := url.Parse(text)
 	if err != nil || address.Scheme != "https" || address.Host == "" || address.User != nil || len(text) > maxURL || text != clip(text) {
-		return fmt.Errorf("%s: the CA names a URL that is none: %s", op, clean(text))
+		return fmt.Errorf("%s: the CA names a URL that is none: %s", op, printable.Phrase(text))
 	}
 	return nil
 }
@@ -374,7 +375,7 @@ func CheckProfile(profile string, offered map[string]string) error {
 	}
 	names := make([]string, 0, len(offered))
 	for name := range offered {
-		names = append(names, clean(name))
+		names = append(names, printable.Phrase(name))
 	}
 	slices.Sort(names)
 	return hint.Add(fmt.Errorf("the CA has no profile %q", profile), "it has: %s", strings.Join(names, ", "))
@@ -394,4 +395,13 @@ func signerAt(account certstore.Account, directory string) (key crypto.Signer, n
 func (c *Client) accountURL(ctx context.Context) (string, error) {
 	account, _, err := certstore.LoadAccount(ctx, c.config.Store)
 	return account.Registrations[c.config.Directory].URL, err
+}
+
+// Thumbprint returns the account key's; a key is made when there is none. The CA is not asked.
+func (c *Client) Thumbprint(ctx context.Context) (challenge.Thumbprint, error) {
+	s := &session{Client: c, ctx: ctx}
+	if _, err := s.loadKey(); err != nil {
+		return "", err
+	}
+	return challenge.Thumbprint(s.thumbprint), nil
 }

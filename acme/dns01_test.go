@@ -21,6 +21,7 @@ import (
 
 	"maascert/acme"
 	"maascert/acme/acmetest"
+	"maascert/acme/challenge"
 	"maascert/certstore"
 )
 
@@ -36,7 +37,7 @@ type zone struct {
 
 func (z *zone) Patience() time.Duration { return 20 * time.Second }
 
-func (z *zone) Put(_ context.Context, r acme.TXT) error {
+func (z *zone) Put(_ context.Context, r challenge.TXT) error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.puts++
@@ -56,7 +57,7 @@ func (z *zone) Put(_ context.Context, r acme.TXT) error {
 	return nil
 }
 
-func (z *zone) Remove(_ context.Context, r acme.TXT) error {
+func (z *zone) Remove(_ context.Context, r challenge.TXT) error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if z.fail != nil {
@@ -67,9 +68,9 @@ func (z *zone) Remove(_ context.Context, r acme.TXT) error {
 }
 
 // dns01 proves names by records in a zone. Whoever asks port 53 of any host asks the CA's name server.
-func dns01(z *zone) *acme.DNS {
-	return &acme.DNS{
-		Connect:   func(context.Context) (acme.Records, error) { return z, nil },
+func dns01(z *zone) *challenge.DNS {
+	return &challenge.DNS{
+		Connect:   func(context.Context) (challenge.Records, error) { return z, nil },
 		Resolvers: []string{z.dns.Address},
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			if _, port, err := net.SplitHostPort(address); err == nil && port == "53" {
@@ -80,7 +81,7 @@ func dns01(z *zone) *acme.DNS {
 	}
 }
 
-func withDNS(solver acme.Solver) func(*acme.Config) {
+func withDNS(solver challenge.Solver) func(*acme.Config) {
 	return func(c *acme.Config) { c.Solve = always(solver) }
 }
 
@@ -166,7 +167,7 @@ func TestDNSAsksEveryServer(t *testing.T) {
 	require.NoError(t, ca.DNS.Set("example. 1 IN NS ns1.example.", "example. 1 IN NS ns2.example.", "ns2.example. 1 IN A 127.0.0.9"))
 	z := &impatient{zone{dns: ca.DNS}}
 	solver := dns01(&z.zone)
-	solver.Connect = func(context.Context) (acme.Records, error) { return z, nil }
+	solver.Connect = func(context.Context) (challenge.Records, error) { return z, nil }
 	dial := solver.Dial
 	solver.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address == "127.0.0.9:53" {
@@ -204,7 +205,7 @@ func TestDNSGoesOnWithoutServersThatDoNotAnswer(t *testing.T) {
 			require.NoError(t, ca.DNS.Set(lines...))
 			z := &impatient{zone{dns: ca.DNS}}
 			solver := dns01(&z.zone)
-			solver.Connect = func(context.Context) (acme.Records, error) { return z, nil }
+			solver.Connect = func(context.Context) (challenge.Records, error) { return z, nil }
 			dial := solver.Dial
 			solver.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 				if address == "127.0.0.9:53" {
@@ -227,14 +228,14 @@ func TestDNSFails(t *testing.T) {
 	require.Zero(t, ca.Count(acmetest.Challenge))
 
 	solver := dns01(z)
-	solver.Connect = func(context.Context) (acme.Records, error) { return nil, errors.New("credentials are missing") }
+	solver.Connect = func(context.Context) (challenge.Records, error) { return nil, errors.New("credentials are missing") }
 	_, err = client(t, ca, withDNS(solver)).Obtain(t.Context(), request("a.example"))
 	require.ErrorContains(t, err, "dns-01: credentials are missing")
 	require.Equal(t, 1, ca.Orders(), "nothing is ordered without a provider")
 
 	ca.DNS.Fail("_acme-challenge.b.example", dns.RcodeServerFailure)
 	impatient := &impatient{zone{dns: ca.DNS}}
-	solver.Connect = func(context.Context) (acme.Records, error) { return impatient, nil }
+	solver.Connect = func(context.Context) (challenge.Records, error) { return impatient, nil }
 	_, err = client(t, ca, withDNS(solver)).Obtain(t.Context(), request("b.example"))
 	require.ErrorContains(t, err, "where _acme-challenge.b.example leads cannot be found out: ")
 	require.Empty(t, ca.DNS.TXT())
@@ -330,11 +331,11 @@ func TestDNSKeepsInMindWhatItCannotTakeAway(t *testing.T) {
 func TestDNSAnswersOfNamesThatAreNoLongerOrdered(t *testing.T) {
 	t.Parallel()
 	ca := acmetest.New(t, acmetest.Options{})
-	web := &acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}
+	web := &challenge.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}
 	z := &zone{dns: ca.DNS}
 	solver := dns01(z)
 	c := client(t, ca, func(c *acme.Config) {
-		c.Solve = func(name string) acme.Solver {
+		c.Solve = func(name string) challenge.Solver {
 			if strings.HasSuffix(name, "b.example") {
 				return solver
 			}
@@ -361,7 +362,7 @@ func TestDNSAnswersOfNamesThatAreNoLongerOrdered(t *testing.T) {
 
 	// The provider cannot be had now: the certificate is there all the same, and the answer stays written down.
 	broken := dns01(z)
-	broken.Connect = func(context.Context) (acme.Records, error) { return nil, errors.New("no credentials") }
+	broken.Connect = func(context.Context) (challenge.Records, error) { return nil, errors.New("no credentials") }
 	solver = broken
 	asked.Leftovers = left[:1]
 	issued, err = c.Obtain(t.Context(), asked)
@@ -419,7 +420,7 @@ func TestDNSAWildcardAndItsBaseNameWhereNothingIsRemoved(t *testing.T) {
 	ca := acmetest.New(t, acmetest.Options{})
 	z := &sticky{zone{dns: ca.DNS}}
 	solver := dns01(&z.zone)
-	solver.Connect = func(context.Context) (acme.Records, error) { return z, nil }
+	solver.Connect = func(context.Context) (challenge.Records, error) { return z, nil }
 	issued, err := client(t, ca, withDNS(solver)).Obtain(t.Context(), request("a.example", "*.a.example"))
 	require.NoError(t, err)
 	require.NotEmpty(t, issued.Warnings)
@@ -428,7 +429,7 @@ func TestDNSAWildcardAndItsBaseNameWhereNothingIsRemoved(t *testing.T) {
 // sticky refuses to remove records.
 type sticky struct{ zone }
 
-func (*sticky) Remove(context.Context, acme.TXT) error { return errors.New("not allowed") }
+func (*sticky) Remove(context.Context, challenge.TXT) error { return errors.New("not allowed") }
 
 func TestDNSRehearsalLeavesNoRecord(t *testing.T) {
 	t.Parallel()
@@ -482,7 +483,7 @@ func TestDNSInterruptedWhileTheProviderHangs(t *testing.T) {
 	ca := acmetest.New(t, acmetest.Options{})
 	hanging := &hanging{zone: zone{dns: ca.DNS}, called: make(chan struct{})}
 	solver := dns01(&hanging.zone)
-	solver.Connect = func(context.Context) (acme.Records, error) { return hanging, nil }
+	solver.Connect = func(context.Context) (challenge.Records, error) { return hanging, nil }
 	ctx, cancel := context.WithCancelCause(t.Context())
 	asked, noted := request("a.example"), new(notes)
 	asked.Note = noted.note
@@ -504,13 +505,13 @@ type hanging struct {
 	called chan struct{}
 }
 
-func (h *hanging) Put(ctx context.Context, _ acme.TXT) error {
+func (h *hanging) Put(ctx context.Context, _ challenge.TXT) error {
 	close(h.called)
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
 
-func (*hanging) Remove(ctx context.Context, _ acme.TXT) error {
+func (*hanging) Remove(ctx context.Context, _ challenge.TXT) error {
 	<-ctx.Done()
 	return context.Cause(ctx)
 }

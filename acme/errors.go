@@ -13,7 +13,10 @@ import (
 	lego "github.com/go-acme/lego/v4/acme"
 	"golang.org/x/net/http2"
 
+	"maascert/acme/challenge"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
+	"maascert/internal/world"
 )
 
 // Error is a CA's refusal: a problem document (RFC 8555 section 6.7), or another answer than the one asked for.
@@ -85,7 +88,7 @@ func call[T any](s *session, op string, ask func() (T, error)) (T, error) {
 			nonces++
 		case tries < triesOf(op) && isTransient(err) && time.Until(retryAfter(err)) < longestPause:
 			tries++
-			if err := sleep(s.ctx, max(pause, time.Until(retryAfter(err)))); err != nil {
+			if err := world.Sleep(s.ctx, max(pause, time.Until(retryAfter(err)))); err != nil {
 				return got, err
 			}
 			pause *= 2
@@ -111,7 +114,7 @@ type tamed struct {
 	error
 }
 
-func tame(op string, err error) error { return &tamed{op + ": " + clean(err.Error()), err} }
+func tame(op string, err error) error { return &tamed{op + ": " + printable.Phrase(err.Error()), err} }
 
 func (t *tamed) Error() string { return t.text }
 
@@ -156,8 +159,8 @@ func problemError(op string, problem *lego.ProblemDetails) *Error {
 		}
 	}
 	return &Error{
-		Op: op, Type: clean(strings.TrimPrefix(problem.Type, urn)), Status: problem.HTTPStatus,
-		Detail: clean(detail),
+		Op: op, Type: printable.Phrase(strings.TrimPrefix(problem.Type, urn)), Status: problem.HTTPStatus,
+		Detail: printable.Phrase(detail),
 	}
 }
 
@@ -202,23 +205,11 @@ func IsRateLimited(err error) bool {
 }
 
 // validationHint says what has to be so for a proof to be seen; a nil solver stands for any.
-func validationHint(err error, solver Solver) error {
+func validationHint(err error, solver challenge.Solver) error {
 	if solver == nil {
 		return hint.Add(err, "the CA could not see what proves the names: maascert check says what it has to see")
 	}
-	return hint.Add(err, "%s", solver.remedy())
-}
-
-// sleep waits, or returns the context's cause.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
+	return hint.Add(err, "%s", solver.Remedy())
 }
 
 // unwrapURL drops the method and URL that an error of net/http repeats.

@@ -23,6 +23,7 @@ import (
 
 	"maascert/acme"
 	"maascert/acme/acmetest"
+	"maascert/acme/challenge"
 	"maascert/certstore"
 	"maascert/certstore/certtest"
 	"maascert/internal/hint"
@@ -254,7 +255,7 @@ func TestR6ABorrowedChallengeAddressIsTakenOver(t *testing.T) {
 	listening := make(chan struct{})
 	address := "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)
 	go func() {
-		dead <- acme.Respond(lent, func(network, address string) (net.Listener, error) {
+		dead <- challenge.Respond(lent, func(network, address string) (net.Listener, error) {
 			defer close(listening)
 			return net.Listen(network, address)
 		}, address, thumbprint)
@@ -429,7 +430,7 @@ func TestS9TokensAreCheckedForEverySolver(t *testing.T) {
 	ca := acmetest.New(t, acmetest.Options{})
 	var presented atomic.Bool
 	c := client(t, ca, func(c *acme.Config) {
-		c.Solve = always(&acme.DNS{Connect: func(context.Context) (acme.Records, error) {
+		c.Solve = always(&challenge.DNS{Connect: func(context.Context) (challenge.Records, error) {
 			presented.Store(true)
 			return nil, errors.New("not wanted here")
 		}})

@@ -20,6 +20,7 @@ import (
 
 	"maascert/acme"
 	"maascert/acme/acmetest"
+	"maascert/acme/challenge"
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/world"
@@ -31,7 +32,7 @@ func client(t *testing.T, ca *acmetest.CA, change ...func(*acme.Config)) *acme.C
 	config := acme.Config{
 		Directory: ca.Directory, Roots: acmetest.Pool(ca.DirectoryRoot()), IssuerRoots: acmetest.Pool(ca.Root(0)),
 		UserAgent: "maascert/test", AcceptTerms: true, Store: certstore.NewFileStore(world.OS{}, t.TempDir()),
-		Solve: always(&acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}),
+		Solve: always(&challenge.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}),
 	}
 	for _, f := range change {
 		f(&config)
@@ -41,8 +42,8 @@ func client(t *testing.T, ca *acmetest.CA, change ...func(*acme.Config)) *acme.C
 	return c
 }
 
-func always(solver acme.Solver) func(string) acme.Solver {
-	return func(string) acme.Solver { return solver }
+func always(solver challenge.Solver) func(string) challenge.Solver {
+	return func(string) challenge.Solver { return solver }
 }
 
 // saves remembers every order that was saved.
@@ -241,7 +242,7 @@ func TestObtainFails(t *testing.T) {
 			want:   "terms of service: data:text/plain", hint: "accept_terms",
 		},
 		"before ordering when the challenge address cannot be bound": {
-			change: func(c *acme.Config) { c.Solve = always(&acme.Responder{Address: "192.0.2.1:80"}) },
+			change: func(c *acme.Config) { c.Solve = always(&challenge.Responder{Address: "192.0.2.1:80"}) },
 			want:   "http-01: listen tcp 192.0.2.1:80", hint: "acme.challenge.listen",
 		},
 		"before ordering when the CA wants an external account": {

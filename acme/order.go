@@ -18,9 +18,11 @@ import (
 	"github.com/go-acme/lego/v4/acme/api"
 	"golang.org/x/sync/errgroup"
 
+	"maascert/acme/challenge"
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
+	"maascert/internal/world"
 )
 
 // Request describes the certificate to obtain.
@@ -310,7 +312,7 @@ func (o *order) authorize() error {
 				return err
 			}
 			tasks[i], err = o.task(url, authorization)
-			if err != nil || tasks[i].solver.lasts() {
+			if err != nil || tasks[i].solver.Lasts() {
 				return err
 			}
 			if err := o.answers.add(tasks[i].answer); err != nil {
@@ -326,7 +328,7 @@ func (o *order) authorize() error {
 			continue
 		}
 		o.proven = append(o.proven, url)
-		if tasks[i].solver.lasts() {
+		if tasks[i].solver.Lasts() {
 			later = append(later, tasks[i])
 		}
 	}
@@ -347,10 +349,10 @@ func (o *order) proveLasting(tasks []*task) error {
 	if err := findPlaces(o.ctx, some, o.request.Names); err != nil {
 		return err
 	}
-	by := map[proof]*task{}
+	by := map[challenge.Proof]*task{}
 	for i, t := range tasks {
 		t.answer = some[i]
-		by[t.proof] = t
+		by[t.Proof] = t
 	}
 	o.retractLeft(o.ctx, some)
 	if len(tasks) == 0 {
@@ -364,13 +366,13 @@ func (o *order) proveLasting(tasks []*task) error {
 	for _, together := range byPlace(some) {
 		group.Go(func() error {
 			for i, one := range together {
-				if err := o.prove(ctx, by[one.proof]); err != nil {
+				if err := o.prove(ctx, by[one.Proof]); err != nil {
 					return err
 				}
 				if i == len(together)-1 {
 					return nil
 				}
-				if err := o.judged(ctx, by[one.proof]); err != nil {
+				if err := o.judged(ctx, by[one.Proof]); err != nil {
 					return err
 				}
 				// One that stays does no harm: a name may have several records, and this one has done its work.
@@ -385,7 +387,7 @@ func (o *order) proveLasting(tasks []*task) error {
 
 // retractLeft takes away what earlier runs left, but for some answers.
 func (o *order) retractLeft(ctx context.Context, except []answer) {
-	ready := func(s Solver) error { return o.ready.open(ctx, s, o.session.key.Public()) }
+	ready := func(s challenge.Solver) error { return o.ready.open(ctx, s, o.session.key.Public()) }
 	old, told := o.answers.takeOver(ready, o.config.Solve, o.config.Now(), except)
 	o.warnAll(told)
 	o.warnAll(o.answers.retract(ctx, old))
@@ -396,7 +398,7 @@ func (o *order) judged(ctx context.Context, t *task) error {
 	deadline := time.Now().Add(validationTime)
 	for pause := firstLook; ; pause = min(pause*8/5, patientLook) {
 		wait, _ := o.wire.wait(t.url)
-		if err := sleep(ctx, min(max(wait, pause), validationTime)); err != nil {
+		if err := world.Sleep(ctx, min(max(wait, pause), validationTime)); err != nil {
 			return err
 		}
 		authorization, err := o.authorization(t.url)
@@ -407,7 +409,7 @@ func (o *order) judged(ctx context.Context, t *task) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s%s: still %s after %v", FailedValidation, t.asked, clean(authorization.Status), validationTime)
+			return fmt.Errorf("%s%s: still %s after %v", FailedValidation, t.asked, printable.Phrase(authorization.Status), validationTime)
 		}
 	}
 }
@@ -474,7 +476,7 @@ func (o *order) asked(authorization lego.Authorization) (string, bool) {
 func (o *order) task(url string, authorization lego.Authorization) (*task, error) {
 	asked, ok := o.asked(authorization)
 	if !ok {
-		return nil, fmt.Errorf("the CA wants a proof for %s, which was not asked for", clean(authorization.Identifier.Value))
+		return nil, fmt.Errorf("the CA wants a proof for %s, which was not asked for", printable.Phrase(authorization.Identifier.Value))
 	}
 	solver := o.config.Solve(asked)
 	if authorization.Status != lego.StatusPending {
@@ -484,23 +486,23 @@ func (o *order) task(url string, authorization lego.Authorization) (*task, error
 	if at < 0 {
 		return nil, hint.Add(fmt.Errorf("%s: the CA offers no %s challenge", asked, solver.Type()), "it offers: %s", offered(authorization))
 	}
-	challenge := authorization.Challenges[at]
-	if !tokens.MatchString(challenge.Token) {
-		return nil, fmt.Errorf("%s: the CA's token is none: %s", asked, clean(challenge.Token))
+	chosen := authorization.Challenges[at]
+	if !challenge.IsToken(chosen.Token) {
+		return nil, fmt.Errorf("%s: the CA's token is none: %s", asked, printable.Phrase(chosen.Token))
 	}
 	return &task{
 		answer: answer{
-			proof: proof{name: strings.TrimPrefix(asked, "*."), token: challenge.Token, thumbprint: o.thumbprint},
+			Proof: challenge.Proof{Name: strings.TrimPrefix(asked, "*."), Token: chosen.Token, Thumbprint: o.thumbprint},
 			asked: asked, solver: solver, at: o.config.Now(), pending: true,
 		},
-		url: url, authorization: authorization, challenge: challenge,
+		url: url, authorization: authorization, challenge: chosen,
 	}, nil
 }
 
 // prove makes an answer visible and has the CA look.
 func (o *order) prove(ctx context.Context, t *task) error {
-	o.answers.show(t.proof)
-	if err := t.solver.present(ctx, t.proof); err != nil {
+	o.answers.show(t.Proof)
+	if err := t.solver.Present(ctx, t.Proof); err != nil {
 		return err
 	}
 	if isAnswered(t.authorization, t.solver.Type()) {
@@ -526,7 +528,7 @@ func (o *order) prove(ctx context.Context, t *task) error {
 		if challenge.Status == lego.StatusInvalid || try == challengeTries {
 			return validationHint(problemError(FailedValidation+t.asked, challenge.Error), t.solver)
 		}
-		if err := sleep(ctx, challengePause); err != nil {
+		if err := world.Sleep(ctx, challengePause); err != nil {
 			return err
 		}
 	}
@@ -573,7 +575,7 @@ func (o *order) finish() (crypto.Signer, error) {
 func (o *order) waitWhile(statuses ...string) error {
 	for slices.Contains(statuses, o.at.Status) {
 		if time.Now().After(o.deadline) {
-			return errors.Join(fmt.Errorf("order: still %s after %v", clean(o.at.Status), validationTime), o.failedAuthorizations())
+			return errors.Join(fmt.Errorf("order: still %s after %v", printable.Phrase(o.at.Status), validationTime), o.failedAuthorizations())
 		}
 		if err := o.pause(); err != nil {
 			return err
@@ -597,10 +599,10 @@ func (o *order) pause() error {
 	}
 	if wait, ok := o.wire.wait(o.url); ok {
 		// No time, or one that is past by our clock, is no leave to ask without a pause.
-		return sleep(o.ctx, min(max(wait, o.pauses), validationTime))
+		return world.Sleep(o.ctx, min(max(wait, o.pauses), validationTime))
 	}
 	// While the last answer came here and the next question goes there the CA has its time as well.
-	return sleep(o.ctx, max(0, o.pauses-o.wire.trip()))
+	return world.Sleep(o.ctx, max(0, o.pauses-o.wire.trip()))
 }
 
 func (o *order) look() error {
@@ -654,7 +656,7 @@ func (o *order) failedAuthorizations() error {
 	for i, url := range o.at.Authorizations {
 		group.Go(func() error {
 			if authorization, err := o.authorization(url); err == nil {
-				var solver Solver
+				var solver challenge.Solver
 				if name, ok := o.asked(authorization); ok {
 					solver = o.config.Solve(name)
 				}
@@ -677,17 +679,17 @@ func (o *order) failedAuthorizations() error {
 }
 
 // failedAuthorization explains why an authorization can no longer be proven; nil while it can.
-func failedAuthorization(authorization lego.Authorization, solver Solver) error {
+func failedAuthorization(authorization lego.Authorization, solver challenge.Solver) error {
 	if authorization.Status == lego.StatusPending || authorization.Status == lego.StatusValid {
 		return nil
 	}
-	name := clean(authorization.Identifier.Value)
+	name := printable.Phrase(authorization.Identifier.Value)
 	for _, challenge := range authorization.Challenges {
 		if challenge.Error != nil {
 			return validationHint(problemError(FailedValidation+name, challenge.Error), solver)
 		}
 	}
-	return fmt.Errorf("%s%s: the authorization is %s", FailedValidation, name, clean(authorization.Status))
+	return fmt.Errorf("%s%s: the authorization is %s", FailedValidation, name, printable.Phrase(authorization.Status))
 }
 
 // downloadTries bounds the requests for a certificate that the CA says it issued: some need a moment to find it.
@@ -708,7 +710,7 @@ func (o *order) download(key crypto.Signer) (*certstore.Bundle, error) {
 		if try == downloadTries || !errors.As(err, &answered) || answered.Status != 404 {
 			return nil, err
 		}
-		if err := sleep(o.ctx, time.Duration(try)*longestLook); err != nil {
+		if err := world.Sleep(o.ctx, time.Duration(try)*longestLook); err != nil {
 			return nil, err
 		}
 	}
@@ -763,16 +765,16 @@ func (o *order) leadsTo(chain []byte, want string) bool {
 func (o *order) accept(key crypto.Signer, chain []byte) (*certstore.Bundle, error) {
 	certs, err := certstore.ParseCertificates(trimPEM(chain))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrUnfit, clean(err.Error()))
+		return nil, fmt.Errorf("%w: %s", ErrUnfit, printable.Phrase(err.Error()))
 	}
 	bundle, err := certstore.NewBundle(key, certs)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrUnfit, clean(err.Error()))
+		return nil, fmt.Errorf("%w: %s", ErrUnfit, printable.Phrase(err.Error()))
 	}
 	leaf, now := bundle.Leaf(), o.config.Now()
 	want := slices.Sorted(slices.Values(o.request.Names))
 	if got := certstore.CertificateNames(leaf); !slices.Equal(got, want) {
-		return nil, fmt.Errorf("%w: its names are %s instead of %s", ErrUnfit, clean(strings.Join(got, ", ")), strings.Join(want, ", "))
+		return nil, fmt.Errorf("%w: its names are %s instead of %s", ErrUnfit, printable.Phrase(strings.Join(got, ", ")), strings.Join(want, ", "))
 	}
 	if leaf.NotBefore.After(now.Add(certstore.MaxSkew)) {
 		return nil, hint.Add(fmt.Errorf("the CA's certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339)), "check this host's clock")

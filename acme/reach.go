@@ -19,7 +19,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"maascert/acme/challenge"
 	"maascert/certstore"
+	"maascert/internal/printable"
 )
 
 // CheckAnswers gets ready to answer challenges for some names, for a moment, and then looks as a CA would whether the
@@ -53,7 +55,7 @@ func (c *Client) CheckAnswers(ctx context.Context, names []string) (unseen map[s
 		}
 		group.Go(func() error {
 			if err := c.reach(ctx, solver, name, key.Public()); err != nil {
-				reasons[i] = clean(err.Error())
+				reasons[i] = printable.Phrase(err.Error())
 			}
 			return nil
 		})
@@ -73,7 +75,7 @@ func (c *Client) CheckAnswers(ctx context.Context, names []string) (unseen map[s
 func (c *Client) withoutFolders(names []string) func() {
 	var made []func()
 	for _, solver := range c.solvers(names) {
-		w, ok := solver.(*Webroot)
+		w, ok := solver.(*challenge.Webroot)
 		if !ok {
 			continue
 		}
@@ -81,7 +83,7 @@ func (c *Client) withoutFolders(names []string) func() {
 		if err != nil {
 			continue // presenting an answer says it
 		}
-		folder := filepath.Dir(w.file(proof{token: "x"}))
+		folder := filepath.Dir(w.File(challenge.Proof{Token: "x"}))
 		for _, dir := range []string{folder, filepath.Dir(folder)} {
 			if _, err := root.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 				// One that is not empty, because an order uses it meanwhile, cannot be removed.
@@ -101,18 +103,18 @@ func (c *Client) withoutFolders(names []string) func() {
 const reachTime = 5 * time.Second
 
 // reach looks for an answer as a CA would (RFC 8555 section 8.3).
-func (c *Client) reach(ctx context.Context, solver Solver, name string, public crypto.PublicKey) error {
-	thumbprint, err := thumbprint(public)
+func (c *Client) reach(ctx context.Context, solver challenge.Solver, name string, public crypto.PublicKey) error {
+	thumbprint, err := challenge.ThumbprintOf(public)
 	if err != nil {
 		return err
 	}
-	p := proof{name: name, token: rand.Text(), thumbprint: thumbprint}
-	if err := solver.present(ctx, p); err != nil {
+	p := challenge.Proof{Name: name, Token: rand.Text(), Thumbprint: thumbprint}
+	if err := solver.Present(ctx, p); err != nil {
 		return err
 	}
 	defer func() {
 		// It proves nothing to anybody.
-		_ = solver.retract(context.WithoutCancel(ctx), p)
+		_ = solver.Retract(context.WithoutCancel(ctx), p)
 	}()
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
@@ -120,7 +122,7 @@ func (c *Client) reach(ctx context.Context, solver Solver, name string, public c
 	if strings.Contains(name, ":") {
 		host = "[" + name + "]"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+challengePath+p.token, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+challenge.Path+p.Token, nil)
 	if err != nil {
 		return err
 	}
@@ -152,8 +154,8 @@ func (c *Client) reach(ctx context.Context, solver Solver, name string, public c
 	if err != nil {
 		return err
 	}
-	if strings.TrimSpace(string(body)) != p.keyAuthorization() {
-		return fmt.Errorf("somebody else answers there (%s, %s)", clean(resp.Status), clean(resp.Request.URL.Host))
+	if strings.TrimSpace(string(body)) != p.KeyAuthorization() {
+		return fmt.Errorf("somebody else answers there (%s, %s)", printable.Phrase(resp.Status), printable.Phrase(resp.Request.URL.Host))
 	}
 	return nil
 }
@@ -178,7 +180,7 @@ func (h *hops) dial(ctx context.Context, network, address string) (net.Conn, err
 	}
 	addresses := []string{address}
 	if !certstore.IsAddress(host) {
-		if addresses, err = newView(h.client.config.Resolvers, nil).addresses(ctx, host+".", port); len(addresses) == 0 && err != nil {
+		if addresses, err = challenge.NewView(h.client.config.Resolvers, nil).Addresses(ctx, host+".", port); len(addresses) == 0 && err != nil {
 			return nil, fmt.Errorf("DNS does not say where %s is: %w", host, err)
 		}
 	}
@@ -189,7 +191,7 @@ func (h *hops) dial(ctx context.Context, network, address string) (net.Conn, err
 		h.private = h.private || slices.ContainsFunc(addresses, isPrivate)
 	}
 	var failures []error
-	for _, one := range addresses[:min(len(addresses), maxAddresses)] {
+	for _, one := range addresses {
 		if isPrivate(one) && !h.private {
 			failures = append(failures, errors.New("it redirects to a private address, which is not asked"))
 			continue

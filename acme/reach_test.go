@@ -15,6 +15,7 @@ import (
 
 	"maascert/acme"
 	"maascert/acme/acmetest"
+	"maascert/acme/challenge"
 	"maascert/internal/world"
 )
 
@@ -65,7 +66,7 @@ func TestCheckAnswersLeavesNothingInAWebroot(t *testing.T) {
 	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.FileServer(http.Dir(dir))}}
 	server.Start()
 	t.Cleanup(server.Close)
-	c := client(t, ca, reaches(ca), func(c *acme.Config) { c.Solve = always(&acme.Webroot{Dir: dir, FS: world.OS{}}) })
+	c := client(t, ca, reaches(ca), func(c *acme.Config) { c.Solve = always(&challenge.Webroot{Dir: dir, FS: world.OS{}}) })
 	unseen, err := c.CheckAnswers(t.Context(), []string{"a.example", "b.example"})
 	require.NoError(t, err)
 	require.Empty(t, unseen)
@@ -88,7 +89,7 @@ func TestCheckAnswersFollowsRedirectsAsCAsDo(t *testing.T) {
 		server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.RedirectHandler(to, http.StatusFound)}}
 		server.Start()
 		t.Cleanup(server.Close)
-		c := client(t, ca, reaches(ca), func(c *acme.Config) { c.Solve = always(&acme.Webroot{Dir: t.TempDir(), FS: world.OS{}}) })
+		c := client(t, ca, reaches(ca), func(c *acme.Config) { c.Solve = always(&challenge.Webroot{Dir: t.TempDir(), FS: world.OS{}}) })
 		unseen, err := c.CheckAnswers(t.Context(), []string{"a.example"})
 		require.NoError(t, err)
 		require.Contains(t, unseen["a.example"], want)
@@ -141,7 +142,7 @@ func TestH2CheckAnswersDoesNotFollowARedirectInside(t *testing.T) {
 	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	t.Cleanup(inside.Close)
 	c := client(t, ca, reaches(ca), func(c *acme.Config) {
-		c.Solve = always(&acme.Webroot{Dir: t.TempDir(), FS: world.OS{}})
+		c.Solve = always(&challenge.Webroot{Dir: t.TempDir(), FS: world.OS{}})
 		c.Reach = func(ctx context.Context, network, address string) (net.Conn, error) {
 			to := inside
 			if address == "203.0.113.7:80" {

@@ -21,6 +21,7 @@ import (
 
 	"maascert/acme"
 	"maascert/acme/acmetest"
+	"maascert/acme/challenge"
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/world"
@@ -34,8 +35,8 @@ func isFree(t *testing.T, port int) {
 	require.NoError(t, listener.Close())
 }
 
-func tlsALPN(ca *acmetest.CA) acme.Solver {
-	return &acme.TLSResponder{Address: "127.0.0.1:" + strconv.Itoa(ca.TLSPort)}
+func tlsALPN(ca *acmetest.CA) challenge.Solver {
+	return &challenge.TLSResponder{Address: "127.0.0.1:" + strconv.Itoa(ca.TLSPort)}
 }
 
 func TestTLSALPNProvesNamesAndAddresses(t *testing.T) {
@@ -51,7 +52,7 @@ func TestTLSALPNProvesNamesAndAddresses(t *testing.T) {
 }
 
 // webroot is a web server for a folder, where the CA looks for http-01.
-func webroot(t *testing.T, ca *acmetest.CA) (acme.Solver, string) {
+func webroot(t *testing.T, ca *acmetest.CA) (challenge.Solver, string) {
 	t.Helper()
 	dir := t.TempDir()
 	listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(ca.HTTPPort))
@@ -59,7 +60,7 @@ func webroot(t *testing.T, ca *acmetest.CA) (acme.Solver, string) {
 	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.FileServer(http.Dir(dir))}}
 	server.Start()
 	t.Cleanup(server.Close)
-	return &acme.Webroot{Dir: dir, FS: world.OS{}}, filepath.Join(dir, ".well-known", "acme-challenge")
+	return &challenge.Webroot{Dir: dir, FS: world.OS{}}, filepath.Join(dir, ".well-known", "acme-challenge")
 }
 
 func TestWebrootProvesNamesAndLeavesNoAnswer(t *testing.T) {
@@ -86,7 +87,7 @@ func TestAWebrootThatCannotBeWrittenCostsNoOrder(t *testing.T) {
 	ca := acmetest.New(t, acmetest.Options{})
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	c := client(t, ca, func(c *acme.Config) { c.Solve = always(&acme.Webroot{Dir: file, FS: world.OS{}}) })
+	c := client(t, ca, func(c *acme.Config) { c.Solve = always(&challenge.Webroot{Dir: file, FS: world.OS{}}) })
 	_, err := c.Obtain(t.Context(), request("a.example"))
 	require.ErrorContains(t, err, "the webroot cannot be written")
 	require.Contains(t, hint.Of(err), "webroot")
@@ -98,7 +99,7 @@ func TestAWebrootThatCannotBeWrittenCostsNoOrder(t *testing.T) {
 func TestR7TwoAccountsTakeTurnsAtOneAddress(t *testing.T) {
 	t.Parallel()
 	ca := acmetest.New(t, acmetest.Options{})
-	solver := always(&acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)})
+	solver := always(&challenge.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)})
 	var group errgroup.Group
 	for n := range 2 {
 		c := client(t, ca, func(c *acme.Config) { c.Solve = solver })
@@ -115,9 +116,9 @@ func TestR7TwoAccountsTakeTurnsAtOneAddress(t *testing.T) {
 func TestNamesAreProvenEachInItsWay(t *testing.T) {
 	t.Parallel()
 	ca := acmetest.New(t, acmetest.Options{})
-	alpn, plain := tlsALPN(ca), &acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}
+	alpn, plain := tlsALPN(ca), &challenge.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)}
 	c := client(t, ca, func(c *acme.Config) {
-		c.Solve = func(name string) acme.Solver {
+		c.Solve = func(name string) challenge.Solver {
 			if strings.HasPrefix(name, "tls.") {
 				return alpn
 			}
@@ -142,7 +143,7 @@ func TestACancelAtAnyStepLeavesNothing(t *testing.T) {
 				t.Parallel()
 				ca := acmetest.New(t, acmetest.Options{})
 				answers := ""
-				solver := acme.Solver(&acme.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)})
+				solver := challenge.Solver(&challenge.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)})
 				switch kind {
 				case "tls-alpn-01":
 					solver = tlsALPN(ca)
@@ -283,7 +284,7 @@ func TestS2NoLinkLeadsOutOfAWebroot(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(outside, "secret"), []byte("x"), 0o600))
 			require.NoError(t, os.Chmod(outside, 0o700))
 			lay(t, webroot, outside)
-			c := client(t, ca, reaches(ca), func(c *acme.Config) { c.Solve = always(&acme.Webroot{Dir: webroot, FS: world.OS{}}) })
+			c := client(t, ca, reaches(ca), func(c *acme.Config) { c.Solve = always(&challenge.Webroot{Dir: webroot, FS: world.OS{}}) })
 			unseen, err := c.CheckAnswers(t.Context(), []string{"a.example"})
 			require.NoError(t, err)
 			require.NotEmpty(t, unseen["a.example"])

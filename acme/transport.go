@@ -53,7 +53,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Method == http.MethodHead {
 		failure := err
 		if err == nil && resp.StatusCode >= http.StatusBadRequest {
-			failure = &lego.ProblemDetails{HTTPStatus: resp.StatusCode, Detail: clean(resp.Status), URL: req.URL.String()}
+			failure = &lego.ProblemDetails{HTTPStatus: resp.StatusCode, Detail: printable.Phrase(resp.Status), URL: req.URL.String()}
 		}
 		if failure == nil {
 			t.nonceFailure.Store(nil)
@@ -67,7 +67,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	url := req.URL.String()
 	if req.URL.Scheme != "https" {
-		return nil, fmt.Errorf("the CA names a URL that is no https (RFC 8555 section 6.1): %s", clean(url))
+		return nil, fmt.Errorf("the CA names a URL that is no https (RFC 8555 section 6.1): %s", printable.Phrase(url))
 	}
 	isDirectory := req.Method == http.MethodGet && url == t.client.config.Directory
 	if isDirectory {
@@ -98,7 +98,7 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		// Whoever follows it would take what is signed for this CA to another host.
-		return nil, fmt.Errorf("the CA redirects (%s), which is not followed", clean(resp.Status))
+		return nil, fmt.Errorf("the CA redirects (%s), which is not followed", printable.Phrase(resp.Status))
 	}
 	if at, ok := parseRetryAfter(resp.Header.Get("Retry-After"), t.client.config.Now()); ok {
 		t.retryAfter.Store(url, at)
@@ -211,9 +211,6 @@ func kindWords(kind string) string {
 	}
 	return kind
 }
-
-// clean makes one line of a text from outside, without control characters, and cuts it.
-func clean(text string) string { return printable.Line(text, printable.Word) }
 
 func mustJSON(problem lego.ProblemDetails) []byte {
 	// A struct of strings and numbers always marshals.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"maascert/acme"
+	"maascert/acme/challenge"
 	"maascert/internal/hint"
 	"maascert/internal/world"
 )
@@ -25,7 +25,7 @@ type program struct {
 // programTime bounds one call of the program.
 const programTime = 2 * time.Minute
 
-func newProgram(settings Settings, parts Parts) (acme.Records, error) {
+func newProgram(settings Settings, parts Parts) (challenge.Records, error) {
 	p := &program{raw: settings["EXEC_MODE"] == "RAW", runner: parts.Runner}
 	var err error
 	if p.path, err = parts.Runner.LookPath(settings["EXEC_PATH"]); err != nil {
@@ -43,11 +43,15 @@ func newProgram(settings Settings, parts Parts) (acme.Records, error) {
 
 func (p *program) Patience() time.Duration { return p.patience }
 
-func (p *program) Put(ctx context.Context, txt acme.TXT) error { return p.run(ctx, "present", txt) }
+func (p *program) Put(ctx context.Context, txt challenge.TXT) error {
+	return p.run(ctx, "present", txt)
+}
 
-func (p *program) Remove(ctx context.Context, txt acme.TXT) error { return p.run(ctx, "cleanup", txt) }
+func (p *program) Remove(ctx context.Context, txt challenge.TXT) error {
+	return p.run(ctx, "cleanup", txt)
+}
 
-func (p *program) run(ctx context.Context, what string, txt acme.TXT) error {
+func (p *program) run(ctx context.Context, what string, txt challenge.TXT) error {
 	args := []string{what, txt.FQDN, txt.Value}
 	if p.raw {
 		args = []string{what, "--", txt.Name, txt.Token, txt.KeyAuthorization}

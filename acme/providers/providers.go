@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-acme/lego/v4/challenge"
+	legochallenge "github.com/go-acme/lego/v4/challenge"
 	"github.com/go-acme/lego/v4/challenge/dns01"
 	"github.com/go-acme/lego/v4/log"
 	"github.com/go-acme/lego/v4/providers/dns/acmedns"
@@ -31,7 +31,7 @@ import (
 	"github.com/go-acme/lego/v4/providers/dns/route53"
 	"github.com/miekg/dns"
 
-	"maascert/acme"
+	"maascert/acme/challenge"
 	"maascert/internal/hint"
 	"maascert/internal/world"
 )
@@ -42,9 +42,9 @@ type Provider struct {
 	// Calls is how many records may be put side by side; 0 stands for 1.
 	Calls int
 	// New builds the provider from settings that are in the environment while it runs. It may ask the network.
-	New func() (challenge.Provider, error)
+	New func() (legochallenge.Provider, error)
 
-	build func(settings Settings, parts Parts) (acme.Records, error) // instead of New
+	build func(settings Settings, parts Parts) (challenge.Records, error) // instead of New
 }
 
 // Settings are a provider's, by the names that lego gives them.
@@ -57,8 +57,8 @@ type Parts struct {
 }
 
 // lego makes the providers of its kind that need nothing special.
-func lego[T challenge.Provider](calls int, build func() (T, error), prefixes ...string) Provider {
-	return Provider{Prefixes: prefixes, Calls: calls, New: func() (challenge.Provider, error) { return build() }}
+func lego[T legochallenge.Provider](calls int, build func() (T, error), prefixes ...string) Provider {
+	return Provider{Prefixes: prefixes, Calls: calls, New: func() (legochallenge.Provider, error) { return build() }}
 }
 
 // A cloud's API takes so many calls at the same time without complaint; acme-dns writes its accounts into one file.
@@ -123,7 +123,7 @@ func CheckValue(name, value string) error {
 
 // Connect builds a provider. The error tells no secret. A provider that asks the network and gets no answer is left to
 // itself when the context ends.
-func Connect(ctx context.Context, name string, settings Settings, secrets []string, parts Parts) (acme.Records, error) {
+func Connect(ctx context.Context, name string, settings Settings, secrets []string, parts Parts) (challenge.Records, error) {
 	provider := known[name]
 	hide := redactor(secrets)
 	if provider.build != nil {
@@ -131,7 +131,7 @@ func Connect(ctx context.Context, name string, settings Settings, secrets []stri
 		return records, hide(err)
 	}
 	type result struct {
-		provider challenge.Provider
+		provider legochallenge.Provider
 		err      error
 	}
 	built := make(chan result, 1)
@@ -224,7 +224,7 @@ func resolveBy(resolvers []string) error {
 
 // records are TXT records at a provider of lego's, which knows no context: a call that takes too long is left to itself.
 type records struct {
-	provider challenge.Provider
+	provider legochallenge.Provider
 	hide     func(error) error
 	calls    chan struct{}
 
@@ -234,7 +234,7 @@ type records struct {
 
 // Patience is the provider's own, which its …_PROPAGATION_TIMEOUT sets.
 func (r *records) Patience() time.Duration {
-	if p, ok := r.provider.(challenge.ProviderTimeout); ok {
+	if p, ok := r.provider.(legochallenge.ProviderTimeout); ok {
 		timeout, _ := p.Timeout()
 		return timeout
 	}
@@ -242,7 +242,7 @@ func (r *records) Patience() time.Duration {
 }
 
 // Put presents a record.
-func (r *records) Put(ctx context.Context, txt acme.TXT) error {
+func (r *records) Put(ctx context.Context, txt challenge.TXT) error {
 	done := make(chan struct{})
 	r.mu.Lock()
 	r.putting[txt.Token] = done
@@ -261,7 +261,7 @@ type placing interface {
 
 // present puts a record where acme found, and checked, that its name leads. lego's providers look for that place once more
 // by themselves, so a DNS answer that is another one by then stops them.
-func (r *records) present(txt acme.TXT) error {
+func (r *records) present(txt challenge.TXT) error {
 	if p, ok := r.provider.(placing); ok {
 		return p.PresentAt(txt.FQDN, txt.Value)
 	}
@@ -271,7 +271,7 @@ func (r *records) present(txt acme.TXT) error {
 	return r.provider.Present(txt.Name, txt.Token, txt.KeyAuthorization)
 }
 
-func (r *records) cleanUp(txt acme.TXT) error {
+func (r *records) cleanUp(txt challenge.TXT) error {
 	if p, ok := r.provider.(placing); ok {
 		return p.CleanUpAt(txt.FQDN, txt.Value)
 	}
@@ -279,7 +279,7 @@ func (r *records) cleanUp(txt acme.TXT) error {
 }
 
 // Remove cleans a record up, after a Put of it that was left to itself has ended.
-func (r *records) Remove(ctx context.Context, txt acme.TXT) error {
+func (r *records) Remove(ctx context.Context, txt challenge.TXT) error {
 	r.mu.Lock()
 	putting := r.putting[txt.Token]
 	r.mu.Unlock()

@@ -15,16 +15,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-acme/lego/v4/challenge"
+	legochallenge "github.com/go-acme/lego/v4/challenge"
 	"github.com/stretchr/testify/require"
 
-	"maascert/acme"
 	"maascert/acme/acmetest"
+	"maascert/acme/challenge"
 	"maascert/acme/providers"
 	"maascert/internal/world"
 )
 
-var txt = acme.TXT{
+var txt = challenge.TXT{
 	FQDN: "_acme-challenge.a.example.", Value: "61rBZ_4knHblO0MNoxFsXZ_eTFUHum0B6IVRbhvUn5I", Name: "a.example", Token: "token", KeyAuthorization: "token.thumbprint",
 }
 
@@ -208,7 +208,7 @@ func TestS7ARecordGoesOnlyWhereItsNameWasFoundToLead(t *testing.T) {
 
 	s := &stuck{present: make(chan struct{})}
 	close(s.present)
-	providers.Add("led", providers.Provider{Prefixes: []string{"LED_"}, New: func() (challenge.Provider, error) { return s, nil }})
+	providers.Add("led", providers.Provider{Prefixes: []string{"LED_"}, New: func() (legochallenge.Provider, error) { return s, nil }})
 	other, err := providers.Connect(t.Context(), "led", nil, nil, p)
 	require.NoError(t, err)
 	require.ErrorContains(t, other.Put(t.Context(), moved), "leads to victim.example. here, and a moment ago to _acme-challenge.moved.example.")
@@ -244,7 +244,7 @@ func (s *stuck) CleanUp(string, string, string) error {
 // after it.
 func TestACallThatHangsIsLeftToItselfAndCleanedUpAfter(t *testing.T) {
 	s := &stuck{present: make(chan struct{})}
-	providers.Add("stuck", providers.Provider{Prefixes: []string{"STUCK_"}, New: func() (challenge.Provider, error) { return s, nil }})
+	providers.Add("stuck", providers.Provider{Prefixes: []string{"STUCK_"}, New: func() (legochallenge.Provider, error) { return s, nil }})
 	p, _ := parts(t)
 	records, err := providers.Connect(t.Context(), "stuck", nil, nil, p)
 	require.NoError(t, err)

@@ -11,12 +11,13 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"maascert/acme"
+	"maascert/acme/challenge"
 	"maascert/certstore"
 	"maascert/internal/hint"
 )
 
 func (a *app) accountCommand() *cli.Command {
-	kinds := strings.Join(acme.SnippetKinds, "|")
+	kinds := strings.Join(challenge.SnippetKinds, "|")
 	return &cli.Command{
 		Name: "account", Usage: "the ACME account", Description: exitCodes, OnUsageError: usageError, HideHelpCommand: true,
 		Subcommands: []*cli.Command{
@@ -48,7 +49,7 @@ func (a *app) accountCommand() *cli.Command {
 }
 
 // account is a client for the account's key; all CAs share it.
-func (a *app) account(c *cli.Context) (*assembly, acme.Thumbprint, error) {
+func (a *app) account(c *cli.Context) (*assembly, challenge.Thumbprint, error) {
 	config, err := a.config(c)
 	if err != nil {
 		return nil, "", err
@@ -63,7 +64,7 @@ func (a *app) account(c *cli.Context) (*assembly, acme.Thumbprint, error) {
 	return p, thumbprint, nil
 }
 
-func thumbprintOf(ctx context.Context, p *assembly) (acme.Thumbprint, error) {
+func thumbprintOf(ctx context.Context, p *assembly) (challenge.Thumbprint, error) {
 	names := slices.Sorted(maps.Keys(p.clients))
 	if len(names) == 0 {
 		return "", errors.New("there is no CA")
@@ -147,8 +148,8 @@ func (a *app) changeAccount(c *cli.Context, what string, change func(context.Con
 
 func (a *app) accountSnippet(c *cli.Context) error {
 	kind := c.Args().First()
-	if !slices.Contains(acme.SnippetKinds, kind) || c.Args().Len() != 1 {
-		return hint.Add(fmt.Errorf("account snippet: there is none for %q", kind), "maascert account snippet %s", strings.Join(acme.SnippetKinds, "|"))
+	if !slices.Contains(challenge.SnippetKinds, kind) || c.Args().Len() != 1 {
+		return hint.Add(fmt.Errorf("account snippet: there is none for %q", kind), "maascert account snippet %s", strings.Join(challenge.SnippetKinds, "|"))
 	}
 	p, thumbprint, err := a.account(c)
 	if err != nil {
@@ -163,7 +164,7 @@ func (a *app) accountSnippet(c *cli.Context) error {
 		a.complain(hint.Add(errors.New("account snippet: the account's key is being replaced, so that there are two thumbprints"), "end that first: maascert account rollover"))
 		return outcome(exitAttention)
 	}
-	text, _ := acme.Snippet(kind, thumbprint)
+	text, _ := challenge.Snippet(kind, thumbprint)
 	fmt.Fprint(a.stdout, text)
 	return nil
 }

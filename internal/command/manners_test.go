@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -63,6 +64,10 @@ func TestR5AReaderThatGoesAwayIsNoMistake(t *testing.T) {
 // R10: a hang-up, as of an ssh that is dropped, ends a one-shot command as SIGTERM does: no key is left in the stage.
 func TestR10AHangUpLeavesNothingInTheStage(t *testing.T) {
 	t.Parallel()
+	// Under nohup the tests ignore the signal, and their children would inherit that; one that is handled they do not inherit.
+	hangUps := make(chan os.Signal, 1)
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
 	s := startSite(t)
 	s.maas.Hang(true)
 	cmd := program(t.Context(), t, s, "renew", "--enable-tls")

@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"maascert/acme"
+	"maascert/acme/challenge"
 	"maascert/internal/hint"
 )
 
@@ -20,14 +20,14 @@ func (a *app) respondCommand() *cli.Command {
 			&cli.StringFlag{Name: "listen", Value: ":80", Usage: "the `ADDRESS` to answer on"},
 		},
 		Action: func(c *cli.Context) error {
-			thumbprint := acme.Thumbprint(c.String("thumbprint"))
+			thumbprint := challenge.Thumbprint(c.String("thumbprint"))
 			if !thumbprint.IsValid() {
 				return hint.Add(errors.New("respond: --thumbprint takes the 43 characters of an account key's thumbprint"), "on the host that orders: maascert account show")
 			}
 			if !isHostPort(c.String("listen")) {
 				return fmt.Errorf("respond: --listen: %q is no address; write :80 or 10.0.0.10:80", c.String("listen"))
 			}
-			if err := acme.Respond(c.Context, net.Listen, c.String("listen"), thumbprint); err != nil {
+			if err := challenge.Respond(c.Context, net.Listen, c.String("listen"), thumbprint); err != nil {
 				a.complain(err)
 				return outcome(exitAttention)
 			}

@@ -18,6 +18,7 @@ import (
 	"github.com/robfig/cron/v3"
 
 	"maascert/acme"
+	"maascert/acme/challenge"
 	"maascert/acme/providers"
 	"maascert/certstore"
 	"maascert/internal/hint"
@@ -121,14 +122,14 @@ type solvers struct {
 	resolvers []string
 
 	mu  sync.Mutex
-	all map[string]acme.Solver
+	all map[string]challenge.Solver
 }
 
 func newSolvers(fsys world.FS, resolvers []string) *solvers {
-	return &solvers{fsys: fsys, resolvers: resolvers, all: map[string]acme.Solver{}}
+	return &solvers{fsys: fsys, resolvers: resolvers, all: map[string]challenge.Solver{}}
 }
 
-func (s *solvers) solver(c ChallengeConfig) acme.Solver {
+func (s *solvers) solver(c ChallengeConfig) challenge.Solver {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Maps are printed in the order of their keys.
@@ -138,22 +139,22 @@ func (s *solvers) solver(c ChallengeConfig) acme.Solver {
 	case c.Type == "dns-01":
 		s.all[key] = newDNS(c.DNS, s.resolvers)
 	case c.Webroot != "":
-		s.all[key] = &acme.Webroot{Dir: c.Webroot, FS: s.fsys}
+		s.all[key] = &challenge.Webroot{Dir: c.Webroot, FS: s.fsys}
 	case c.Type == "tls-alpn-01":
-		s.all[key] = &acme.TLSResponder{Address: c.Listen}
+		s.all[key] = &challenge.TLSResponder{Address: c.Listen}
 	default:
-		s.all[key] = &acme.Responder{Address: c.Listen}
+		s.all[key] = &challenge.Responder{Address: c.Listen}
 	}
 	return s.all[key]
 }
 
-func newDNS(c DNSConfig, resolvers []string) *acme.DNS {
+func newDNS(c DNSConfig, resolvers []string) *challenge.DNS {
 	settings := providers.Settings(maps.Clone(c.secrets))
 	maps.Copy(settings, c.Settings)
 	secrets := slices.Collect(maps.Values(c.secrets))
-	return &acme.DNS{
+	return &challenge.DNS{
 		Resolvers: resolvers, Nameservers: c.Nameservers,
-		Connect: func(ctx context.Context) (acme.Records, error) {
+		Connect: func(ctx context.Context) (challenge.Records, error) {
 			return providers.Connect(ctx, c.Provider, settings, secrets, providers.Parts{Runner: world.Exec{}, Resolvers: resolvers})
 		},
 	}
@@ -165,7 +166,7 @@ func (p *assembly) acme(issuer ACMEConfig, store certstore.Store, known *solvers
 		Directory: issuer.Directory, Roots: issuer.roots, IssuerRoots: issuer.issuerRoots, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.external, Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
 		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach,
-		Solve: func(name string) acme.Solver { return known.solver(issuer.challengeFor(name)) },
+		Solve: func(name string) challenge.Solver { return known.solver(issuer.challengeFor(name)) },
 	}
 }
 

@@ -21,6 +21,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"maascert/certstore", "maascert/internal/lifecycle", "the engine stands on the nouns, not the other way round"},
 	{"maascert/acme", "maascert/maasconfig", "who obtains and who serves meet only in the engine"},
 	{"maascert/acme", "maascert/internal/lifecycle", "the engine drives the client"},
+	{"maascert/acme/challenge", "maascert/acme", "the client drives the solvers, whose kinds it does not know"},
+	{"maascert/acme/challenge", "github.com/go-acme/lego/", "answers are visible without lego"},
 	{"maascert/maasconfig", "maascert/acme", "who serves and who obtains meet only in the engine"},
 	{"maascert/maasconfig", "maascert/internal/lifecycle", "the engine drives the targets"},
 	{"maascert/internal/world", "maascert/certstore", "the machine knows nothing of certificates"},

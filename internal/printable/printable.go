@@ -43,3 +43,6 @@ func Lines(texts []string, most, lines int) []string {
 	}
 	return kept
 }
+
+// Phrase is a text from outside as one printable line of a word's length.
+func Phrase(text string) string { return Line(text, Word) }

@@ -1,4 +1,4 @@
-package acme
+package challenge
 
 import (
 	"context"
@@ -48,7 +48,7 @@ var acmeIdentifier = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 31}
 // Type is tls-alpn-01.
 func (r *TLSResponder) Type() string { return "tls-alpn-01" }
 
-func (r *TLSResponder) open(context.Context, crypto.PublicKey) (func(), error) {
+func (r *TLSResponder) Open(context.Context, crypto.PublicKey) (func(), error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.users == 0 {
@@ -116,35 +116,35 @@ func (r *TLSResponder) release() {
 	}
 }
 
-func (r *TLSResponder) lasts() bool { return false }
+func (r *TLSResponder) Lasts() bool { return false }
 
-func (r *TLSResponder) remedy() string {
+func (r *TLSResponder) Remedy() string {
 	return "the CA must reach this host under each name on port 443, which must not be served by anybody else meanwhile; check DNS, firewall and the challenge's listen"
 }
 
-func (r *TLSResponder) place(context.Context, string) (string, error) { return "", nil }
+func (r *TLSResponder) Place(context.Context, string) (string, error) { return "", nil }
 
-func (r *TLSResponder) present(_ context.Context, p proof) error {
+func (r *TLSResponder) Present(_ context.Context, p Proof) error {
 	cert, err := challengeCertificate(p)
 	if err != nil {
 		return fmt.Errorf("tls-alpn-01: %w", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.certs[serverName(p.name)] = cert
+	r.certs[serverName(p.Name)] = cert
 	return nil
 }
 
-func (r *TLSResponder) retract(_ context.Context, p proof) error {
+func (r *TLSResponder) Retract(_ context.Context, p Proof) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.certs, serverName(p.name))
+	delete(r.certs, serverName(p.Name))
 	return nil
 }
 
 // challengeCertificate is self-signed, names exactly the one name, and holds the digest (RFC 8737 section 3).
-func challengeCertificate(p proof) (*tls.Certificate, error) {
-	digest := sha256.Sum256([]byte(p.keyAuthorization()))
+func challengeCertificate(p Proof) (*tls.Certificate, error) {
+	digest := sha256.Sum256([]byte(p.KeyAuthorization()))
 	value, err := asn1.Marshal(digest[:])
 	if err != nil {
 		return nil, err
@@ -158,10 +158,10 @@ func challengeCertificate(p proof) (*tls.Certificate, error) {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		ExtraExtensions: []pkix.Extension{{Id: acmeIdentifier, Critical: true, Value: value}},
 	}
-	if address, err := netip.ParseAddr(p.name); err == nil {
+	if address, err := netip.ParseAddr(p.Name); err == nil {
 		template.IPAddresses = []net.IP{address.AsSlice()}
 	} else {
-		template.DNSNames = []string{p.name}
+		template.DNSNames = []string{p.Name}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

@@ -1,4 +1,4 @@
-package acme
+package challenge
 
 import (
 	"context"
@@ -16,8 +16,8 @@ import (
 	"maascert/internal/world"
 )
 
-// dnsView asks DNS from this host. It keeps what resolvers said for as long as an order takes.
-type dnsView struct {
+// View asks DNS from this host. It keeps what resolvers said for as long as an order takes.
+type View struct {
 	dial      world.Dial
 	resolvers []string // none: the system's
 
@@ -31,6 +31,7 @@ type dnsView struct {
 const (
 	maxServers   = 16
 	maxAddresses = 8
+	maxQuestions = 50
 )
 
 type question struct {
@@ -45,15 +46,16 @@ type lookup struct {
 	err    error
 }
 
-func newView(resolvers []string, dial world.Dial) *dnsView {
-	return &dnsView{dial: dial, resolvers: resolvers, asked: map[question]*lookup{}, turns: make(chan struct{}, sideBySide)}
+// NewView asks resolvers, or without any this host's; a dial of nil is the network's.
+func NewView(resolvers []string, dial world.Dial) *View {
+	return &View{dial: dial, resolvers: resolvers, asked: map[question]*lookup{}, turns: make(chan struct{}, maxQuestions)}
 }
 
 // exchangeTime bounds one question to one server.
 const exchangeTime = 3 * time.Second
 
 // servers are the resolvers.
-func (v *dnsView) servers() ([]string, error) {
+func (v *View) servers() ([]string, error) {
 	if len(v.resolvers) > 0 {
 		return v.resolvers, nil
 	}
@@ -71,8 +73,8 @@ func (v *dnsView) servers() ([]string, error) {
 	return servers, nil
 }
 
-// resolve asks the resolvers one after another until one answers. A name that does not exist is an answer.
-func (v *dnsView) resolve(ctx context.Context, name string, qtype uint16) (*dns.Msg, error) {
+// Resolve asks the resolvers one after another until one answers. A name that does not exist is an answer.
+func (v *View) Resolve(ctx context.Context, name string, qtype uint16) (*dns.Msg, error) {
 	q := question{dns.CanonicalName(name), qtype}
 	v.mu.Lock()
 	one, known := v.asked[q]
@@ -99,7 +101,7 @@ func (v *dnsView) resolve(ctx context.Context, name string, qtype uint16) (*dns.
 	return one.answer, one.err
 }
 
-func (v *dnsView) resolveNow(ctx context.Context, q question) (*dns.Msg, error) {
+func (v *View) resolveNow(ctx context.Context, q question) (*dns.Msg, error) {
 	servers, err := v.servers()
 	if err != nil {
 		return nil, err
@@ -119,7 +121,7 @@ func (v *dnsView) resolveNow(ctx context.Context, q question) (*dns.Msg, error) 
 }
 
 // exchange asks one server one question, by UDP and, where the answer does not fit, by TCP.
-func (v *dnsView) exchange(ctx context.Context, server string, q question, recursive bool) (*dns.Msg, error) {
+func (v *View) exchange(ctx context.Context, server string, q question, recursive bool) (*dns.Msg, error) {
 	select {
 	case v.turns <- struct{}{}:
 		defer func() { <-v.turns }()
@@ -140,7 +142,7 @@ func (v *dnsView) exchange(ctx context.Context, server string, q question, recur
 	return nil, errors.New("the answer is too long")
 }
 
-func (v *dnsView) exchangeBy(ctx context.Context, network, server string, message *dns.Msg) (*dns.Msg, error) {
+func (v *View) exchangeBy(ctx context.Context, network, server string, message *dns.Msg) (*dns.Msg, error) {
 	dial := v.dial
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
@@ -157,10 +159,10 @@ func (v *dnsView) exchangeBy(ctx context.Context, network, server string, messag
 }
 
 // follow follows CNAMEs from a name to where its records stand; a name that does not exist has none.
-func (v *dnsView) follow(ctx context.Context, name string) (string, error) {
+func (v *View) follow(ctx context.Context, name string) (string, error) {
 	name = dns.CanonicalName(name)
 	for range 10 {
-		answer, err := v.resolve(ctx, name, dns.TypeCNAME)
+		answer, err := v.Resolve(ctx, name, dns.TypeCNAME)
 		if err != nil {
 			return "", err
 		}
@@ -177,10 +179,10 @@ func (v *dnsView) follow(ctx context.Context, name string) (string, error) {
 }
 
 // zone is the one that a name is in: the nearest name above that has a start of authority.
-func (v *dnsView) zone(ctx context.Context, name string) (string, error) {
+func (v *View) zone(ctx context.Context, name string) (string, error) {
 	for _, at := range dns.Split(name) {
 		above := name[at:]
-		answer, err := v.resolve(ctx, above, dns.TypeSOA)
+		answer, err := v.Resolve(ctx, above, dns.TypeSOA)
 		if err != nil {
 			return "", err
 		}
@@ -206,12 +208,12 @@ type server struct {
 }
 
 // authorities are the servers of the zone that a name is in.
-func (v *dnsView) authorities(ctx context.Context, name string) ([]server, error) {
+func (v *View) authorities(ctx context.Context, name string) ([]server, error) {
 	zone, err := v.zone(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := v.resolve(ctx, zone, dns.TypeNS)
+	answer, err := v.Resolve(ctx, zone, dns.TypeNS)
 	if err != nil {
 		return nil, err
 	}
@@ -228,19 +230,19 @@ func (v *dnsView) authorities(ctx context.Context, name string) ([]server, error
 	for i := range servers {
 		group.Go(func() error {
 			// A server without an address is one that does not answer.
-			servers[i].addresses, _ = v.addresses(ctx, servers[i].name, "53")
+			servers[i].addresses, _ = v.Addresses(ctx, servers[i].name, "53")
 			return nil
 		})
 	}
 	return servers, group.Wait()
 }
 
-// addresses are a name's, with a port. The error says that it is not known whether there are others.
-func (v *dnsView) addresses(ctx context.Context, name, port string) ([]string, error) {
+// Addresses are a name's, with a port. The error says that it is not known whether there are others.
+func (v *View) Addresses(ctx context.Context, name, port string) ([]string, error) {
 	var found []string
 	var failures []error
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
-		answer, err := v.resolve(ctx, name, qtype)
+		answer, err := v.Resolve(ctx, name, qtype)
 		if err != nil {
 			failures = append(failures, err)
 			continue
@@ -258,10 +260,10 @@ func (v *dnsView) addresses(ctx context.Context, name, port string) ([]string, e
 }
 
 // lookAt asks servers, side by side, whether they have a record.
-func (v *dnsView) lookAt(ctx context.Context, servers []server, r TXT, recursive bool) look {
+func (v *View) lookAt(ctx context.Context, servers []server, r TXT, recursive bool) look {
 	seen := make(look, len(servers))
 	var group errgroup.Group
-	group.SetLimit(sideBySide)
+	group.SetLimit(maxQuestions)
 	for i, one := range servers {
 		group.Go(func() error {
 			seen[i] = v.ask(ctx, one, r, recursive)
@@ -275,7 +277,7 @@ func (v *dnsView) lookAt(ctx context.Context, servers []server, r TXT, recursive
 
 // ask asks a server at all its addresses. One that says no outweighs one that says yes; one that is silent does not count
 // beside one that speaks.
-func (v *dnsView) ask(ctx context.Context, one server, r TXT, recursive bool) sight {
+func (v *View) ask(ctx context.Context, one server, r TXT, recursive bool) sight {
 	found := sight{server: strings.TrimSuffix(one.name, "."), why: "it has no address"}
 	answers := make([]sight, len(one.addresses))
 	var group errgroup.Group
@@ -295,7 +297,7 @@ func (v *dnsView) ask(ctx context.Context, one server, r TXT, recursive bool) si
 	return found
 }
 
-func (v *dnsView) askAt(ctx context.Context, address string, r TXT, recursive bool) sight {
+func (v *View) askAt(ctx context.Context, address string, r TXT, recursive bool) sight {
 	answer, err := v.exchange(ctx, address, question{r.FQDN, dns.TypeTXT}, recursive)
 	switch {
 	case err != nil:

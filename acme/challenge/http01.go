@@ -1,4 +1,4 @@
-package acme
+package challenge
 
 import (
 	"context"
@@ -44,33 +44,33 @@ type Responder struct {
 	borrowed atomic.Int64 // when another run on this host asked last, in nanoseconds since 1970
 }
 
-const challengePath = "/.well-known/acme-challenge/"
+const Path = "/.well-known/acme-challenge/"
 
 var _ Solver = (*Responder)(nil)
 
 // Type is http-01.
 func (r *Responder) Type() string { return "http-01" }
 
-func (r *Responder) lasts() bool { return false }
+func (r *Responder) Lasts() bool { return false }
 
-func (r *Responder) remedy() string {
-	return "the CA must reach this host under each name on port 80, path " + challengePath + "; check DNS, firewall and acme.challenge.listen"
+func (r *Responder) Remedy() string {
+	return "the CA must reach this host under each name on port 80, path " + Path + "; check DNS, firewall and acme.challenge.listen"
 }
 
-func (r *Responder) place(context.Context, string) (string, error) { return "", nil }
+func (r *Responder) Place(context.Context, string) (string, error) { return "", nil }
 
-// present has nothing to do but to see that somebody answers: any token is answered.
-func (r *Responder) present(ctx context.Context, p proof) error {
-	_, err := r.answered(ctx, p.thumbprint, 0)
+// Present has nothing to do but to see that somebody answers: any token is answered.
+func (r *Responder) Present(ctx context.Context, p Proof) error {
+	_, err := r.answered(ctx, p.Thumbprint, 0)
 	return err
 }
 
-func (r *Responder) retract(context.Context, proof) error { return nil }
+func (r *Responder) Retract(context.Context, Proof) error { return nil }
 
-// open makes sure that challenges are answered until release is called. An address that is taken is fine when whoever
+// Open makes sure that challenges are answered until release is called. An address that is taken is fine when whoever
 // has it answers with our thumbprint.
-func (r *Responder) open(ctx context.Context, account crypto.PublicKey) (release func(), err error) {
-	thumbprint, err := thumbprint(account)
+func (r *Responder) Open(ctx context.Context, account crypto.PublicKey) (release func(), err error) {
+	thumbprint, err := ThumbprintOf(account)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (r *Responder) answered(ctx context.Context, thumbprint string, newUsers in
 		case r.answersAlready(ctx, thumbprint):
 			return false, nil
 		case time.Now().Before(deadline):
-			if err := sleep(ctx, borrowLook); err != nil {
+			if err := world.Sleep(ctx, borrowLook); err != nil {
 				return false, err
 			}
 			continue
@@ -124,7 +124,7 @@ func (r *Responder) borrow(ctx context.Context, thumbprint string) (release func
 	taken := false
 	go func() {
 		defer close(done)
-		for sleep(asking, borrowLook) == nil {
+		for world.Sleep(asking, borrowLook) == nil {
 			r.mu.Lock()
 			started := r.serves(thumbprint)
 			r.mu.Unlock()
@@ -201,7 +201,7 @@ func (r *Responder) release(ctx context.Context) {
 			break
 		}
 		r.mu.Unlock()
-		if sleep(ctx, borrowLook) != nil {
+		if world.Sleep(ctx, borrowLook) != nil {
 			continue
 		}
 	}
@@ -221,6 +221,9 @@ func (r *Responder) stop() {
 
 // tokens are base64url (RFC 8555 section 8.3); the longest seen have 43 characters.
 var tokens = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+
+// IsToken tells whether a text can be a challenge's token.
+func IsToken(text string) bool { return tokens.MatchString(text) }
 
 // Thumbprint identifies an account key (RFC 7638), as the answer to a challenge has it.
 type Thumbprint string
@@ -245,15 +248,6 @@ func Respond(ctx context.Context, listen world.Listen, address string, thumbprin
 	}
 	r.stop()
 	return nil
-}
-
-// Thumbprint returns the account key's; a key is made when there is none. The CA is not asked.
-func (c *Client) Thumbprint(ctx context.Context) (Thumbprint, error) {
-	s := &session{Client: c, ctx: ctx}
-	if _, err := s.loadKey(); err != nil {
-		return "", err
-	}
-	return Thumbprint(s.thumbprint), nil
 }
 
 // Snippet is a proxy's configuration that answers http-01 for an account statelessly, so that any host that runs the
@@ -292,9 +286,9 @@ func borrower(thumbprint string) string { return "maascert-borrower " + thumbpri
 
 func (r *Responder) answerWith(thumbprint string) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+challengePath+"{token}", func(w http.ResponseWriter, req *http.Request) {
+	mux.HandleFunc("GET "+Path+"{token}", func(w http.ResponseWriter, req *http.Request) {
 		token := req.PathValue("token")
-		if !tokens.MatchString(token) {
+		if !IsToken(token) {
 			http.NotFound(w, req)
 			return
 		}
@@ -332,12 +326,12 @@ func (r *Responder) answersAlready(ctx context.Context, thumbprint string) bool 
 	token := rand.Text()
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+challengePath+token, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+Path+token, nil)
 	if err != nil {
 		return false
 	}
 	req.Header.Set("User-Agent", borrower(thumbprint))
-	transport := &http.Transport{DialContext: r.Dial, DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeader}
+	transport := &http.Transport{DialContext: r.Dial, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return false
@@ -347,8 +341,8 @@ func (r *Responder) answersAlready(ctx context.Context, thumbprint string) bool 
 	return err == nil && string(body) == token+"."+thumbprint
 }
 
-// thumbprint is the account key's (RFC 7638), base64url.
-func thumbprint(public crypto.PublicKey) (string, error) {
+// ThumbprintOf is the account key's (RFC 7638), base64url.
+func ThumbprintOf(public crypto.PublicKey) (string, error) {
 	key := jose.JSONWebKey{Key: public}
 	sum, err := key.Thumbprint(crypto.SHA256)
 	if err != nil {

@@ -1,4 +1,4 @@
-package acme
+package challenge
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/internal/world"
 )
 
@@ -50,7 +51,7 @@ type DNS struct {
 
 	mu      sync.Mutex
 	records Records
-	view    *dnsView
+	view    *View
 }
 
 var _ Solver = (*DNS)(nil)
@@ -70,14 +71,14 @@ const (
 // Type is dns-01.
 func (d *DNS) Type() string { return "dns-01" }
 
-func (d *DNS) lasts() bool { return true }
+func (d *DNS) Lasts() bool { return true }
 
-func (d *DNS) remedy() string {
+func (d *DNS) Remedy() string {
 	return "the CA must find the TXT record at _acme-challenge.NAME; ask as it does: dig +trace TXT _acme-challenge.NAME; is the name delegated to the zone that the provider changes?"
 }
 
-// open makes the provider ready. What was found out about zones is forgotten: they may have moved since.
-func (d *DNS) open(ctx context.Context, _ crypto.PublicKey) (func(), error) {
+// Open makes the provider ready. What was found out about zones is forgotten: they may have moved since.
+func (d *DNS) Open(ctx context.Context, _ crypto.PublicKey) (func(), error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.records == nil {
@@ -87,12 +88,12 @@ func (d *DNS) open(ctx context.Context, _ crypto.PublicKey) (func(), error) {
 		}
 		d.records = records
 	}
-	d.view = newView(d.Resolvers, d.Dial)
+	d.view = NewView(d.Resolvers, d.Dial)
 	return func() {}, nil
 }
 
 // parts are the provider and what DNS looks like; an error before open.
-func (d *DNS) parts() (Records, *dnsView, error) {
+func (d *DNS) parts() (Records, *View, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.records == nil || d.view == nil {
@@ -101,9 +102,9 @@ func (d *DNS) parts() (Records, *dnsView, error) {
 	return d.records, d.view, nil
 }
 
-// place finds out where the record for a name belongs: a wildcard shares it with its base name, and names whose CNAMEs lead
-// to one place share that.
-func (d *DNS) place(ctx context.Context, name string) (string, error) {
+// Place finds out where the record for a name belongs: a wildcard shares it with its base name, and names whose CNAMEs lead
+// to one Place share that.
+func (d *DNS) Place(ctx context.Context, name string) (string, error) {
 	_, view, err := d.parts()
 	if err != nil {
 		return "", err
@@ -114,7 +115,7 @@ func (d *DNS) place(ctx context.Context, name string) (string, error) {
 		err = checkPlace(ctx, view, at)
 	}
 	if err != nil {
-		return "", hint.Add(fmt.Errorf("dns-01: where _acme-challenge.%s leads cannot be found out: %s", name, clean(err.Error())),
+		return "", hint.Add(fmt.Errorf("dns-01: where _acme-challenge.%s leads cannot be found out: %s", name, printable.Phrase(err.Error())),
 			"where this host's resolvers do not know the name as the CA does, set resolvers")
 	}
 	return at, nil
@@ -126,7 +127,7 @@ var places = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9_-]*)\.)+$`)
 
 // checkPlace refuses a place that a CNAME names and that nobody would delegate for this: DNS answers can be forged, and some
 // providers replace all records of a name.
-func checkPlace(ctx context.Context, view *dnsView, at string) error {
+func checkPlace(ctx context.Context, view *View, at string) error {
 	if len(at) > 254 || !places.MatchString(at) {
 		return errors.New("the CNAME leads to a name that is none for a record")
 	}
@@ -137,38 +138,38 @@ func checkPlace(ctx context.Context, view *dnsView, at string) error {
 	return err
 }
 
-func record(p proof) TXT {
-	return TXT{FQDN: p.place, Value: p.digest(), Name: p.name, Token: p.token, KeyAuthorization: p.keyAuthorization()}
+func record(p Proof) TXT {
+	return TXT{FQDN: p.Place, Value: p.Digest(), Name: p.Name, Token: p.Token, KeyAuthorization: p.KeyAuthorization()}
 }
 
-func (d *DNS) present(ctx context.Context, p proof) error {
+func (d *DNS) Present(ctx context.Context, p Proof) error {
 	records, _, err := d.parts()
 	if err != nil {
 		return err
 	}
 	r := record(p)
 	if err := records.Put(ctx, r); err != nil {
-		return hint.Add(fmt.Errorf("dns-01: %s: %s", p.name, clean(err.Error())), "check the challenge's dns settings and secrets, and that the provider has a zone for %s", r.FQDN)
+		return hint.Add(fmt.Errorf("dns-01: %s: %s", p.Name, printable.Phrase(err.Error())), "check the challenge's dns settings and secrets, and that the provider has a zone for %s", r.FQDN)
 	}
 	if err := d.await(ctx, r); err != nil {
-		return fmt.Errorf("dns-01: %s: %w", p.name, err)
+		return fmt.Errorf("dns-01: %s: %w", p.Name, err)
 	}
 	return nil
 }
 
-func (d *DNS) retract(ctx context.Context, p proof) error {
+func (d *DNS) Retract(ctx context.Context, p Proof) error {
 	records, _, err := d.parts()
 	if err != nil {
 		return err
 	}
-	if p.place == "" {
-		if p.place, err = d.place(ctx, p.name); err != nil {
+	if p.Place == "" {
+		if p.Place, err = d.Place(ctx, p.Name); err != nil {
 			return err
 		}
 	}
 	r := record(p)
 	if err := records.Remove(ctx, r); err != nil {
-		return fmt.Errorf("dns-01: the TXT record %s with %q: %s", r.FQDN, r.Value, clean(err.Error()))
+		return fmt.Errorf("dns-01: the TXT record %s with %q: %s", r.FQDN, r.Value, printable.Phrase(err.Error()))
 	}
 	return nil
 }
@@ -202,7 +203,7 @@ func (d *DNS) await(ctx context.Context, r TXT) error {
 			return hint.Add(fmt.Errorf("after %v the TXT record %s is not where the CA looks: %w", patience, r.FQDN, err),
 				"is the name delegated to the zone that the provider changes? Where this host sees another zone than the CA does, set resolvers; where these servers cannot be asked from here, dns.nameservers; for a slow zone raise the provider's …_PROPAGATION_TIMEOUT")
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := world.Sleep(ctx, pause); err != nil {
 			return err
 		}
 	}
@@ -210,7 +211,7 @@ func (d *DNS) await(ctx context.Context, r TXT) error {
 
 // look asks all servers that should have a record, side by side. Where none of a zone's answers, such as behind a
 // firewall, the resolvers may be asked; not at once, because they remember what is not there yet.
-func (d *DNS) look(ctx context.Context, view *dnsView, r TXT, resolvers bool) (look, error) {
+func (d *DNS) look(ctx context.Context, view *View, r TXT, resolvers bool) (look, error) {
 	servers := make([]server, len(d.Nameservers))
 	for i, address := range d.Nameservers {
 		servers[i] = server{name: address, addresses: []string{address}}
@@ -276,5 +277,5 @@ func (l look) missing() error {
 			words = append(words, one.server+": "+one.why)
 		}
 	}
-	return fmt.Errorf("%s", clean(strings.Join(words, ", ")))
+	return fmt.Errorf("%s", printable.Phrase(strings.Join(words, ", ")))
 }
