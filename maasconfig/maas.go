@@ -172,7 +172,7 @@ func keyLoads(keyType certstore.KeyType, version Version) error {
 }
 
 // port finds the port on which MAAS serves TLS and has to be told to go on doing so, because config-tls resets a port that it
-// is not told (MAAS observation 11).
+// is not told (MAAS fact 1.6).
 func (m *MAAS) port(ctx context.Context, want Want) (int, error) {
 	port, err := m.servedPort(ctx, want)
 	if err != nil {

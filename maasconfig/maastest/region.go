@@ -63,7 +63,7 @@ type configuration struct {
 	version maasconfig.Version
 }
 
-// hasTLS tells whether MAAS counts TLS as on: a port of 0 is off (MAAS observation 11).
+// hasTLS tells whether MAAS counts TLS as on: a port of 0 is off (MAAS fact 1.6).
 func (c configuration) hasTLS() bool { return c.secret != nil && c.secret.Port != 0 }
 
 func (r *Region) start() error {
@@ -185,7 +185,7 @@ func (r *Region) takeOver() error {
 	if err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		// From 3.5 on regiond does not register for notifications again after a failure (MAAS observation 16).
+		// From 3.5 on regiond does not register for notifications again after a failure (MAAS fact 2.7).
 		r.deaf = c.version.AtLeast(3, 5)
 	}
 	return err
