@@ -31,7 +31,7 @@ func TestWarnings(t *testing.T) {
 		}
 		found := warnings(state(8*year), pool)
 		require.Len(t, found, 1+roots, "the intermediate, and the root where it is known")
-		require.Contains(t, found[0], `the CA certificate "CN=maastest intermediate" expires at `)
+		require.Contains(t, found[0], `the CA certificate "CN=certtest intermediate" expires at `)
 	}
 
 	s := state(90 * 24 * time.Hour)
