@@ -14,6 +14,7 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore"
+	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/maasconfig"
@@ -162,7 +163,7 @@ func isFirstEnabling(err error) bool {
 	return errors.As(err, &refusal) && refusal.Code == maasconfig.FirstEnable
 }
 
-func checkCA(ctx context.Context, p *assembly, name string, issuer ACMEConfig) []checkItem {
+func checkCA(ctx context.Context, p *assembly, name string, issuer config.Issuer) []checkItem {
 	directory := issuer.Directory
 	meta, err := p.clients[name].Requirements(ctx)
 	items := []checkItem{item("directory", "the CA answers", directory, err)}
@@ -186,7 +187,7 @@ func checkCA(ctx context.Context, p *assembly, name string, issuer ACMEConfig) [
 		}
 		return items
 	}
-	if meta.ExternalAccount && issuer.external == nil {
+	if meta.ExternalAccount && issuer.External() == nil {
 		items = append(items, item("external-account", "", directory,
 			hint.Add(acme.ErrExternalAccount, "set acme.eab to what the CA's operator gave you")))
 	}
@@ -199,7 +200,7 @@ func checkCA(ctx context.Context, p *assembly, name string, issuer ACMEConfig) [
 
 // checkChallenges gets ready, for a moment, to prove the names that a CA is asked for, and looks whether the proof can be
 // seen and the CA may look for it.
-func checkChallenges(ctx context.Context, p *assembly, issuer string, config ACMEConfig) []checkItem {
+func checkChallenges(ctx context.Context, p *assembly, issuer string, config config.Issuer) []checkItem {
 	var names, ways []string
 	for _, cert := range p.config.Certificates {
 		if cert.Issuer == issuer {
@@ -207,13 +208,13 @@ func checkChallenges(ctx context.Context, p *assembly, issuer string, config ACM
 		}
 	}
 	for _, name := range names {
-		ways = append(ways, config.challengeFor(name).String())
+		ways = append(ways, config.ChallengeFor(name).String())
 	}
 	slices.Sort(ways)
 	client, evidence := p.clients[issuer], strings.Join(slices.Compact(ways), ", ")
 	unseen, err := client.CheckAnswers(ctx, names)
 	summary := "challenges can be answered"
-	if slices.ContainsFunc(names, func(name string) bool { return config.challengeFor(name).Type == "dns-01" }) {
+	if slices.ContainsFunc(names, func(name string) bool { return config.ChallengeFor(name).Type == "dns-01" }) {
 		summary += "; whether the DNS provider takes records, only a rehearsal tells"
 	}
 	items := []checkItem{item("challenge", summary, evidence, err)}
@@ -224,7 +225,7 @@ func checkChallenges(ctx context.Context, p *assembly, issuer string, config ACM
 		}
 		items = append(items, warn("reachable", "the answer to a challenge is not seen at "+name+", port 80: "+unseen[name], name, fix))
 	}
-	asked := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return config.challengeFor(name).Type != "http-01" })
+	asked := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return config.ChallengeFor(name).Type != "http-01" })
 	if err == nil && len(unseen) == 0 && len(asked) > 0 {
 		items = append(items, item("reachable", "the answer to a challenge is seen under every name", strings.Join(asked, ", "), nil))
 	}

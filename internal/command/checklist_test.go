@@ -30,6 +30,7 @@ import (
 	"maascert/acme/acmetest"
 	"maascert/certstore"
 	"maascert/certstore/certtest"
+	"maascert/internal/config"
 	"maascert/internal/world"
 	"maascert/maasconfig/maastest"
 )
@@ -515,7 +516,7 @@ var checklist = []behaviour{
 		fault: forges(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(4 * time.Hour) })},
 	{name: "a certificate that the CA revoked", ready: true, args: "renew", says: `obtained version 2 \(ari\)`, fault: func(t *testing.T, s *site) {
 		s.grow(t, 24*time.Hour)
-		config, err := loadConfig(filepath.Join(s.dir, "maascert.yaml"))
+		config, err := config.Load(filepath.Join(s.dir, "maascert.yaml"))
 		require.NoError(t, err)
 		p := (&app{fsys: world.OS{}, log: slog.New(slog.DiscardHandler)}).assemble(config)
 		defer p.close()

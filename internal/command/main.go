@@ -7,6 +7,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/world"
 )
@@ -103,7 +105,7 @@ func attentionUnless(healthy bool) error {
 
 // complain writes an error and its hint.
 func (a *app) complain(err error) {
-	var config *configErrors
+	var config *config.Errors
 	if errors.As(err, &config) {
 		for _, line := range config.Lines(true) {
 			fmt.Fprintf(a.stderr, "maascert: config: %s\n", line)
@@ -200,7 +202,7 @@ func (a *app) setUp(c *cli.Context) error {
 	if c.Args().First() == daemonName {
 		otherwise = "info"
 	}
-	if err := level.UnmarshalText([]byte(fallback(c.String("log-level"), otherwise))); err != nil {
+	if err := level.UnmarshalText([]byte(cmp.Or(c.String("log-level"), otherwise))); err != nil {
 		return fmt.Errorf("--log-level: %q is none of debug, info, warn, error", c.String("log-level"))
 	}
 	options := &slog.HandlerOptions{Level: level}
@@ -216,17 +218,17 @@ func (a *app) setUp(c *cli.Context) error {
 }
 
 // config loads the configuration that the flags name.
-func (a *app) config(c *cli.Context) (*Config, error) {
+func (a *app) config(c *cli.Context) (*config.Config, error) {
 	path := c.String("config")
 	if path == "" {
 		return nil, hint.Add(errors.New("--config: no file is named"), "maascert --config FILE %s", c.Command.Name)
 	}
-	config, err := loadConfig(path)
+	config, err := config.Load(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, hint.Add(fmt.Errorf("config: %w", withoutOp(err)), "write one (the README shows how), or name it: maascert --config FILE")
+		return nil, hint.Add(fmt.Errorf("config: %w", err), "write one (the README shows how), or name it: maascert --config FILE")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("config: %w", withoutOp(err))
+		return nil, fmt.Errorf("config: %w", err)
 	}
 	if err := doubt(path); err != nil && c.Command.Name != daemonName {
 		a.warnAll([]error{err})

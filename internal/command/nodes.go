@@ -176,7 +176,7 @@ func (p *assembly) writeStatus(end passEnd, now time.Time) error {
 		if failure := full.LastFailure; failure != nil {
 			one.LastFailure = &publicFailureJSON{failure.Time, failure.Stage}
 		}
-		roots := p.config.Issuers[p.config.certificate(cert.Name).Issuer].issuerRootsPEM
+		roots := p.config.Issuers[p.config.Certificate(cert.Name).Issuer].IssuerRootsPEM()
 		if len(roots) > 0 {
 			one.Roots = filepath.Join(dir, cert.Name+".roots.pem")
 			if err := replaceChanged(p.fsys, one.Roots, roots); err != nil {
@@ -203,7 +203,7 @@ func (p *assembly) keepEarlier(dir string, passed map[string]lifecycle.Result, d
 	}
 	others := slices.DeleteFunc(before.Certificates, func(one publicCertificateJSON) bool {
 		_, again := passed[one.Name]
-		return again || p.config.certificate(one.Name).Name == ""
+		return again || p.config.Certificate(one.Name).Name == ""
 	})
 	doc.Certificates = append(doc.Certificates, others...)
 	// Times in one form and zone compare as text.

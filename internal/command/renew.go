@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"maascert/certstore"
+	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/world"
@@ -58,7 +59,7 @@ func (a *app) renew(c *cli.Context) error {
 		return err
 	}
 	for _, name := range options.Certificates {
-		if config.certificate(name).Name == "" {
+		if config.Certificate(name).Name == "" {
 			return hint.Add(fmt.Errorf("--cert: there is no certificate %q", name), "the configuration has: %s", certificateList(config))
 		}
 	}
@@ -139,7 +140,7 @@ func (a *app) printUnattended(ctx context.Context, p *assembly, results []lifecy
 	}
 }
 
-func certificateList(config *Config) string {
+func certificateList(config *config.Config) string {
 	var names []string
 	for _, cert := range config.Certificates {
 		names = append(names, cert.Name)

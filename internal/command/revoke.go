@@ -53,7 +53,7 @@ func (a *app) revoke(c *cli.Context) error {
 	if name == "" {
 		return hint.Add(errors.New("revoke: there are several certificates"), "name one: maascert revoke --cert NAME; the configuration has: %s", certificateList(config))
 	}
-	if config.certificate(name).Name == "" {
+	if config.Certificate(name).Name == "" {
 		return hint.Add(fmt.Errorf("revoke: there is no certificate %q", name), "maascert revoke --cert NAME; the configuration has: %s", certificateList(config))
 	}
 	p := a.assemble(config)

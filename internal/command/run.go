@@ -12,6 +12,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
+	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/maasconfig"
@@ -100,7 +101,7 @@ func (s *service) current() *assembly {
 func (s *service) close() { s.current().close() }
 
 // Next is the schedule of the configuration in force.
-func (s *service) Next(t time.Time) time.Time { return s.current().config.schedule.Next(t) }
+func (s *service) Next(t time.Time) time.Time { return s.current().config.Times().Next(t) }
 
 func (s *service) pass(ctx context.Context) []lifecycle.Result {
 	s.mu.Lock()
@@ -152,7 +153,7 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<-
 		case <-hup:
 		}
 		s.tell(daemon.SdNotifyReloading)
-		config, err := loadConfig(s.path)
+		config, err := config.Load(s.path)
 		if err == nil {
 			err = s.mayRun(s.path, config)
 		}

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -88,9 +89,9 @@ func (a *app) printStatus(one certificateJSON, v lifecycle.View) {
 	if current := v.State.Current; current != nil {
 		leaf := current.Bundle.Leaf()
 		fmt.Fprintf(a.stdout, "  version %d, %s, issued by %s\n  names: %s\n  valid from %s until %s, renewal %s\n",
-			current.Number, one.KeyType, one.Issuer, join(certstore.CertificateNames(leaf)), day(leaf.NotBefore), day(leaf.NotAfter), day(v.Plan.RenewAt))
+			current.Number, one.KeyType, one.Issuer, strings.Join(certstore.CertificateNames(leaf), ", "), day(leaf.NotBefore), day(leaf.NotAfter), day(v.Plan.RenewAt))
 	} else {
-		fmt.Fprintf(a.stdout, "  no certificate yet; wanted: %s\n", join(one.Names))
+		fmt.Fprintf(a.stdout, "  no certificate yet; wanted: %s\n", strings.Join(one.Names, ", "))
 	}
 	if v.State.Window != nil && v.State.Window.Explanation != "" {
 		fmt.Fprintf(a.stdout, "  the CA explains its renewal window: %s\n", v.State.Window.Explanation)

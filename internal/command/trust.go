@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/world"
 )
@@ -15,7 +16,7 @@ import (
 // may. So the daemon, which nobody watches, takes none of them from anybody but root and itself, as sshd does.
 
 // mayRun refuses what somebody else could replace.
-func (a *app) mayRun(path string, config *Config) error {
+func (a *app) mayRun(path string, config *config.Config) error {
 	for _, one := range entrusted(path, config) {
 		if err := world.Replaceable(one.path, os.Geteuid()); err != nil {
 			return hint.Add(fmt.Errorf("run: %s is not safe: %w", one.what, err),
@@ -42,7 +43,7 @@ func doubt(path string) error {
 type trusted struct{ what, path string }
 
 // entrusted is all that has to be safe, with what it is.
-func entrusted(path string, config *Config) []trusted {
+func entrusted(path string, config *config.Config) []trusted {
 	all := []trusted{{"the configuration", path}, {"the store", config.Store.Path}, {"state_dir", config.StateDir}}
 	add := func(what, path string) {
 		if path != "" {
@@ -63,7 +64,7 @@ func entrusted(path string, config *Config) []trusted {
 		add("a root certificate", issuer.Root)
 		add("a root certificate", issuer.IssuerRoot)
 		add("a root certificate", issuer.DryRun.Root)
-		for _, way := range append([]ChallengeRule{{ChallengeConfig: issuer.Challenge}}, issuer.Challenges...) {
+		for _, way := range issuer.Ways() {
 			for _, reference := range way.DNS.Secrets {
 				secrets = append(secrets, string(reference))
 			}

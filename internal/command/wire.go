@@ -21,6 +21,7 @@ import (
 	"maascert/acme/challenge"
 	"maascert/acme/providers"
 	"maascert/certstore"
+	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/world"
@@ -29,7 +30,7 @@ import (
 
 // assembly is a configuration put together.
 type assembly struct {
-	config  *Config
+	config  *config.Config
 	fsys    world.FS
 	store   *certstore.FileStore
 	clients map[string]*acme.Client // by issuer
@@ -39,7 +40,7 @@ type assembly struct {
 }
 
 // assemble puts the real parts together. It touches nothing yet.
-func (a *app) assemble(config *Config) *assembly {
+func (a *app) assemble(config *config.Config) *assembly {
 	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, store: certstore.NewFileStore(a.fsys, config.Store.Path)}
 	p.store.Node = config.Node
 	p.clients, p.solvers = map[string]*acme.Client{}, newSolvers(a.fsys, config.Resolvers)
@@ -47,13 +48,13 @@ func (a *app) assemble(config *Config) *assembly {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
 	}
 	p.engine = &lifecycle.Engine{
-		Period: period(config.schedule), Progress: a.progress,
+		Period: period(config.Times()), Progress: a.progress,
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log, Revoke: p.revoke,
 	}
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]
 		built := lifecycle.Certificate{
-			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.issuerRoots}, Issuer: p.clients[cert.Issuer], Means: meansOf(issuer, config.Resolvers),
+			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.IssuerRoots()}, Issuer: p.clients[cert.Issuer], Means: meansOf(issuer, config.Resolvers),
 			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile},
 		}
 		for _, name := range cert.Targets {
@@ -65,7 +66,7 @@ func (a *app) assemble(config *Config) *assembly {
 }
 
 // newTarget makes a target of the configuration, whose endpoints are asked for a server name.
-func newTarget(fsys world.FS, config *Config, name, serverName string, trust certstore.Trust) maasconfig.Target {
+func newTarget(fsys world.FS, config *config.Config, name, serverName string, trust certstore.Trust) maasconfig.Target {
 	t := config.Targets[name]
 	switch t.Type {
 	case "maas":
@@ -101,16 +102,16 @@ func (a *app) progress(cert, words string) {
 
 // meansOf identifies how a CA is asked and names are proven, down to the contents of the files that the configuration
 // names: whoever mends one of them wants to see at once whether that helped. The hash tells no secret.
-func meansOf(issuer ACMEConfig, resolvers []string) string {
+func meansOf(issuer config.Issuer, resolvers []string) string {
 	// Plain values always marshal; what is not exported is added below.
 	text, _ := json.Marshal([]any{issuer, resolvers})
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%s %s %s", text, issuer.rootsPEM, issuer.issuerRootsPEM)
-	if issuer.external != nil {
-		fmt.Fprintf(sum, " %s", issuer.external.HMAC)
+	fmt.Fprintf(sum, "%s %s %s", text, issuer.RootsPEM(), issuer.IssuerRootsPEM())
+	if issuer.External() != nil {
+		fmt.Fprintf(sum, " %s", issuer.External().HMAC)
 	}
-	for _, way := range append([]ChallengeRule{{ChallengeConfig: issuer.Challenge}}, issuer.Challenges...) {
-		fmt.Fprintf(sum, " %v", way.DNS.secrets) // maps are printed in the order of their keys
+	for _, way := range issuer.Ways() {
+		fmt.Fprintf(sum, " %v", way.DNS.SecretSettings()) // maps are printed in the order of their keys
 	}
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil))
 }
@@ -129,7 +130,7 @@ func newSolvers(fsys world.FS, resolvers []string) *solvers {
 	return &solvers{fsys: fsys, resolvers: resolvers, all: map[string]challenge.Solver{}}
 }
 
-func (s *solvers) solver(c ChallengeConfig) challenge.Solver {
+func (s *solvers) solver(c config.Challenge) challenge.Solver {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Maps are printed in the order of their keys.
@@ -148,10 +149,10 @@ func (s *solvers) solver(c ChallengeConfig) challenge.Solver {
 	return s.all[key]
 }
 
-func newDNS(c DNSConfig, resolvers []string) *challenge.DNS {
-	settings := providers.Settings(maps.Clone(c.secrets))
+func newDNS(c config.DNS, resolvers []string) *challenge.DNS {
+	settings := providers.Settings(maps.Clone(c.SecretSettings()))
 	maps.Copy(settings, c.Settings)
-	secrets := slices.Collect(maps.Values(c.secrets))
+	secrets := slices.Collect(maps.Values(c.SecretSettings()))
 	return &challenge.DNS{
 		Resolvers: resolvers, Nameservers: c.Nameservers,
 		Connect: func(ctx context.Context) (challenge.Records, error) {
@@ -161,12 +162,12 @@ func newDNS(c DNSConfig, resolvers []string) *challenge.DNS {
 }
 
 // acme is a client's configuration for a CA.
-func (p *assembly) acme(issuer ACMEConfig, store certstore.Store, known *solvers) acme.Config {
+func (p *assembly) acme(issuer config.Issuer, store certstore.Store, known *solvers) acme.Config {
 	return acme.Config{
-		Directory: issuer.Directory, Roots: issuer.roots, IssuerRoots: issuer.issuerRoots, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
-		External: issuer.external, Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
+		Directory: issuer.Directory, Roots: issuer.Roots(), IssuerRoots: issuer.IssuerRoots(), Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
+		External: issuer.External(), Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
 		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach,
-		Solve: func(name string) challenge.Solver { return known.solver(issuer.challengeFor(name)) },
+		Solve: func(name string) challenge.Solver { return known.solver(issuer.ChallengeFor(name)) },
 	}
 }
 
@@ -209,7 +210,7 @@ func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 		clients[name] = open(p.acme(issuer, store, known))
 		if d := issuer.DryRun; d.Directory != "" {
 			config := p.acme(issuer, store, known)
-			config.Directory, config.Roots, config.IssuerRoots, config.External = d.Directory, d.roots, nil, nil
+			config.Directory, config.Roots, config.IssuerRoots, config.External = d.Directory, d.Roots(), nil, nil
 			dryRuns[name] = open(config)
 		}
 	}
@@ -217,7 +218,7 @@ func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 	engine.Store, engine.Public, engine.Certificates = store, nil, nil
 	engine.Revoke = func(context.Context, certstore.Version, uint) error { return nil }
 	for _, cert := range p.engine.Certificates {
-		name := p.config.certificate(cert.Name).Issuer
+		name := p.config.Certificate(cert.Name).Issuer
 		issuer := &lifecycle.Rehearser{Client: clients[name], DryRun: dryRuns[name], Now: time.Now, Keep: busy[cert.Name]}
 		twin := cert
 		twin.Issuer, twin.Targets = issuer, nil
@@ -238,15 +239,6 @@ func (r *rehearsal) close() {
 	for _, client := range r.clients {
 		client.Close()
 	}
-}
-
-func (c *Config) certificate(name string) CertificateConfig {
-	for _, cert := range c.Certificates {
-		if cert.Name == name {
-			return cert
-		}
-	}
-	return CertificateConfig{}
 }
 
 // firstHost is the first name that can be sent as SNI, or empty: an address cannot (RFC 6066 section 3).

@@ -25,6 +25,9 @@ var forbidden = []struct{ from, to, why string }{
 	{"maascert/acme/challenge", "github.com/go-acme/lego/", "answers are visible without lego"},
 	{"maascert/maasconfig", "maascert/acme", "who serves and who obtains meet only in the engine"},
 	{"maascert/maasconfig", "maascert/internal/lifecycle", "the engine drives the targets"},
+	{"maascert/internal/config", "maascert/internal/lifecycle", "what somebody wants is known before anything is done about it"},
+	{"maascert/internal/config", "maascert/internal/command", "the command reads the configuration"},
+	{"maascert/internal/lifecycle", "maascert/internal/config", "the engine is wired by the command, and knows no file"},
 	{"maascert/internal/world", "maascert/certstore", "the machine knows nothing of certificates"},
 	{"maascert/internal/hint", "maascert/", "a hint knows nothing of what it is about"},
 }

@@ -1,4 +1,4 @@
-package command
+package config
 
 import (
 	"os"
@@ -40,15 +40,15 @@ func TestExamplesLoad(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml"} {
 		path, _ := example(t, name)
-		config, err := loadConfig(path)
+		config, err := Load(path)
 		require.NoError(t, err, name)
 		require.NotEmpty(t, config.Certificates, name)
 	}
 	path, _ := example(t, "letsencrypt/maascert.yaml")
-	config, err := loadConfig(path)
+	config, err := Load(path)
 	require.NoError(t, err)
-	require.Equal(t, presets["letsencrypt"], config.ACME.Directory)
-	require.Equal(t, presets["letsencrypt-staging"], config.ACME.DryRun.Directory, "a rehearsal of Let's Encrypt goes to its staging CA")
+	require.Equal(t, Presets["letsencrypt"], config.ACME.Directory)
+	require.Equal(t, Presets["letsencrypt-staging"], config.ACME.DryRun.Directory, "a rehearsal of Let's Encrypt goes to its staging CA")
 }
 
 // The reference names every key there is.
@@ -86,32 +86,4 @@ func find(doc *document, path string, shape reflect.Type, named map[string]bool)
 			}
 		}
 	}
-}
-
-// The unit must not take from the maas snap what it needs to run (MAAS fact 5.1): nothing filters its mounts, and what is
-// closed leaves snap-confine what it does.
-func TestTheUnitLetsTheSnapRun(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("../../examples/systemd/maascert.service")
-	require.NoError(t, err)
-	values := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		require.NotContains(t, []string{
-			"NoNewPrivileges", "PrivateTmp", "ProtectSystem", "ProtectHome", "ReadOnlyPaths", "RootDirectory", "PrivateMounts", "PrivateDevices",
-			"ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups", "ProtectProc", "ProcSubset", "DynamicUser", "User",
-		}, name)
-		values[name] = value
-	}
-	for _, capability := range []string{"CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETUID", "CAP_SETGID", "CAP_DAC_OVERRIDE", "CAP_NET_BIND_SERVICE"} {
-		require.Contains(t, strings.Fields(values["CapabilityBoundingSet"]), capability)
-	}
-	require.Contains(t, strings.Fields(values["RestrictNamespaces"]), "mnt")
-	require.True(t, strings.HasPrefix(values["SystemCallFilter"], "~"), "what is not named stays allowed")
-	for _, needed := range []string{"@mount", "@privileged", "@resources", "@setuid", "@process"} {
-		require.NotContains(t, strings.Fields(values["SystemCallFilter"]), needed)
-	}
-	require.Equal(t, "notify", values["Type"])
-	require.Equal(t, "130", values["SuccessExitStatus"])
-	require.Equal(t, "always", values["Restart"], "R5")
 }

@@ -1,4 +1,6 @@
-package command
+// Package config is the configuration file. It promises that all that is wrong is found at once, with its place; that nothing
+// unknown is passed over; and that no secret is shown.
+package config
 
 import (
 	"crypto/x509"
@@ -29,63 +31,63 @@ import (
 
 // Config is the configuration file. examples/maascert.yaml names every key and says what it means; a test keeps it so.
 type Config struct {
-	Node         string                  `yaml:"node"`
-	StateDir     string                  `yaml:"state_dir"`
-	ACME         ACMEConfig              `yaml:"acme"`
-	Issuers      map[string]ACMEConfig   `yaml:"issuers"`
-	Certificates []CertificateConfig     `yaml:"certificates"`
-	Targets      map[string]TargetConfig `yaml:"targets"`
-	MAAS         MAASConfig              `yaml:"maas"`
-	Store        StoreConfig             `yaml:"store"`
-	Schedule     string                  `yaml:"schedule"`
-	Resolvers    []string                `yaml:"resolvers"`
+	Node         string            `yaml:"node"`
+	StateDir     string            `yaml:"state_dir"`
+	ACME         Issuer            `yaml:"acme"`
+	Issuers      map[string]Issuer `yaml:"issuers"`
+	Certificates []Certificate     `yaml:"certificates"`
+	Targets      map[string]Target `yaml:"targets"`
+	MAAS         MAAS              `yaml:"maas"`
+	Store        Store             `yaml:"store"`
+	Schedule     string            `yaml:"schedule"`
+	Resolvers    []string          `yaml:"resolvers"`
 
 	schedule cron.Schedule
 }
 
-// ACMEConfig is the CA.
-type ACMEConfig struct {
-	Directory      string          `yaml:"directory"`
-	Root           string          `yaml:"root"`
-	IssuerRoot     string          `yaml:"issuer_root"`
-	AcceptTerms    bool            `yaml:"accept_terms"`
-	DryRun         DryRunConfig    `yaml:"dry_run"`
-	Email          string          `yaml:"email"`
-	EAB            EABConfig       `yaml:"eab"`
-	Profile        string          `yaml:"profile"`
-	PreferredChain string          `yaml:"preferred_chain"`
-	Challenge      ChallengeConfig `yaml:"challenge"`
-	Challenges     []ChallengeRule `yaml:"challenges"`
+// Issuer is the CA.
+type Issuer struct {
+	Directory      string    `yaml:"directory"`
+	Root           string    `yaml:"root"`
+	IssuerRoot     string    `yaml:"issuer_root"`
+	AcceptTerms    bool      `yaml:"accept_terms"`
+	DryRun         DryRun    `yaml:"dry_run"`
+	Email          string    `yaml:"email"`
+	EAB            EAB       `yaml:"eab"`
+	Profile        string    `yaml:"profile"`
+	PreferredChain string    `yaml:"preferred_chain"`
+	Challenge      Challenge `yaml:"challenge"`
+	Challenges     []Rule    `yaml:"challenges"`
 
 	roots, issuerRoots       *x509.CertPool
 	rootsPEM, issuerRootsPEM []byte // of roots and issuerRoots; empty for the system's
 	external                 *acme.ExternalAccount
 }
 
-// EABConfig binds the ACME account to one that the CA knows otherwise.
-type EABConfig struct {
+// EAB binds the ACME account to one that the CA knows otherwise.
+type EAB struct {
 	KeyID string           `yaml:"key_id"`
 	HMAC  secret.Reference `yaml:"hmac"`
 }
 
-// DryRunConfig is the CA for rehearsals.
-type DryRunConfig struct {
+// DryRun is the CA for rehearsals.
+type DryRun struct {
 	Directory string `yaml:"directory"`
 	Root      string `yaml:"root"`
 
 	roots *x509.CertPool
 }
 
-// ChallengeConfig says how names are proven.
-type ChallengeConfig struct {
-	Type    string    `yaml:"type"`
-	Listen  string    `yaml:"listen"`
-	Webroot string    `yaml:"webroot"`
-	DNS     DNSConfig `yaml:"dns"`
+// Challenge says how names are proven.
+type Challenge struct {
+	Type    string `yaml:"type"`
+	Listen  string `yaml:"listen"`
+	Webroot string `yaml:"webroot"`
+	DNS     DNS    `yaml:"dns"`
 }
 
-// DNSConfig says who puts TXT records.
-type DNSConfig struct {
+// DNS says who puts TXT records.
+type DNS struct {
 	Provider    string                      `yaml:"provider"`
 	Settings    map[string]string           `yaml:"settings"`
 	Secrets     map[string]secret.Reference `yaml:"secrets"`
@@ -94,32 +96,32 @@ type DNSConfig struct {
 	secrets map[string]string // what the references led to
 }
 
-// ChallengeRule says how some names are proven.
-type ChallengeRule struct {
-	Match           []string `yaml:"match"`
-	ChallengeConfig `yaml:",inline"`
+// Rule says how some names are proven.
+type Rule struct {
+	Match     []string `yaml:"match"`
+	Challenge `yaml:",inline"`
 }
 
 // String says how names are proven.
-func (c ChallengeConfig) String() string {
+func (c Challenge) String() string {
 	return strings.TrimSpace(c.Type + " " + c.Listen + c.Webroot + c.DNS.Provider)
 }
 
-// challengeFor says how a name is proven: as the first rule says that matches, else as all others are.
-func (a *ACMEConfig) challengeFor(name string) ChallengeConfig {
+// ChallengeFor says how a name is proven: as the first rule says that matches, else as all others are.
+func (a Issuer) ChallengeFor(name string) Challenge {
 	for _, rule := range a.Challenges {
 		for _, pattern := range rule.Match {
 			// A pattern that is none was refused when it was read.
 			if ok, _ := path.Match(pattern, name); ok {
-				return rule.ChallengeConfig
+				return rule.Challenge
 			}
 		}
 	}
 	return a.Challenge
 }
 
-// CertificateConfig is one certificate.
-type CertificateConfig struct {
+// Certificate is one certificate.
+type Certificate struct {
 	Name    string            `yaml:"name"`
 	Issuer  string            `yaml:"issuer"`
 	Names   []string          `yaml:"names"`
@@ -128,16 +130,16 @@ type CertificateConfig struct {
 	Targets []string          `yaml:"targets"`
 }
 
-// TargetConfig is one place that serves a certificate.
-type TargetConfig struct {
+// Target is one place that serves a certificate.
+type Target struct {
 	Type          string        `yaml:"type"`
 	Port          int           `yaml:"port"`
 	Endpoints     []string      `yaml:"endpoints"`
 	VerifyTimeout time.Duration `yaml:"verify_timeout"`
 }
 
-// MAASConfig says where MAAS is; what is left out is detected.
-type MAASConfig struct {
+// MAAS says where MAAS is; what is left out is detected.
+type MAAS struct {
 	Command  string        `yaml:"command"`
 	StageDir string        `yaml:"stage_dir"`
 	HTTPDir  string        `yaml:"http_dir"`
@@ -145,21 +147,64 @@ type MAASConfig struct {
 	Timeout  time.Duration `yaml:"timeout"`
 }
 
-// StoreConfig says where certificates are kept.
-type StoreConfig struct {
+// Store says where certificates are kept.
+type Store struct {
 	Type string `yaml:"type"`
 	Path string `yaml:"path"`
 }
 
-// presets are the directories that can be called by name.
-var presets = map[string]string{"letsencrypt": acme.LetsEncrypt, "letsencrypt-staging": acme.LetsEncryptStaging}
+// Times are those of the schedule.
+func (c *Config) Times() cron.Schedule { return c.schedule }
 
-// loadConfig reads and checks a configuration file. Its error is a configErrors where the text is wrong, with all that
+// Certificate is the one of a name; one without a name when there is none.
+func (c *Config) Certificate(name string) Certificate {
+	for _, cert := range c.Certificates {
+		if cert.Name == name {
+			return cert
+		}
+	}
+	return Certificate{}
+}
+
+// Roots are those that the directory's own certificate leads to; nil stands for the system's.
+func (i Issuer) Roots() *x509.CertPool { return i.roots }
+
+// RootsPEM are the same as text; empty for the system's.
+func (i Issuer) RootsPEM() []byte { return i.rootsPEM }
+
+// IssuerRoots are those that issued certificates lead to, the system's where none are configured.
+func (i Issuer) IssuerRoots() *x509.CertPool { return i.issuerRoots }
+
+// IssuerRootsPEM are the same as text; empty for the system's.
+func (i Issuer) IssuerRootsPEM() []byte { return i.issuerRootsPEM }
+
+// External is the account that the ACME account is bound to, or nil.
+func (i Issuer) External() *acme.ExternalAccount { return i.external }
+
+// Ways are all ways in which names are proven, that of most names first.
+func (i Issuer) Ways() []Challenge {
+	ways := []Challenge{i.Challenge}
+	for _, rule := range i.Challenges {
+		ways = append(ways, rule.Challenge)
+	}
+	return ways
+}
+
+// Roots are those that the directory's own certificate leads to; nil stands for the system's.
+func (d DryRun) Roots() *x509.CertPool { return d.roots }
+
+// SecretSettings are what the references under secrets led to, by name.
+func (d DNS) SecretSettings() map[string]string { return d.secrets }
+
+// Presets are the directories that can be called by name.
+var Presets = map[string]string{"letsencrypt": acme.LetsEncrypt, "letsencrypt-staging": acme.LetsEncryptStaging}
+
+// Load reads and checks a configuration file. Its error is a Errors where the text is wrong, with all that
 // is wrong.
-func loadConfig(file string) (*Config, error) {
+func Load(file string) (*Config, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, err
+		return nil, withoutOp(err)
 	}
 	var config Config
 	doc := decodeYAML(file, text, &config)
@@ -223,12 +268,12 @@ const defaultIssuer = "acme"
 func (v *validator) issuers() {
 	c := v.config
 	if c.Issuers == nil {
-		c.Issuers = map[string]ACMEConfig{}
+		c.Issuers = map[string]Issuer{}
 	}
 	if _, taken := c.Issuers[defaultIssuer]; taken {
 		v.fault("issuers."+defaultIssuer, "the issuer called %q is the section acme:", defaultIssuer)
 	}
-	wanted := slices.ContainsFunc(c.Certificates, func(cert CertificateConfig) bool { return fallback(cert.Issuer, defaultIssuer) == defaultIssuer })
+	wanted := slices.ContainsFunc(c.Certificates, func(cert Certificate) bool { return fallback(cert.Issuer, defaultIssuer) == defaultIssuer })
 	if wanted || len(c.Certificates) == 0 || v.has("acme") {
 		v.acme("acme", &c.ACME)
 		c.Issuers[defaultIssuer] = c.ACME
@@ -242,8 +287,8 @@ func (v *validator) issuers() {
 	}
 }
 
-func (v *validator) external(key string, eab EABConfig) *acme.ExternalAccount {
-	if eab == (EABConfig{}) {
+func (v *validator) external(key string, eab EAB) *acme.ExternalAccount {
+	if eab == (EAB{}) {
 		return nil
 	}
 	if eab.KeyID == "" {
@@ -261,7 +306,7 @@ func (v *validator) external(key string, eab EABConfig) *acme.ExternalAccount {
 }
 
 // acme checks one CA.
-func (v *validator) acme(key string, a *ACMEConfig) {
+func (v *validator) acme(key string, a *Issuer) {
 	if a.Directory == "" {
 		v.fault(key, "%s.directory is missing: the URL of the CA's ACME directory, or letsencrypt", key)
 	}
@@ -299,7 +344,7 @@ func (v *validator) acme(key string, a *ACMEConfig) {
 			}
 			rule.Match[j] = canonical
 		}
-		v.challenge(at, &a.Challenges[i].ChallengeConfig)
+		v.challenge(at, &a.Challenges[i].Challenge)
 	}
 }
 
@@ -318,7 +363,7 @@ func canonicalPattern(pattern string) (string, error) {
 var challengeTypes = []string{"http-01", "tls-alpn-01", "dns-01"}
 
 // challenge checks one way to prove names.
-func (v *validator) challenge(key string, c *ChallengeConfig) {
+func (v *validator) challenge(key string, c *Challenge) {
 	c.Type = fallback(c.Type, "http-01")
 	if !slices.Contains(challengeTypes, c.Type) {
 		v.fault(key+".type", "%q is unknown; there are: %s", c.Type, strings.Join(challengeTypes, ", "))
@@ -338,7 +383,7 @@ func (v *validator) challenge(key string, c *ChallengeConfig) {
 	switch {
 	case c.Webroot == "":
 		c.Listen = fallback(c.Listen, listen[c.Type])
-		if !isHostPort(c.Listen) {
+		if !IsHostPort(c.Listen) {
 			v.fault(key+".listen", "%q is no address to listen on; write %s or 10.0.0.10%s", c.Listen, listen[c.Type], listen[c.Type])
 		}
 	case c.Listen != "":
@@ -351,7 +396,7 @@ func (v *validator) challenge(key string, c *ChallengeConfig) {
 }
 
 // dns checks who puts TXT records, and reads the secrets for it.
-func (v *validator) dns(key string, c *DNSConfig) {
+func (v *validator) dns(key string, c *DNS) {
 	if c.Provider == "" {
 		v.fault(key, "dns.provider is missing; there are: %s", strings.Join(providers.Names(), ", "))
 		return
@@ -426,7 +471,7 @@ func systemRoots() *x509.CertPool {
 
 // directory resolves a directory's name and checks its URL.
 func (v *validator) directory(key, value string) string {
-	if preset, ok := presets[value]; ok || value == "" {
+	if preset, ok := Presets[value]; ok || value == "" {
 		return preset
 	}
 	address, err := url.Parse(value)
@@ -436,7 +481,7 @@ func (v *validator) directory(key, value string) string {
 		return ""
 	}
 	if err != nil || address.Scheme != "https" || address.Host == "" {
-		v.fault(key, "%q is no https URL and none of: %s", value, strings.Join(slices.Sorted(maps.Keys(presets)), ", "))
+		v.fault(key, "%q is no https URL and none of: %s", value, strings.Join(slices.Sorted(maps.Keys(Presets)), ", "))
 	}
 	return value
 }
@@ -477,10 +522,10 @@ const impliedTarget = "maas"
 func (v *validator) targets() {
 	c := v.config
 	if c.Targets == nil {
-		c.Targets = map[string]TargetConfig{}
+		c.Targets = map[string]Target{}
 	}
 	if _, ok := c.Targets[impliedTarget]; !ok {
-		c.Targets[impliedTarget] = TargetConfig{Type: "maas"}
+		c.Targets[impliedTarget] = Target{Type: "maas"}
 	}
 	maasTargets := 0
 	for _, name := range slices.Sorted(maps.Keys(c.Targets)) {
@@ -576,7 +621,7 @@ func (v *validator) unused(taken map[string]string) {
 	}
 }
 
-func (v *validator) names(key string, cert *CertificateConfig) {
+func (v *validator) names(key string, cert *Certificate) {
 	if len(cert.Names) == 0 {
 		v.fault(key, "names is missing: every name and address under which MAAS is reached")
 	}
@@ -595,10 +640,10 @@ func (v *validator) names(key string, cert *CertificateConfig) {
 }
 
 // provable finds names that cannot be proven in the way that is chosen for them.
-func (v *validator) provable(key string, cert *CertificateConfig, issuer *ACMEConfig) {
+func (v *validator) provable(key string, cert *Certificate, issuer *Issuer) {
 	for i, name := range cert.Names {
 		at := fmt.Sprintf("%s.names[%d]", key, i)
-		way := issuer.challengeFor(name).Type
+		way := issuer.ChallengeFor(name).Type
 		if !slices.Contains(challengeTypes, way) {
 			continue
 		}
@@ -612,7 +657,7 @@ func (v *validator) provable(key string, cert *CertificateConfig, issuer *ACMECo
 }
 
 // issuable finds names that a CA is known not to issue for.
-func (v *validator) issuable(key string, cert *CertificateConfig, issuer *ACMEConfig) {
+func (v *validator) issuable(key string, cert *Certificate, issuer *Issuer) {
 	wrong := acme.CheckNames(issuer.Directory, issuer.Profile, cert.Names)
 	for i, name := range cert.Names {
 		if err := wrong[name]; err != nil {
@@ -678,7 +723,8 @@ func join[T ~string](values []T) string {
 	return strings.Join(words, ", ")
 }
 
-func isHostPort(text string) bool {
+// IsHostPort tells whether a text is an address to listen on: a port, with a host or without.
+func IsHostPort(text string) bool {
 	host, port, err := net.SplitHostPort(text)
 	number, portErr := strconv.Atoi(port)
 	return err == nil && portErr == nil && number > 0 && number < 65536 && (host == "" || isHost(host))
@@ -687,7 +733,7 @@ func isHostPort(text string) bool {
 func isEndpoint(text string) bool {
 	host, _, err := net.SplitHostPort(text)
 	if err == nil {
-		return host != "" && isHostPort(text)
+		return host != "" && IsHostPort(text)
 	}
 	return isHost(strings.Trim(text, "[]"))
 }

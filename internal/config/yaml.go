@@ -1,4 +1,4 @@
-package command
+package config
 
 import (
 	"bytes"
@@ -25,32 +25,32 @@ type document struct {
 	lines  []string
 	at     map[string]*token.Position // where a key's value stands, by path
 	anchor map[string]ast.Node
-	errors []configError
+	errors []mistake
 	secret map[int]bool // lines that hold a reference to a secret, or by mistake the secret itself
 	broken bool         // it is no YAML at all, so there is nothing more to find
 }
 
-// configError is one thing that is wrong in a configuration file.
-type configError struct {
+// mistake is one thing that is wrong in a configuration file.
+type mistake struct {
 	line, column int
 	text         string
 }
 
-// configErrors are all that is wrong in a configuration file.
-type configErrors struct {
+// Errors are all that is wrong in a configuration file.
+type Errors struct {
 	name   string
 	lines  []string
 	secret map[int]bool
-	errors []configError
+	errors []mistake
 }
 
-func (e *configErrors) Error() string {
+func (e *Errors) Error() string {
 	return strings.Join(e.Lines(false), "\n")
 }
 
 // Lines are the faults, each as FILE:LINE:COLUMN: TEXT, with an excerpt below it when asked for; a line that may hold a
 // secret is not shown.
-func (e *configErrors) Lines(excerpt bool) []string {
+func (e *Errors) Lines(excerpt bool) []string {
 	var lines []string
 	for _, one := range e.errors {
 		line := fmt.Sprintf("%s:%d:%d: %s", e.name, one.line, one.column, one.text)
@@ -92,12 +92,12 @@ func decodeYAML(name string, text []byte, into any) *document {
 }
 
 func (d *document) failure() error {
-	slices.SortStableFunc(d.errors, func(a, b configError) int { return (a.line-b.line)*1000 + a.column - b.column })
-	return &configErrors{name: d.name, lines: d.lines, secret: d.secret, errors: d.errors}
+	slices.SortStableFunc(d.errors, func(a, b mistake) int { return (a.line-b.line)*1000 + a.column - b.column })
+	return &Errors{name: d.name, lines: d.lines, secret: d.secret, errors: d.errors}
 }
 
 func (d *document) add(at *token.Position, format string, args ...any) {
-	d.errors = append(d.errors, configError{at.Line, at.Column, fmt.Sprintf(format, args...)})
+	d.errors = append(d.errors, mistake{at.Line, at.Column, fmt.Sprintf(format, args...)})
 }
 
 // fault notes that a key's value is wrong. One that is not there is shown at the nearest key above it.
@@ -127,7 +127,7 @@ func (d *document) hide(path string) {
 
 // isWrongAlready tells whether something was found wrong at a place: a value of a wrong type is not judged as well.
 func (d *document) isWrongAlready(at *token.Position) bool {
-	return slices.ContainsFunc(d.errors, func(e configError) bool { return e.line == at.Line && e.column == at.Column })
+	return slices.ContainsFunc(d.errors, func(e mistake) bool { return e.line == at.Line && e.column == at.Column })
 }
 
 // has tells whether a key was given a value.
