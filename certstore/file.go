@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"maascert/internal/hint"
 	"maascert/internal/world"
 )
@@ -153,41 +155,52 @@ func (s *FileStore) Lock(ctx context.Context, name string) (*Held, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	if err := s.alone(ctx, s.sweep); err != nil {
+	err = s.alone(ctx, func() error {
+		defer s.sign(name)
+		return s.sweep()
+	})
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("store: %w", err), release())
 	}
-	s.sign(name)
 	return NewHeld(ctx, s, func() {
 		// A lock file that cannot be unlocked is unlocked by the process's end.
 		_ = release()
 	}), nil
 }
 
-// sign writes down who holds a lock, for people. Where that cannot be written nobody knows, and the lock holds all the same.
+// sign writes down who holds a lock, for people; the caller writes alone. Where that cannot be written nobody knows, and the
+// lock holds all the same.
 func (s *FileStore) sign(name string) {
 	text, err := json.Marshal(Holder{Node: s.Node, PID: os.Getpid(), Since: time.Now().UTC().Truncate(time.Second)})
 	path := filepath.Join(s.dir, locks, holders, name)
-	if err == nil && s.make(filepath.Dir(path)) == nil {
-		_ = s.fsys.Replace(path, text, 0o600)
+	if err = errors.Join(err, s.make(filepath.Dir(path))); err == nil {
+		err = s.fsys.Replace(path, text, 0o600)
+	}
+	if err != nil {
+		_ = s.fsys.Remove(path) // what stands there is of an earlier time
 	}
 }
 
 // Holder goes by the kernel's list of locks: what the last holder wrote down stays when it is killed.
 func (s *FileStore) Holder(_ context.Context, name string) (*Holder, error) {
-	pid, err := s.lockedBy(filepath.Join(s.dir, locks, name))
+	var signed Holder
+	text, err := s.fsys.ReadFile(filepath.Join(s.dir, locks, holders, name))
+	if err != nil || json.Unmarshal(text, &signed) != nil {
+		signed = Holder{}
+	}
+	pid, err := s.lockedBy(filepath.Join(s.dir, locks, name), signed.PID)
 	if err != nil || pid == 0 {
 		return nil, err
 	}
-	var holder Holder
-	text, err := s.fsys.ReadFile(filepath.Join(s.dir, locks, holders, name))
-	if err != nil || json.Unmarshal(text, &holder) != nil || holder.PID != pid {
+	if pid != signed.PID {
 		return &Holder{PID: pid}, nil
 	}
-	return &holder, nil
+	return &signed, nil
 }
 
-// lockedBy is the process that has a lock of a file (proc_locks(5)); 0 for none.
-func (s *FileStore) lockedBy(path string) (pid int, err error) {
+// lockedBy is the process that has a lock of a file (proc_locks(5)); 0 for none. Other file systems have files of the same
+// number, and some do not name their own device there as stat does: so whoever is the expected process counts as well.
+func (s *FileStore) lockedBy(path string, expected int) (pid int, err error) {
 	info, err := s.fsys.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -203,16 +216,21 @@ func (s *FileStore) lockedBy(path string) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(stat.Dev), unix.Minor(stat.Dev), stat.Ino)
 	for line := range strings.Lines(string(text)) {
 		words := strings.Fields(line)
 		if len(words) < 6 || words[1] != "FLOCK" || !strings.HasSuffix(words[5], fmt.Sprintf(":%d", stat.Ino)) {
 			continue
 		}
-		if pid, err := strconv.Atoi(words[4]); err == nil {
-			return pid, nil
+		switch holder, err := strconv.Atoi(words[4]); {
+		case err != nil:
+		case holder == expected:
+			return holder, nil
+		case words[5] == file:
+			pid = holder
 		}
 	}
-	return 0, nil
+	return pid, nil
 }
 
 // alone runs f while no other process or goroutine writes to the store.

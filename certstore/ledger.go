@@ -103,7 +103,11 @@ func (l *Ledger) complete(ctx context.Context) error {
 		if listed[number] {
 			continue
 		}
-		if version, err := l.open(ctx, number); err == nil {
+		version, err := l.open(ctx, number)
+		if err != nil {
+			continue
+		}
+		if _, twice := index[version.Bundle.Fingerprint()]; !twice {
 			index[version.Bundle.Fingerprint()] = version.info()
 		}
 	}
@@ -151,6 +155,7 @@ func (l *Ledger) Update(ctx context.Context, change func(*Record)) error {
 	for {
 		if l.stale {
 			if err := errors.Join(l.read(ctx), l.complete(ctx)); err != nil {
+				l.stale = true
 				return err
 			}
 		}

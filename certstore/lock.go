@@ -18,7 +18,7 @@ var (
 
 // Holder is who holds a lock.
 type Holder struct {
-	Node  string    `json:"node"` // empty when it is not known, as PID and Since
+	Node  string    `json:"node"` // empty when only the process is known
 	PID   int       `json:"pid"`
 	Since time.Time `json:"since"`
 }

@@ -2,6 +2,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"maascert/certstore"
+	"maascert/certstore/certtest"
 )
 
 // Run runs the suite. open returns two stores that work on the same, empty place, as two processes would.
@@ -31,6 +33,8 @@ func Run(t *testing.T, open func(t *testing.T) (a, b certstore.Store)) {
 		"a waiting lock is taken when it gets free":            lockWaits,
 		"a lock's store refuses once it is released":           lockStore,
 		"who finds a lock taken is told who has it":            lockHolder,
+		"locks taken side by side do not disturb each other":   locksSideBySide,
+		"the same bundle twice is one in the index":            twice,
 		"a ledger keeps what two hosts write at once":          ledgers,
 		"names that could leave the store are refused":         badNames,
 		"an account and a record are kept as they were":        documents,
@@ -197,6 +201,49 @@ func lockHolder(t *testing.T, a, b certstore.Store) {
 	holder, err = b.Holder(t.Context(), "maas")
 	require.NoError(t, err)
 	require.Nil(t, holder)
+}
+
+func locksSideBySide(t *testing.T, a, b certstore.Store) {
+	var group sync.WaitGroup
+	for name, store := range map[string]certstore.Store{"maas": a, "other": b} {
+		group.Go(func() {
+			for range 50 {
+				held, err := store.Lock(t.Context(), name)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if holder, err := store.Holder(t.Context(), name); err != nil || holder == nil || holder.Since.IsZero() {
+					t.Errorf("%s: %v, %v", name, holder, err)
+				}
+				held.Unlock()
+			}
+		})
+	}
+	group.Wait()
+}
+
+func twice(t *testing.T, a, b certstore.Store) {
+	authority, err := certtest.NewAuthority()
+	require.NoError(t, err)
+	bundle, err := authority.Issue(certstore.EC256, 0, time.Hour, "a.example")
+	require.NoError(t, err)
+	ledger, err := certstore.OpenLedger(t.Context(), a, "maas")
+	require.NoError(t, err)
+	_, err = ledger.Add(t.Context(), certstore.Version{Origin: certstore.FromACME, Created: time.Now(), Bundle: bundle})
+	require.NoError(t, err)
+	data, _, err := a.Read(t.Context(), "versions/maas/1")
+	require.NoError(t, err)
+	_, err = a.Write(t.Context(), "versions/maas/2", bytes.Replace(data, []byte(`"number": 1`), []byte(`"number": 2`), 1), "")
+	require.NoError(t, err)
+	ledger, err = certstore.OpenLedger(t.Context(), b, "maas")
+	require.NoError(t, err)
+	require.NoError(t, ledger.Update(t.Context(), func(*certstore.Record) {}))
+	for range 3 {
+		require.NoError(t, ledger.Reread(t.Context()))
+		require.True(t, ledger.IsIndexed())
+		require.Len(t, ledger.Versions(), 1)
+	}
 }
 
 func ledgers(t *testing.T, a, b certstore.Store) {

@@ -33,8 +33,15 @@ type lastPassJSON struct {
 
 // fleetJSON is for stores that several hosts share; a file store has nobody to tell of.
 type fleetJSON struct {
-	Lock  map[string]certstore.Holder `json:"lock"`
-	Nodes []nodeJSON                  `json:"nodes"`
+	Lock  map[string]holderJSON `json:"lock"`
+	Nodes []nodeJSON            `json:"nodes"`
+}
+
+// holderJSON is who holds a lock.
+type holderJSON struct {
+	Node  string  `json:"node"` // empty when only the process is known
+	PID   int     `json:"pid"`
+	Since *string `json:"since"`
 }
 
 type nodeJSON struct {

@@ -94,21 +94,30 @@ func (a *app) renew(c *cli.Context) error {
 	return exitOf(results)
 }
 
-// passAgain makes another pass with what a person agreed to. What the one before obtained, for targets that did not refuse, is
-// told, and not ordered once more.
-func (a *app) passAgain(c *cli.Context, p *assembly, options lifecycle.Options, before []lifecycle.Result) []lifecycle.Result {
-	for _, r := range before {
-		options.Force = options.Force && !r.Obtained
+// passAgain makes another pass over the certificates that a first enabling stopped, to which a person has agreed. What the pass
+// before obtained, for targets that did not refuse, is told, and not ordered once more.
+func (a *app) passAgain(c *cli.Context, p *assembly, options lifecycle.Options, results []lifecycle.Result) []lifecycle.Result {
+	for i, r := range results {
+		if !isStoppedByFirstEnabling(r) {
+			continue
+		}
+		again := options
+		again.Certificates, again.Force = []string{r.Name}, options.Force && !r.Obtained
 		if r.Obtained && !c.Bool("json") {
 			a.printResult(r)
 		}
-	}
-	results := p.engine.Pass(c.Context, options)
-	for i := range results {
-		results[i].Changed = results[i].Changed || before[i].Changed
-		results[i].Requests += before[i].Requests
+		results[i] = p.engine.Pass(c.Context, again)[0]
+		results[i].Changed = results[i].Changed || r.Changed
+		results[i].Requests += r.Requests
 	}
 	return results
+}
+
+func isStoppedByFirstEnabling(r lifecycle.Result) bool {
+	return slices.ContainsFunc(r.Troubles, func(t lifecycle.Trouble) bool {
+		var refusal *maasconfig.Refusal
+		return errors.As(t.Err, &refusal) && refusal.IsFirst
+	})
 }
 
 // warnUntold writes what of a pass could not be written down, unless the pass failed: then it is most likely for the same
@@ -165,12 +174,7 @@ func passOptions(c *cli.Context) (lifecycle.Options, error) {
 
 // shouldEnable asks, on a terminal, whether to enable TLS for the first time, when that is what stopped a pass.
 func (a *app) shouldEnable(results []lifecycle.Result, quiet bool) bool {
-	stopped := slices.ContainsFunc(results, func(r lifecycle.Result) bool {
-		return slices.ContainsFunc(r.Troubles, func(t lifecycle.Trouble) bool {
-			var refusal *maasconfig.Refusal
-			return errors.As(t.Err, &refusal) && refusal.IsFirst
-		})
-	})
+	stopped := slices.ContainsFunc(results, isStoppedByFirstEnabling)
 	if !stopped || quiet || !a.isTerminal() {
 		return false
 	}

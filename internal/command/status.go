@@ -70,15 +70,12 @@ func (a *app) status(c *cli.Context) error {
 	return attentionUnless(doc.Healthy)
 }
 
-// holders are who holds the locks of the certificates and of this host's own targets, by lock. Who cannot be found out is left
-// out.
-func (p *assembly) holders(ctx context.Context) map[string]certstore.Holder {
-	held := map[string]certstore.Holder{}
+// holders are who holds the locks of the certificates. Who cannot be found out is left out.
+func (p *assembly) holders(ctx context.Context) map[string]holderJSON {
+	held := map[string]holderJSON{}
 	for _, cert := range p.engine.Certificates {
-		for _, lock := range []string{cert.Name, p.engine.OwnLock(cert.Name)} {
-			if holder, err := p.store.Holder(ctx, lock); err == nil && holder != nil {
-				held[lock] = *holder
-			}
+		if holder, err := p.store.Holder(ctx, cert.Name); err == nil && holder != nil {
+			held[cert.Name] = holderJSON{holder.Node, holder.PID, stamp(holder.Since)}
 		}
 	}
 	return held

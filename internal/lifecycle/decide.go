@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"crypto/x509"
 	"slices"
-	"strings"
 	"time"
 
 	"maascert/acme"
@@ -133,10 +132,10 @@ func (s State) toRevoke() []certstore.Revocation {
 	}
 	var now []certstore.Revocation
 	for _, r := range s.Record.Revocations {
-		if s.isServedElsewhere(r.Version) {
+		expired := !r.Expires.IsZero() && !r.Expires.After(s.Now)
+		if !expired && s.isServedElsewhere(r.Version) {
 			continue
 		}
-		expired := !r.Expires.IsZero() && !r.Expires.After(s.Now)
 		if r.Version != s.Current.Number && r.Done.IsZero() && (r.Refused == "" || expired) {
 			now = append(now, r)
 		}
@@ -144,17 +143,18 @@ func (s State) toRevoke() []certstore.Revocation {
 	return now
 }
 
-// isServedElsewhere tells whether another host's own target was last seen to serve a version, unless that host has said
-// nothing for so long that it is forgotten.
+// isServedElsewhere tells whether another host's own target was last seen to serve a version, as long as that host has the
+// target and says so.
 func (s State) isServedElsewhere(version int) bool {
-	return slices.ContainsFunc(s.Nodes, func(node certstore.Node) bool {
-		for key, d := range s.Record.Deployments {
-			if node.Node != s.Node && strings.HasSuffix(key, ".at."+node.Node) && d.Verified == version {
+	for _, node := range s.Nodes {
+		for _, target := range node.Targets {
+			d, ok := s.Record.Deployments[target.Name+".at."+node.Node]
+			if node.Node != s.Node && ok && d.Verified == version {
 				return true
 			}
 		}
-		return false
-	})
+	}
+	return false
 }
 
 // Decide says what to do. It reads nothing but the state.

@@ -352,8 +352,8 @@ func (e *Engine) probe(ctx context.Context, cert Certificate, bundle *certstore.
 	return states
 }
 
-// OwnLock is the lock of a certificate for the targets of this host alone.
-func (e *Engine) OwnLock(cert string) string { return cert + ".at." + e.Node }
+// ownLock is the lock of a certificate for the targets of this host alone.
+func (e *Engine) ownLock(cert string) string { return cert + ".at." + e.Node }
 
 // key is the name under which the record remembers a target: hosts that share a store have proxies of the same name each.
 func (e *Engine) key(target maasconfig.Info) string {
@@ -413,25 +413,30 @@ func (p *pass) run(ctx context.Context) {
 		return
 	}
 	if view.Plan.Obtain || view.Plan.Housekeeping || len(p.toTell(view, true)) > 0 {
-		p.locked(ctx, p.cert.Name, nil, view, p.actForAll)
+		p.locked(ctx, p.cert.Name, nil, p.options, p.actForAll)
 	}
-	p.tendOwn(ctx, view)
+	p.tendOwn(ctx)
 	p.conclude(ctx)
 }
 
 // tendOwn deploys to what belongs to this host alone, which waits for no other host. With that, versions that a person wants
 // revoked may be served no more.
-func (p *pass) tendOwn(ctx context.Context, found View) {
-	own := append(p.lagging(found), p.lagging(p.result.After)...)
-	if ctx.Err() != nil || len(own) == 0 {
+func (p *pass) tendOwn(ctx context.Context) {
+	options := p.options
+	options.Force = false // nothing is ordered here
+	now := p.result.After
+	now.State.Force, now.State.ByHand = options.Force, options.ByHand
+	now.decide(p.cert.Name)
+	own := p.lagging(now)
+	if ctx.Err() != nil || now.State.Current == nil || len(own) == 0 {
 		return
 	}
-	p.locked(ctx, p.OwnLock(p.cert.Name), own, p.result.After, func(ctx context.Context, view View) {
+	p.locked(ctx, p.ownLock(p.cert.Name), own, options, func(ctx context.Context, view View) {
 		p.deployTo(ctx, p.lagging(view), view)
 		p.lookBack(ctx)
 	})
 	if ctx.Err() == nil && len(p.result.After.State.toRevoke()) > 0 {
-		p.locked(ctx, p.cert.Name, nil, p.result.After, func(ctx context.Context, _ View) {
+		p.locked(ctx, p.cert.Name, nil, options, func(ctx context.Context, _ View) {
 			if p.revokeReplaced(ctx) {
 				p.lookBack(ctx)
 			}
@@ -441,7 +446,7 @@ func (p *pass) tendOwn(ctx context.Context, found View) {
 
 // locked looks and decides again under a lock, because somebody else may have done the work meanwhile, and has the work done
 // that is left. A lock that is taken is the trouble of the targets that it is for; without any, of the certificate.
-func (p *pass) locked(ctx context.Context, lock string, targets []maasconfig.Target, before View, work func(context.Context, View)) {
+func (p *pass) locked(ctx context.Context, lock string, targets []maasconfig.Target, options Options, work func(context.Context, View)) {
 	held, err := certstore.LockWithin(ctx, p.Store, lock, p.options.Wait)
 	if err != nil {
 		taken := errors.Is(err, certstore.ErrLocked)
@@ -460,12 +465,12 @@ func (p *pass) locked(ctx context.Context, lock string, targets []maasconfig.Tar
 	p.ledger.In(held)
 	defer p.ledger.In(p.Store)
 	ctx = held.Context()
-	view, _, err := p.look(ctx, p.ledger, p.cert, p.options)
+	view, _, err := p.look(ctx, p.ledger, p.cert, options)
 	if err != nil {
 		p.fail(StageLook, err)
 		return
 	}
-	if view.State.Record.Current != before.State.Record.Current || p.result.Obtained {
+	if view.State.Record.Current != p.result.Before.State.Record.Current {
 		view.State.Force = false // what was asked for has been done
 		view.decide(p.cert.Name)
 	}
@@ -570,6 +575,9 @@ func (p *pass) act(ctx context.Context, view View) {
 
 // deployTo brings the version in use to targets, one after another.
 func (p *pass) deployTo(ctx context.Context, targets []maasconfig.Target, view View) {
+	if p.result.After.State.Current == nil {
+		return
+	}
 	version := *p.result.After.State.Current
 	for _, target := range targets {
 		if ctx.Err() != nil {

@@ -656,7 +656,9 @@ func TestARevocationWaitsForEveryHostsOwnTargets(t *testing.T) {
 	record.Deployments["front.at.region2"] = certstore.Deployment{Verified: 1, Version: 1}
 	_, err = certstore.SaveRecord(t.Context(), eng.Store, "maas", record, revision)
 	require.NoError(t, err)
-	require.NoError(t, certstore.SaveNode(t.Context(), eng.Store, certstore.Node{V: 1, Node: "region2", LastPass: time.Now()}, ""))
+	require.NoError(t, certstore.SaveNode(t.Context(), eng.Store, certstore.Node{
+		V: 1, Node: "region2", LastPass: time.Now(), Targets: []certstore.NodeTarget{{Certificate: "maas", Name: "front", Type: "files"}},
+	}, ""))
 	_, err = eng.AskRevocation(t.Context(), eng.Certificates[0], 4, false, 0)
 	require.NoError(t, err)
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
@@ -702,6 +704,17 @@ func TestTroublesOfLocksAreThoseOfTheirTargets(t *testing.T) {
 	require.Len(t, r.Troubles, 2, "%v", r.Troubles)
 	require.False(t, r.IsNotNow(), "MAAS is deaf, which time does not mend")
 	held.Unlock()
+}
+
+// An order that a person forces and that fails keeps nothing from this host's own proxy.
+func TestAForcedOrderThatFailsHoldsUpNoOwnTarget(t *testing.T) {
+	t.Parallel()
+	eng, issuer, _, front := twoTargets(t)
+	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+	issuer.fail, front.serves["front"] = errors.New("the CA is down"), nil
+	r := eng.Pass(t.Context(), lifecycle.Options{Force: true, ByHand: true})[0]
+	require.Equal(t, lifecycle.StageObtain, r.Stage())
+	require.NotNil(t, front.serves["front"])
 }
 
 // What another host's pass found is no word on this host's own targets.

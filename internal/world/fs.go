@@ -241,7 +241,9 @@ func Sweep(fsys FS, dir string) error {
 	}
 	for _, entry := range entries {
 		if !entry.IsDir() && leftover.MatchString(entry.Name()) {
-			err = errors.Join(err, fsys.Remove(filepath.Join(dir, entry.Name())))
+			if removed := fsys.Remove(filepath.Join(dir, entry.Name())); !errors.Is(removed, fs.ErrNotExist) {
+				err = errors.Join(err, removed)
+			}
 		}
 	}
 	return err
