@@ -108,7 +108,9 @@ var rules = []struct {
 	{ARI, func(s State, _ certstore.Wish) bool {
 		return s.isReplaceable() && s.Window != nil && !s.Window.Moment().After(s.Now)
 	}, true},
-	{Lifetime, func(s State, _ certstore.Wish) bool { return s.Window == nil && !byLifetime(s.leaf()).After(s.Now) }, true},
+	{Lifetime, func(s State, _ certstore.Wish) bool {
+		return s.isReplaceable() && s.Window == nil && !byLifetime(s.leaf()).After(s.Now)
+	}, true},
 	{Foreign, func(s State, w certstore.Wish) bool {
 		return slices.ContainsFunc(s.Targets, func(t TargetState) bool { return s.isForeign(t, w) })
 	}, false},
@@ -214,7 +216,7 @@ func equalNames(a, b []string) bool {
 }
 
 // isReplaceable tells whether the current version is old enough for a word about its time to lead to another one: a CA that
-// gives the same bad word for each new certificate must not get an order a minute.
+// gives the same bad word for each new certificate, or a clock that is hours ahead, must not make an order a minute.
 func (s State) isReplaceable() bool { return !s.Now.Before(s.replaceableAt()) }
 
 // replaceableAt never lies behind the emergency: a version that a clock which was ahead made, or a CA whose clock is behind,

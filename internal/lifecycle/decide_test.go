@@ -432,6 +432,14 @@ func TestDecide(t *testing.T) {
 				s.Window, s.Current.Created = window(-2*time.Hour, -time.Hour), w.now.Add(-time.Hour)
 			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
 		},
+		"a certificate that was just made is not replaced because our clock is hours ahead": {
+			age: 3 * time.Hour, lifetime: 4 * time.Hour, change: func(s *lifecycle.State) { s.Current.Created = w.now.Add(-time.Minute) },
+			why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"but it is before it ends by that clock": {
+			age: 231 * time.Minute, lifetime: 4 * time.Hour, change: func(s *lifecycle.State) { s.Current.Created = w.now.Add(-time.Minute) },
+			why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateOverdue,
+		},
 		"an order that failed and may be made again is not healthy": {
 			age: 70 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Failures = 3 }, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateWaiting,
 		},

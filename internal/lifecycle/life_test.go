@@ -638,7 +638,7 @@ func (l *life) clockWasSet(from, to time.Time) bool {
 // checkActs checks the bounds on orders and calls.
 func (l *life) checkActs(n uint64) {
 	for i := 1; i < len(l.orders); i++ {
-		// One that worked and left a certificate that is due at once, by a clock that is hours ahead, takes a second, its call two, and the next look comes after one.
+		// One that worked takes a second, its call two, and the next look comes after one.
 		require.GreaterOrEqual(l.t, l.orders[i].Sub(l.orders[i-1]), 4*time.Second, "life %d: orders follow each other too soon", n)
 	}
 	if l.lifetime >= day {
