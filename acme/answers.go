@@ -191,7 +191,7 @@ func findPlaces(ctx context.Context, some []answer, names []string) error {
 	for i := range some {
 		group.Go(func() (err error) {
 			some[i].Place, err = some[i].solver.Place(ctx, some[i].Name)
-			if own := strings.TrimSuffix(some[i].Place, "."); err == nil && own != "" && slices.Contains(names, own) {
+			if own := strings.TrimSuffix(some[i].Place, "."); err == nil && own != "" && (slices.Contains(names, own) || slices.Contains(names, "*."+own)) {
 				err = fmt.Errorf("dns-01: _acme-challenge.%s leads to %s, a name of the certificate: its own records would be in danger", some[i].Name, own)
 			}
 			return err

@@ -548,11 +548,11 @@ func TestS7ACNAMELeadsOnlyWhereARecordMayStand(t *testing.T) {
 // S7: nor is one of the certificate's own names, whose TXT records may be an SPF policy.
 func TestS7ACNAMELeadsToNoneOfTheCertificatesNames(t *testing.T) {
 	t.Parallel()
-	for _, target := range []string{"a.example.", "mail.b.example."} {
+	for _, target := range []string{"a.example.", "mail.b.example.", "wild.example."} {
 		ca := acmetest.New(t, acmetest.Options{})
 		ca.DNS.Alias("_acme-challenge.a.example.", target)
 		z := &zone{dns: ca.DNS}
-		_, err := client(t, ca, withDNS(dns01(z))).Obtain(t.Context(), request("a.example", "mail.b.example"))
+		_, err := client(t, ca, withDNS(dns01(z))).Obtain(t.Context(), request("a.example", "mail.b.example", "*.wild.example"))
 		require.ErrorContains(t, err, "a name of the certificate")
 		require.Zero(t, z.puts, "nothing was changed")
 	}

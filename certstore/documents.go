@@ -91,7 +91,7 @@ func LoadVersion(ctx context.Context, store Store, cert string, number int) (Ver
 type VersionInfo struct {
 	Number    int       `json:"number"`
 	Origin    Origin    `json:"origin"`
-	Names     []string  `json:"names"` // of its certificate, canonical
+	Names     []string  `json:"names,omitempty"` // canonical; only of a certificate that we ordered: others may have any number
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
 
@@ -100,9 +100,11 @@ type VersionInfo struct {
 
 func (v Version) info() VersionInfo {
 	leaf := v.Bundle.Leaf()
-	return VersionInfo{
-		Number: v.Number, Origin: v.Origin, Names: CertificateNames(leaf), NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(),
+	info := VersionInfo{Number: v.Number, Origin: v.Origin, NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC()}
+	if v.Origin == FromACME {
+		info.Names = CertificateNames(leaf)
 	}
+	return info
 }
 
 func versionName(cert string, number int) string { return fmt.Sprintf("versions/%s/%d", cert, number) }

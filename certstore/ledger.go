@@ -154,7 +154,11 @@ func (l *Ledger) Update(ctx context.Context, change func(*Record)) error {
 	defer l.mu.Unlock()
 	for {
 		if l.stale {
-			if err := errors.Join(l.read(ctx), l.complete(ctx)); err != nil {
+			err := l.read(ctx)
+			if err == nil {
+				err = l.complete(ctx)
+			}
+			if err != nil {
 				l.stale = true
 				return err
 			}

@@ -244,6 +244,12 @@ func twice(t *testing.T, a, b certstore.Store) {
 		require.True(t, ledger.IsIndexed())
 		require.Len(t, ledger.Versions(), 1)
 	}
+	pair, err := authority.Issue(certstore.EC256, 0, time.Hour, "stranger.example")
+	require.NoError(t, err)
+	_, err = ledger.Add(t.Context(), certstore.Version{Origin: certstore.FromMAAS, Created: time.Now(), Bundle: pair})
+	require.NoError(t, err)
+	require.Empty(t, ledger.Versions()[pair.Fingerprint()].Names, "S1: a stranger's names do not swell the record")
+	require.Equal(t, []string{"a.example"}, ledger.Versions()[bundle.Fingerprint()].Names)
 }
 
 func ledgers(t *testing.T, a, b certstore.Store) {

@@ -103,7 +103,7 @@ func (a *app) passAgain(c *cli.Context, p *assembly, options lifecycle.Options, 
 		}
 		again := options
 		again.Certificates, again.Force = []string{r.Name}, options.Force && !r.Obtained
-		if r.Obtained && !c.Bool("json") {
+		if r.Obtained { // nobody is asked who wants JSON
 			a.printResult(r)
 		}
 		results[i] = p.engine.Pass(c.Context, again)[0]

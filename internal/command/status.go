@@ -75,7 +75,7 @@ func (p *assembly) holders(ctx context.Context) map[string]holderJSON {
 	held := map[string]holderJSON{}
 	for _, cert := range p.engine.Certificates {
 		if holder, err := p.store.Holder(ctx, cert.Name); err == nil && holder != nil {
-			held[cert.Name] = holderJSON{holder.Node, holder.PID, stamp(holder.Since)}
+			held[cert.Name] = holderJSON{line(holder.Node), holder.PID, stamp(holder.Since)}
 		}
 	}
 	return held

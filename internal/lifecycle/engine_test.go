@@ -507,16 +507,23 @@ func TestAGuardStopsAPassBeforeItOrders(t *testing.T) {
 	require.Len(t, record.Attempts, 1, "the same failure again is the same attempt")
 }
 
-// A shared store is asked over a network, and each version that is opened has its key under way.
-func TestAPassReadsTheRecordSeldomAndOpensFewKeys(t *testing.T) {
-	t.Parallel()
+// fiveVersions is an engine that keeps five versions and has made them.
+func fiveVersions(t *testing.T) (*lifecycle.Engine, *memory) {
+	t.Helper()
 	e := new(effects)
-	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b")
-	eng := engine(e, store, issuer, target)
+	store := newMemory(e)
+	eng := engine(e, store, newCA(t, e, 90*day), newPlace(e, "a", "b"))
 	eng.Certificates[0].Keep = 5
 	for range 5 {
 		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err())
 	}
+	return eng, store
+}
+
+// A shared store is asked over a network, and each version that is opened has its key under way.
+func TestAPassReadsTheRecordSeldomAndOpensFewKeys(t *testing.T) {
+	t.Parallel()
+	eng, store := fiveVersions(t)
 	clear(store.reads)
 	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err())
 	t.Logf("a forced renewal reads %v", store.reads)
@@ -534,13 +541,7 @@ func TestAPassReadsTheRecordSeldomAndOpensFewKeys(t *testing.T) {
 // A record of an earlier maascert lists no versions: they are opened once, and listed from then on.
 func TestTheIndexOfAnOldRecordIsMadeOnce(t *testing.T) {
 	t.Parallel()
-	e := new(effects)
-	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b")
-	eng := engine(e, store, issuer, target)
-	eng.Certificates[0].Keep = 5
-	for range 5 {
-		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err())
-	}
+	eng, store := fiveVersions(t)
 	record, revision, err := certstore.LoadRecord(t.Context(), store, "maas")
 	require.NoError(t, err)
 	require.Len(t, record.Versions, 5)
