@@ -45,6 +45,7 @@ type Config struct {
 // MAAS is a MAAS deployment as a target: one certificate that all region controllers serve.
 type MAAS struct {
 	config Config
+	unseen error // regions that nobody looks at
 
 	mu       sync.Mutex
 	found    Installation
@@ -78,15 +79,20 @@ var _ Target = (*MAAS)(nil)
 
 // New makes the target. It asks nothing of MAAS yet.
 func New(config Config) *MAAS {
+	m := &MAAS{config: config}
 	if len(config.Endpoints) == 0 {
-		config.Endpoints = []string{"127.0.0.1"}
+		m.config.Endpoints = []string{"127.0.0.1"}
+		m.unseen = hint.Add(errors.New("only this host is verified"), "with more than one region, list every region in targets.%s.endpoints", config.Name)
 	}
-	return &MAAS{config: config}
+	return m
 }
+
+// maasType is the type of a MAAS deployment in the configuration.
+const maasType = "maas"
 
 // Info says that all of a MAAS deployment is one target.
 func (m *MAAS) Info() Info {
-	return Info{Name: m.config.Name, Type: "maas", Shared: true, Logs: "MAAS's and nginx's log"}
+	return Info{Name: m.config.Name, Type: maasType, Shared: true, Logs: "MAAS's and nginx's log", Unseen: m.unseen}
 }
 
 // Guards are asked in this order: first what can be known without the network, then what the regions say of TLS, then what

@@ -43,11 +43,12 @@ type Info struct {
 	Type   string // likewise
 	Shared bool   // the whole deployment has one, and not each host its own
 	Logs   string // what says why it took no certificate, for people
+	Unseen error  // what of it is perhaps not looked at, with a hint; nil: nothing
 }
 
 // Origin is that of a pair which the target served before ours.
 func (i Info) Origin() certstore.Origin {
-	if i.Type == "maas" {
+	if i.Type == maasType {
 		return certstore.FromMAAS
 	}
 	return certstore.FromElsewhere

@@ -103,7 +103,7 @@ func checks(ctx context.Context, p *assembly) []checkItem {
 			items = append(items, warn("changes", "the next certificate's names differ from those that are served: "+changes, cert.Name, "if that is not what you want, mend the certificate's names"))
 		}
 		for i := range cert.Targets {
-			items = slices.Concat(items, checkGuards(ctx, p, view, cert, i), checkServed(p, view, view.State.Targets[i]))
+			items = slices.Concat(items, checkGuards(ctx, p, view, cert, i), checkServed(view, cert.Targets[i], view.State.Targets[i]))
 		}
 	}
 	return items
@@ -252,7 +252,7 @@ func accountWords(account certstore.Account, directory string) string {
 
 // checkServed judges what every endpoint serves. Before a certificate of ours was ever served there, what is there now is
 // only told; after that anything else needs attention.
-func checkServed(p *assembly, view lifecycle.View, t lifecycle.TargetState) []checkItem {
+func checkServed(view lifecycle.View, target maasconfig.Target, t lifecycle.TargetState) []checkItem {
 	var items []checkItem
 	var good []string
 	ours := view.State.Current != nil && view.State.WasTold(t)
@@ -282,8 +282,8 @@ func checkServed(p *assembly, view lifecycle.View, t lifecycle.TargetState) []ch
 	if len(good) > 0 {
 		items = append(items, item("endpoints", "the certificate is served and trusted", strings.Join(good, ", "), nil))
 	}
-	if len(p.config.Targets[t.Name].Endpoints) == 0 {
-		items = append(items, warn("endpoints", "only this host is verified", "", fmt.Sprintf("with more than one region, list every region in targets.%s.endpoints", t.Name)))
+	if unseen := target.Info().Unseen; unseen != nil {
+		items = append(items, warn("endpoints", unseen.Error(), "", hint.Of(unseen)))
 	}
 	return items
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"maascert/acme/challenge"
-	"maascert/internal/config"
 	"maascert/internal/hint"
+	"maascert/internal/section"
 )
 
 func (a *app) respondCommand() *cli.Command {
@@ -25,7 +25,7 @@ func (a *app) respondCommand() *cli.Command {
 			if !thumbprint.IsValid() {
 				return hint.Add(errors.New("respond: --thumbprint takes the 43 characters of an account key's thumbprint"), "on the host that orders: maascert account show")
 			}
-			if !config.IsHostPort(c.String("listen")) {
+			if !section.IsHostPort(c.String("listen")) {
 				return fmt.Errorf("respond: --listen: %q is no address; write :80 or 10.0.0.10:80", c.String("listen"))
 			}
 			if err := challenge.Respond(c.Context, net.Listen, c.String("listen"), thumbprint); err != nil {

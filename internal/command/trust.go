@@ -57,6 +57,11 @@ func entrusted(path string, config *config.Config) []trusted {
 		}
 	}
 	program("maas.command", config.MAAS.Command)
+	for name, target := range config.Targets {
+		for _, path := range target.Programs() {
+			program("what targets."+name+" runs", path)
+		}
+	}
 	folder := filepath.Dir(path)
 	secrets := []string{}
 	for _, issuer := range config.Issuers {

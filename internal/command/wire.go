@@ -58,32 +58,14 @@ func (a *app) assemble(config *config.Config) *assembly {
 			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile},
 		}
 		for _, name := range cert.Targets {
-			built.Targets = append(built.Targets, newTarget(a.fsys, config, name, firstHost(cert.Names), built.Trust))
+			built.Targets = append(built.Targets, config.Targets[name].Target(maasconfig.Parts{
+				Name: name, ServerName: firstHost(cert.Names), Trust: built.Trust, MAAS: config.MAAS, StateDir: config.StateDir,
+				FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
+			}))
 		}
 		p.engine.Certificates = append(p.engine.Certificates, built)
 	}
 	return p
-}
-
-// newTarget makes a target of the configuration, whose endpoints are asked for a server name.
-func newTarget(fsys world.FS, config *config.Config, name, serverName string, trust certstore.Trust) maasconfig.Target {
-	t := config.Targets[name]
-	switch t.Type {
-	case "maas":
-		installation := maasconfig.InstallationConfig{
-			Command: config.MAAS.Command, StageDir: config.MAAS.StageDir, HTTPDir: config.MAAS.HTTPDir, Version: config.MAAS.Version,
-			StateDir: config.StateDir, FS: fsys, Runner: world.Exec{},
-		}
-		return maasconfig.New(maasconfig.Config{
-			Name: name, Port: t.Port, Endpoints: t.Endpoints, ServerName: serverName, Trust: trust, Timeout: config.MAAS.Timeout, VerifyTimeout: t.VerifyTimeout,
-			Detect: func(ctx context.Context) (maasconfig.Installation, error) {
-				return maasconfig.Detect(ctx, installation)
-			},
-			Stages: maasconfig.Stages(installation), FS: fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
-		})
-	default:
-		panic("the configuration was checked, and has a target of type " + t.Type)
-	}
 }
 
 // period measures the time between two passes of a schedule.
@@ -149,7 +131,7 @@ func (s *solvers) solver(c config.Challenge) challenge.Solver {
 	return s.all[key]
 }
 
-func newDNS(c config.DNS, resolvers []string) *challenge.DNS {
+func newDNS(c providers.Section, resolvers []string) *challenge.DNS {
 	settings := providers.Settings(maps.Clone(c.SecretSettings()))
 	maps.Copy(settings, c.Settings)
 	secrets := slices.Collect(maps.Values(c.SecretSettings()))

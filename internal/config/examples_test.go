@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,7 +12,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"maascert/acme"
 	"maascert/certstore/certtest"
+	"maascert/maasconfig"
 )
 
 // example loads an example with its roots put beside it.
@@ -47,8 +50,8 @@ func TestExamplesLoad(t *testing.T) {
 	path, _ := example(t, "letsencrypt/maascert.yaml")
 	config, err := Load(path)
 	require.NoError(t, err)
-	require.Equal(t, Presets["letsencrypt"], config.ACME.Directory)
-	require.Equal(t, Presets["letsencrypt-staging"], config.ACME.DryRun.Directory, "a rehearsal of Let's Encrypt goes to its staging CA")
+	require.Equal(t, acme.Presets["letsencrypt"], config.ACME.Directory)
+	require.Equal(t, acme.Presets["letsencrypt-staging"], config.ACME.DryRun.Directory, "a rehearsal of Let's Encrypt goes to its staging CA")
 }
 
 // The reference names every key there is.
@@ -59,31 +62,56 @@ func TestTheReferenceNamesEveryKey(t *testing.T) {
 	doc := decodeYAML("maascert.yaml", text, &config)
 	require.Empty(t, doc.errors)
 	named := map[string]bool{}
-	find(doc, "", reflect.TypeFor[Config](), named)
+	find(doc, "", reflect.ValueOf(&config).Elem(), named)
 	for key, ok := range named {
 		require.True(t, ok, "the reference does not name %s", key)
 	}
+	for kind := range maasconfig.Types {
+		require.True(t, named["Target."+kind], "the reference has no target of type %s", kind)
+	}
 }
 
-// find notes of every key of a type, and of the types below it, whether a document has it at any place; a list is looked
-// at in its first element, a map in its key "maas".
-func find(doc *document, path string, shape reflect.Type, named map[string]bool) {
-	switch shape.Kind() {
+// find notes of every key whether a document has it at any place; a list is looked at in its first element and in all that it
+// holds, a map likewise, in its key "maas" where it is empty.
+func find(doc *document, path string, value reflect.Value, named map[string]bool) {
+	switch value.Kind() {
 	case reflect.Slice:
-		find(doc, path+"[0]", shape.Elem(), named)
+		for i := range value.Len() {
+			find(doc, fmt.Sprintf("%s[%d]", path, i), value.Index(i), named)
+		}
+		if value.Len() == 0 {
+			find(doc, path+"[0]", reflect.New(value.Type().Elem()).Elem(), named)
+		}
 	case reflect.Map:
-		find(doc, path+".maas", shape.Elem(), named)
+		for _, key := range value.MapKeys() {
+			copied := reflect.New(value.Type().Elem()).Elem()
+			copied.Set(value.MapIndex(key))
+			find(doc, below(path, key.String()), copied, named)
+		}
+		if value.Len() == 0 {
+			find(doc, path+".maas", reflect.New(value.Type().Elem()).Elem(), named)
+		}
 	case reflect.Struct:
-		for i := range shape.NumField() {
-			switch name := shape.Field(i).Tag.Get("yaml"); name {
-			case "":
-			case inline:
-				find(doc, path, shape.Field(i).Type, named)
-			default:
-				key := shape.Name() + "." + name
-				named[key] = named[key] || doc.has(below(path, name))
-				find(doc, below(path, name), shape.Field(i).Type, named)
+		if target, ok := value.Addr().Interface().(*Target); ok {
+			if target.TargetSection != nil {
+				named["Target."+target.Type] = true
+				findFields(doc, path, reflect.ValueOf(target.TargetSection).Elem(), named)
 			}
+			return
+		}
+		findFields(doc, path, value, named)
+	}
+}
+
+func findFields(doc *document, path string, value reflect.Value, named map[string]bool) {
+	for i := range value.NumField() {
+		switch name, option, _ := strings.Cut(value.Type().Field(i).Tag.Get("yaml"), ","); {
+		case option == inline:
+			findFields(doc, path, value.Field(i), named)
+		case name != "":
+			key := value.Type().String() + "." + name
+			named[key] = named[key] || doc.has(below(path, name))
+			find(doc, below(path, name), value.Field(i), named)
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -16,12 +18,14 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"maascert/internal/secret"
+	"maascert/internal/section"
 )
 
 // document is a YAML text that was decoded strictly: unknown and doubled keys and wrong types are faults, and all faults
 // are found, not only the first.
 type document struct {
 	name   string
+	folder string // to which paths are relative
 	lines  []string
 	at     map[string]*token.Position // where a key's value stands, by path
 	anchor map[string]ast.Node
@@ -69,7 +73,7 @@ var secretive = regexp.MustCompile(`(?i)secret|token|passw|passphrase|credential
 // decodeYAML decodes a text into a struct whose fields have yaml tags.
 func decodeYAML(name string, text []byte, into any) *document {
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	d := &document{name: name, lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}, secret: map[int]bool{}}
+	d := &document{name: name, folder: filepath.Dir(name), lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}, secret: map[int]bool{}}
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	var syntax *yaml.SyntaxError
 	d.broken = err != nil
@@ -200,44 +204,105 @@ func (d *document) entries(node ast.Node) ([]*ast.MappingValueNode, bool) {
 	}
 }
 
+// Options of a yaml tag, after the key's name.
+const (
+	inline    = "inline"  // the keys of this struct stand beside those of the struct around it
+	isPath    = "path"    // relative to the configuration's folder
+	isProgram = "program" // likewise, unless it is a bare name to be looked up
+)
+
+// field is where the value of a key goes.
+type field struct {
+	name   string
+	option string
+	value  reflect.Value
+}
+
+// fieldsOf lists the fields of a struct that have keys, in their order.
+func fieldsOf(into reflect.Value) []field {
+	var fields []field
+	for i := range into.NumField() {
+		name, option, _ := strings.Cut(into.Type().Field(i).Tag.Get("yaml"), ",")
+		switch {
+		case option == inline:
+			fields = append(fields, fieldsOf(into.Field(i))...)
+		case name != "":
+			fields = append(fields, field{name, option, into.Field(i)})
+		}
+	}
+	return fields
+}
+
+// union is a section whose keys depend on the one called type.
+type union interface {
+	// choose makes ready for the keys of a type, empty where none is named, and returns where they go. The error says that there
+	// is no such type.
+	choose(kind string) (any, error)
+}
+
+// fieldsOfUnion finds out which type a section names, and lists the fields of that type; nil when there is no such type.
+func (d *document) fieldsOfUnion(path string, entries []*ast.MappingValueNode, chosen union) []field {
+	kind := reflect.New(reflect.TypeFor[string]()).Elem()
+	for _, entry := range entries {
+		if keyText(entry) == "type" {
+			d.value(below(path, "type"), entry.Value, kind)
+			break
+		}
+	}
+	section, err := chosen.choose(kind.String())
+	if err != nil {
+		d.fault(below(path, "type"), "%v", err)
+		return nil
+	}
+	return append([]field{{name: "type"}}, fieldsOf(reflect.ValueOf(section).Elem())...)
+}
+
 func (d *document) object(path string, node ast.Node, into reflect.Value) {
 	entries, _ := d.entries(node)
-	fields := map[string]reflect.Value{}
-	var known []string
-	for i := range into.NumField() {
-		name := into.Type().Field(i).Tag.Get("yaml")
-		switch name {
-		case "":
-		case inline:
-			for j := range into.Field(i).NumField() {
-				if name := into.Field(i).Type().Field(j).Tag.Get("yaml"); name != "" {
-					fields[name] = into.Field(i).Field(j)
-					known = append(known, name)
-				}
-			}
-		default:
-			fields[name] = into.Field(i)
-			known = append(known, name)
+	var fields []field
+	if chosen, ok := into.Addr().Interface().(union); ok {
+		if fields = d.fieldsOfUnion(path, entries, chosen); fields == nil {
+			return // nobody knows its keys
 		}
+	} else {
+		fields = fieldsOf(into)
+	}
+	known := make([]string, len(fields))
+	for i, field := range fields {
+		known[i] = field.name
 	}
 	seen := map[string]bool{}
 	for _, entry := range entries {
 		key := keyText(entry)
-		field, ok := fields[key]
+		at := slices.Index(known, key)
 		switch {
-		case !ok:
+		case at < 0:
 			d.add(entry.Key.GetToken().Position, "unknown key %q; there are: %s", key, strings.Join(known, ", "))
 		case seen[key]:
 			d.add(entry.Key.GetToken().Position, "key %q stands here twice", key)
-		default:
-			d.value(below(path, key), entry.Value, field)
+		case fields[at].value.IsValid(): // a union's type was read before
+			d.value(below(path, key), entry.Value, fields[at].value)
+			d.absolute(fields[at])
 		}
 		seen[key] = true
 	}
 }
 
-// inline marks a struct whose keys stand beside those of the struct around it.
-const inline = ",inline"
+// absolute makes a path absolute.
+func (d *document) absolute(f field) {
+	if f.option != isPath && f.option != isProgram {
+		return
+	}
+	name := f.value.String()
+	if name == "" || filepath.IsAbs(name) || f.option == isProgram && !strings.Contains(name, "/") {
+		return
+	}
+	absolute, err := filepath.Abs(filepath.Join(d.folder, name))
+	if err != nil {
+		absolute = filepath.Join(d.folder, name)
+	}
+	f.value.SetString(absolute)
+}
 
 func keyText(entry *ast.MappingValueNode) string {
 	if text, ok := entry.Key.(*ast.StringNode); ok {
@@ -347,4 +412,45 @@ func kindOf(node ast.Node) string {
 	default:
 		return "something else"
 	}
+}
+
+// place is a section of the document as the package sees it that knows its keys.
+type place struct {
+	document *document
+	path     string
+}
+
+func (d *document) place(path string) section.Place { return place{d, path} }
+
+func (p place) Path() string { return p.path }
+
+func (p place) Under(key string) section.Place { return place{p.document, p.key(key)} }
+
+func (p place) Fault(key, format string, args ...any) { p.document.fault(p.key(key), format, args...) }
+
+func (p place) Hide(key string) { p.document.hide(p.key(key)) }
+
+func (p place) key(key string) string {
+	if key == "" {
+		return p.path
+	}
+	return below(p.path, key)
+}
+
+func (p place) Read(key, path string) []byte {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		p.Fault(key, "%v", withoutOp(err))
+		return nil
+	}
+	return text
+}
+
+func (p place) Secret(key string, reference secret.Reference) string {
+	text, err := reference.Read(p.document.folder)
+	if err != nil {
+		p.Fault(key, "%v", err)
+		return ""
+	}
+	return text
 }

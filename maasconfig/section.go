@@ -1,0 +1,133 @@
+package maasconfig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/section"
+	"maascert/internal/world"
+)
+
+// TargetSection are the keys of a target in the configuration, beside its type.
+type TargetSection interface {
+	// Check fills in defaults and finds what is wrong.
+	Check(at section.Place)
+	// Programs are what is run as the user that we are, so that nobody else may be able to replace it.
+	Programs() []string
+	// Target makes the target. It touches nothing yet.
+	Target(parts Parts) Target
+}
+
+// Types are the types of targets that a configuration can name, each with its keys as they are when none of them is given. A
+// program can be built with more of them.
+var Types = map[string]func() TargetSection{
+	maasType: func() TargetSection { return &MAASSection{VerifyTimeout: usualVerifyTimeout} },
+}
+
+// Parts are what a target is made of beside its keys.
+type Parts struct {
+	Name       string // of the target in the configuration
+	ServerName string // sent as SNI; empty when the certificate has only addresses
+	Trust      certstore.Trust
+	MAAS       HostSection
+	StateDir   string
+
+	FS     world.FS
+	Runner world.Runner
+	Dial   world.Dial
+	UID    int // the user that we are
+}
+
+// MAASSection are the keys of a target of type maas.
+type MAASSection struct {
+	Port          int           `yaml:"port"`
+	Endpoints     []string      `yaml:"endpoints"`
+	VerifyTimeout time.Duration `yaml:"verify_timeout"`
+}
+
+// usualVerifyTimeout is for how long endpoints are waited for. A region needs up to a minute for what it was told, and is told a
+// second time after half of this.
+const usualVerifyTimeout = 5 * time.Minute
+
+// Check finds what is wrong.
+func (s *MAASSection) Check(at section.Place) {
+	if s.Port != 0 && !IsUsablePort(s.Port) {
+		at.Fault("port", "%d cannot be MAAS's TLS port: it is out of range or used by MAAS itself", s.Port)
+	}
+	for i, endpoint := range s.Endpoints {
+		key := fmt.Sprintf("endpoints[%d]", i)
+		_, port, err := net.SplitHostPort(endpoint)
+		number, _ := strconv.Atoi(port)
+		switch {
+		case !section.IsEndpoint(endpoint):
+			at.Fault(key, "%q is no host or host:port", endpoint)
+		case err == nil && !IsUsablePort(number):
+			at.Fault(key, "%s: MAAS does not serve TLS there: it uses this port otherwise", endpoint)
+		}
+	}
+	checkDuration(at, "verify_timeout", s.VerifyTimeout)
+}
+
+// Programs are none: the maas command has its key elsewhere.
+func (s *MAASSection) Programs() []string { return nil }
+
+// Target makes the MAAS deployment that this host belongs to.
+func (s *MAASSection) Target(parts Parts) Target {
+	here := InstallationConfig{
+		Command: parts.MAAS.Command, StageDir: parts.MAAS.StageDir, HTTPDir: parts.MAAS.HTTPDir, Version: parts.MAAS.Version,
+		StateDir: parts.StateDir, FS: parts.FS, Runner: parts.Runner,
+	}
+	return New(Config{
+		Name: parts.Name, Port: s.Port, Endpoints: s.Endpoints, ServerName: parts.ServerName, Trust: parts.Trust,
+		Timeout: parts.MAAS.Timeout, VerifyTimeout: s.VerifyTimeout,
+		Detect: func(ctx context.Context) (Installation, error) { return Detect(ctx, here) },
+		Stages: Stages(here), FS: parts.FS, Runner: parts.Runner, Dial: parts.Dial, UID: parts.UID,
+	})
+}
+
+// CheckTogether finds what targets of some types cannot be on one host.
+func CheckTogether(types []string) error {
+	deployments := 0
+	for _, kind := range types {
+		if kind == maasType {
+			deployments++
+		}
+	}
+	if deployments > 1 {
+		return errors.New("a host belongs to one MAAS: only one target can be of type maas")
+	}
+	return nil
+}
+
+// HostSection says in the configuration where MAAS is on this host; what is left out is detected.
+type HostSection struct {
+	Command  string        `yaml:"command,program"`
+	StageDir string        `yaml:"stage_dir,path"`
+	HTTPDir  string        `yaml:"http_dir,path"`
+	Version  string        `yaml:"version"`
+	Timeout  time.Duration `yaml:"timeout"`
+}
+
+// UsualHostSection is what holds where a configuration says nothing of MAAS.
+func UsualHostSection() HostSection { return HostSection{Timeout: 2 * time.Minute} }
+
+// Check finds what is wrong.
+func (s *HostSection) Check(at section.Place) {
+	checkDuration(at, "timeout", s.Timeout)
+	if s.Version != "" {
+		if _, err := ParseVersion(s.Version); err != nil {
+			at.Fault("version", "%v; write 3.7.3", err)
+		}
+	}
+}
+
+func checkDuration(at section.Place, key string, value time.Duration) {
+	if value < time.Second || value > time.Hour {
+		at.Fault(key, "%v is out of range: 1s to 1h", value)
+	}
+}
