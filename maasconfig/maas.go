@@ -250,7 +250,7 @@ func (m *MAAS) servedPort(ctx context.Context, want Want) (int, error) {
 // isServedOn tells whether any region speaks TLS on a port.
 func (m *MAAS) isServedOn(ctx context.Context, port int) bool {
 	return slices.Contains(sideBySide(m.hosts(), func(host string) bool {
-		return len(handshake(ctx, m.config.Dial, net.JoinHostPort(host, strconv.Itoa(port)), m.config.ServerName).Certs) > 0
+		return len(Handshake(ctx, m.config.Dial, net.JoinHostPort(host, strconv.Itoa(port)), m.config.ServerName).Certs) > 0
 	}), true)
 }
 
@@ -441,7 +441,7 @@ func (m *MAAS) Probe(ctx context.Context) []Served {
 		}
 		stopped := make(chan bool, 1)
 		go func() { stopped <- isStopped(ctx, m.config.Dial, host) }()
-		served := handshake(ctx, m.config.Dial, net.JoinHostPort(host, port), m.config.ServerName)
+		served := Handshake(ctx, m.config.Dial, net.JoinHostPort(host, port), m.config.ServerName)
 		served.Stopped = <-stopped
 		served.Remedy = remedy
 		return served

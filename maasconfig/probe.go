@@ -30,8 +30,9 @@ const askTime = 5 * time.Second
 // maxServed bounds the certificates of an answer that are looked at.
 const maxServed = 20
 
-// handshake sees what an address serves. The certificate is not verified here: what is served matters, trusted or not.
-func handshake(ctx context.Context, dial world.Dial, address, serverName string) Served {
+// Handshake sees what an address (host:port) serves, asked for a server name (SNI; may be empty), within five seconds. The
+// certificate is not verified here: what is served matters, trusted or not.
+func Handshake(ctx context.Context, dial world.Dial, address, serverName string) Served {
 	served := Served{Address: address}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()

@@ -256,6 +256,14 @@ func TestH1TheDaemonTakesNothingThatOthersMayReplace(t *testing.T) {
 		"a root certificate": func(t *testing.T, s *site) {
 			require.NoError(t, os.Chmod(filepath.Join(s.dir, "directory_root.pem"), 0o666))
 		},
+		"what a target runs": func(t *testing.T, s *site) {
+			reload := filepath.Join(s.dir, "reload")
+			require.NoError(t, os.WriteFile(reload, []byte("#!/bin/sh\n"), 0o700))
+			require.NoError(t, os.Chmod(reload, 0o777))
+			text := strings.Replace(s.config(), "key_type: ec256}", "key_type: ec256}\n  - {name: front, names: [front.example.internal], targets: [front]}", 1)
+			text = strings.Replace(text, "targets:\n", "targets:\n  front: {type: service, file: front.pem, reload: ["+reload+"]}\n", 1)
+			require.NoError(t, os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o644))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -266,7 +274,7 @@ func TestH1TheDaemonTakesNothingThatOthersMayReplace(t *testing.T) {
 			require.ErrorAs(t, err, &exit)
 			require.Equal(t, exitUsage, exit.ExitCode(), string(out))
 			require.Contains(t, string(out), "is not safe: everybody may write")
-			code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls")
+			code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls", "--cert", "maas")
 			require.Zero(t, code, "by hand it works: "+stderr)
 		})
 	}

@@ -24,11 +24,13 @@ import (
 	"maascert/certstore"
 	"maascert/certstore/certtest"
 	"maascert/internal/world"
+	"maascert/maasconfig"
 	"maascert/maasconfig/maastest"
 )
 
 func TestMain(m *testing.M) {
 	maastest.Main()
+	maasconfig.Types["service"] = newReloaded
 	testscript.Main(m, map[string]func(){"maascert": func() {
 		limitMemory()
 		a := newApp()
@@ -186,6 +188,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits, "edit": edit, "region": region, "maas": maas, "ca": ca, "counts": counts, "snapshot": snapshot, "hold": hold, "rehearsal-ca": rehearsalCA, "dns": dnsRecord,
+			"serve-file": serveFile,
 		},
 	})
 }
