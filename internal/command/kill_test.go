@@ -23,6 +23,7 @@ import (
 
 	"maascert/acme/acmetest"
 	"maascert/certstore"
+	"maascert/internal/report"
 	"maascert/internal/world"
 	"maascert/internal/world/worldtest"
 	"maascert/maasconfig/maastest"
@@ -489,7 +490,7 @@ func saidOf(t *testing.T, s *site, text string, asJSON bool) []said {
 	if strings.Contains(text, "version 2") {
 		current = fingerprint(2)
 	}
-	var doc renewJSON
+	var doc report.Renewal
 	if asJSON && text != "" {
 		require.NoError(t, json.Unmarshal([]byte(text), &doc))
 		require.Len(t, doc.Certificates, 1)
@@ -499,7 +500,7 @@ func saidOf(t *testing.T, s *site, text string, asJSON bool) []said {
 	for i, region := range s.maas.Regions {
 		address := region.Address.String() + ":5443"
 		all[i] = said{State: "unknown", current: current}
-		for _, e := range append([]renewedJSON{{}}, doc.Certificates...)[len(doc.Certificates)].Endpoints {
+		for _, e := range append([]report.Renewed{{}}, doc.Certificates...)[len(doc.Certificates)].Endpoints {
 			if e.Address == address {
 				all[i].State, all[i].Fingerprint = e.State, e.Fingerprint
 			}

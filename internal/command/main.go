@@ -24,6 +24,7 @@ import (
 
 	"maascert/internal/config"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/internal/world"
 )
 
@@ -113,9 +114,9 @@ func (a *app) complain(err error) {
 		fmt.Fprintln(a.stderr, "hint: nothing was tried; examples/maascert.yaml names every key and says what it takes")
 		return
 	}
-	fmt.Fprintf(a.stderr, "maascert: %s\n", oneLine(err))
+	fmt.Fprintf(a.stderr, "maascert: %s\n", printable.Error(err))
 	if h := hint.Of(err); h != "" {
-		fmt.Fprintf(a.stderr, "hint: %s\n", oneLine(errors.New(h)))
+		fmt.Fprintf(a.stderr, "hint: %s\n", printable.Text(h))
 	}
 }
 
@@ -180,6 +181,16 @@ func (a *app) command(c cli.Command) *cli.Command {
 		return a.untilHangUp(ctx, action)
 	}
 	return &c
+}
+
+func joinParagraphs(paragraphs ...string) string {
+	var kept []string
+	for _, p := range paragraphs {
+		if p != "" {
+			kept = append(kept, p)
+		}
+	}
+	return strings.Join(kept, "\n\n")
 }
 
 // untilHangUp ends a command whose terminal is gone as SIGTERM would, so that it leaves nothing behind. Whoever started it

@@ -16,6 +16,8 @@ import (
 	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
+	"maascert/internal/report"
 	"maascert/internal/world"
 	"maascert/maasconfig"
 )
@@ -74,19 +76,10 @@ func (a *app) renew(c *cli.Context) error {
 		results = a.passAgain(c, p, options, results)
 	}
 	untold := p.writeDown(c.Context, passEnd{results: results})
-	if c.Bool("json") {
-		doc := renewJSON{Schema: schema, Certificates: []renewedJSON{}}
-		for _, r := range results {
-			doc.Changed = doc.Changed || r.Changed
-			doc.Certificates = append(doc.Certificates, newRenewedJSON(r))
-		}
-		if err := writeJSON(a.stdout, doc); err != nil {
-			return err
-		}
-	} else {
-		for _, r := range results {
-			a.printResult(r)
-		}
+	if err := a.write(report.NewRenewal(results), c.Bool("json")); err != nil {
+		return err
+	}
+	if !c.Bool("json") {
 		a.printUnattended(c.Context, p, results)
 	}
 	a.complainAll(results)
@@ -104,7 +97,7 @@ func (a *app) passAgain(c *cli.Context, p *assembly, options lifecycle.Options, 
 		again := options
 		again.Certificates, again.Force = []string{r.Name}, options.Force && !r.Obtained
 		if r.Obtained { // nobody is asked who wants JSON
-			a.printResult(r)
+			report.NewRenewed(r).Words(a.stdout)
 		}
 		results[i] = p.engine.Pass(c.Context, again)[0]
 		results[i].Changed = results[i].Changed || r.Changed
@@ -131,7 +124,7 @@ func (a *app) warnUntold(results []lifecycle.Result, untold []error) {
 // warnAll writes what is not as it should be and does not change an outcome.
 func (a *app) warnAll(warnings []error) {
 	for _, warning := range warnings {
-		fmt.Fprintf(a.stderr, "maascert: warning: %s\n", oneLine(warning))
+		fmt.Fprintf(a.stderr, "maascert: warning: %s\n", printable.Error(warning))
 	}
 }
 
@@ -144,7 +137,7 @@ func (a *app) printUnattended(ctx context.Context, p *assembly, results []lifecy
 	if err != nil {
 		return
 	}
-	if words := p.unattended(nodes, time.Now()); words != "" {
+	if words := report.Unattended(nodes, p.engine.Period, time.Now()); words != "" {
 		fmt.Fprintln(a.stdout, words)
 	}
 }
@@ -183,59 +176,11 @@ func (a *app) shouldEnable(results []lifecycle.Result, quiet bool) bool {
 	return err == nil && strings.EqualFold(strings.TrimSpace(answer), "y")
 }
 
-func (a *app) printResult(r lifecycle.Result) {
-	v := r.After
-	if changes := newChangesJSON(r.Before).String(); r.Obtained && changes != "" {
-		fmt.Fprintf(a.stdout, "%s: names: %s\n", r.Name, changes)
-	}
-	if r.Obtained {
-		leaf := v.State.Current.Bundle.Leaf()
-		fmt.Fprintf(a.stdout, "%s: obtained version %d (%s), valid until %s, %d requests to the CA\n",
-			r.Name, v.Version(), r.Before.Plan.Why, day(leaf.NotAfter), r.Requests)
-	}
-	switch {
-	case !r.Changed && len(r.Troubles) == 0:
-		fmt.Fprintf(a.stdout, "%s: nothing to do (%s), version %d, renewal %s\n", r.Name, v.Plan.Why, v.Version(), day(v.Plan.RenewAt))
-	case len(r.Troubles) == 0 && !r.Obtained && len(r.Deployed) > 0:
-		fmt.Fprintf(a.stdout, "%s: deployed version %d\n", r.Name, v.Version())
-	case len(r.Troubles) > 0:
-		for target, telling := range r.Told {
-			fmt.Fprintf(a.stdout, "%s: %s\n", r.Name, tellingWords(target, telling, v.Version()))
-		}
-	}
-	if r.Changed {
-		a.printEndpoints(v)
-	}
-	for _, version := range r.Revoked {
-		fmt.Fprintf(a.stdout, "%s: the CA revoked version %d\n", r.Name, version)
-	}
-}
-
-// tellingWords say what is known of the last call at a target.
-func tellingWords(target string, telling maasconfig.Telling, version int) string {
-	switch telling {
-	case maasconfig.Told:
-		return fmt.Sprintf("told %s of version %d", target, version)
-	case maasconfig.NotTold:
-		return fmt.Sprintf("%s was not told of version %d", target, version)
-	default:
-		return fmt.Sprintf("whether %s took version %d is not known", target, version)
-	}
-}
-
-func (a *app) printEndpoints(v lifecycle.View) {
-	for _, t := range v.State.Targets {
-		for _, e := range t.Endpoints {
-			fmt.Fprintf(a.stdout, "  %s\n", e)
-		}
-	}
-}
-
 // complainAll writes what went wrong, each with its certificate and stage, and what is worth a warning.
 func (a *app) complainAll(results []lifecycle.Result) {
 	for _, r := range results {
 		for _, warning := range slices.Concat(r.Warnings, r.After.Warnings) {
-			fmt.Fprintf(a.stderr, "maascert: warning: %s: %s\n", r.Name, oneLine(errors.New(warning)))
+			fmt.Fprintf(a.stderr, "maascert: warning: %s: %s\n", r.Name, printable.Text(warning))
 		}
 		for _, t := range r.WorstAtEach() {
 			a.complain(fmt.Errorf("%s: %s: %w", r.Name, t.Stage, t))
@@ -277,63 +222,18 @@ func (a *app) rehearse(ctx context.Context, p *assembly, options lifecycle.Optio
 	defer r.close()
 	options.Force = true
 	results := r.engine.Pass(ctx, options)
-	doc := rehearsalJSON{Schema: schema, DryRun: true, Certificates: []rehearsedJSON{}}
+	doc := report.NewRehearsal()
 	for i, result := range results {
 		results[i].After.Warnings = would[result.Name].Warnings // not those of what was rehearsed with
-		change := would[result.Name].Plan.IsWork()
-		doc.WouldChange = doc.WouldChange || change
-		one := newRehearsedJSON(result, would[result.Name])
-		one.WouldChange, one.Level = change, string(r.issuers[result.Name].Level)
+		var commands []world.Command
 		for _, target := range r.targets[result.Name] {
-			for _, command := range target.Commands() {
-				one.Commands = append(one.Commands, append([]string{command.Path}, command.Args...))
-			}
+			commands = append(commands, target.Commands()...)
 		}
-		doc.Certificates = append(doc.Certificates, one)
-		if !asJSON {
-			a.printRehearsal(one, would[result.Name])
-		}
+		doc.Add(result, would[result.Name], r.issuers[result.Name].Level, commands)
 	}
-	if asJSON {
-		if err := writeJSON(a.stdout, doc); err != nil {
-			return err
-		}
+	if err := a.write(doc, asJSON); err != nil {
+		return err
 	}
 	a.complainAll(results)
 	return exitOf(results)
-}
-
-func (a *app) printRehearsal(one rehearsedJSON, would lifecycle.View) {
-	level := map[string]string{
-		string(lifecycle.Planned):   "the CA was asked for nothing",
-		string(lifecycle.Validated): "the CA proved every name and issued nothing",
-		string(lifecycle.Issued):    "the directory for dry runs issued a certificate, which was not kept",
-	}[one.Level]
-	fmt.Fprintf(a.stdout, "%s: rehearsed: %s\n", one.Name, level)
-	for _, command := range one.Commands {
-		fmt.Fprintf(a.stdout, "%s: would run: %s\n", one.Name, world.Command{Path: command[0], Args: command[1:]})
-	}
-	if changes := newChangesJSON(would).String(); changes != "" {
-		fmt.Fprintf(a.stdout, "%s: names: %s\n", one.Name, changes)
-	}
-	fmt.Fprintf(a.stdout, "%s: a real pass now would %s\n", one.Name, intention(would))
-}
-
-// intention is a plan in words.
-func intention(v lifecycle.View) string {
-	p := v.Plan
-	switch {
-	case p.Obtain:
-		return fmt.Sprintf("obtain a certificate (%s) and deploy it", p.Why)
-	case !p.Wait.IsZero():
-		return fmt.Sprintf("wait: a certificate is due (%s), but not before %s", p.Why, day(p.Wait))
-	case len(p.Deploy) > 0:
-		return fmt.Sprintf("deploy version %d to %s", v.Version(), strings.Join(p.Deploy, ", "))
-	case len(v.State.Record.Answers) > 0:
-		return "take away what an earlier run left to prove names"
-	case p.Housekeeping && v.State.Record.PendingRevocation() != nil:
-		return fmt.Sprintf("have the CA revoke version %d", v.State.Record.PendingRevocation().Version)
-	default:
-		return fmt.Sprintf("change nothing (%s, renewal %s)", p.Why, day(p.RenewAt))
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
+	"maascert/internal/report"
 )
 
 func (a *app) revokeCommand() *cli.Command {
@@ -74,7 +75,7 @@ func (a *app) revoke(c *cli.Context) error {
 	results := p.engine.Pass(c.Context, options)
 	untold := p.writeDown(c.Context, passEnd{results: results})
 	for _, r := range results {
-		a.printResult(r)
+		report.NewRenewed(r).Words(a.stdout)
 	}
 	a.complainAll(results)
 	a.warnUntold(results, untold)

@@ -15,6 +15,8 @@ import (
 	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
+	"maascert/internal/report"
 	"maascert/maasconfig"
 )
 
@@ -117,25 +119,25 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 // told writes down what a pass came to and when the next one is.
 func (s *service) told(results []lifecycle.Result, next time.Time) {
 	for _, warning := range s.passing.writeDown(context.Background(), passEnd{results: results, byDaemon: true, next: next}) {
-		s.log.Warn("writing down the pass", "error", oneLine(warning))
+		s.log.Warn("writing down the pass", "error", printable.Error(warning))
 	}
 	s.log.Debug("sleeping", "next", next.UTC())
 }
 
 func (s *service) report(r lifecycle.Result, stopping bool) {
 	log := s.log.With("cert", r.Name, "state", r.After.Summary, "why", r.Before.Plan.Why)
-	if changes := newChangesJSON(r.Before).String(); changes != "" {
+	if changes := report.ChangesOf(r.Before).String(); changes != "" {
 		log = log.With("changes", changes)
 	}
 	for _, warning := range r.After.Warnings {
-		log.Warn("warning", "warning", line(warning))
+		log.Warn("warning", "warning", printable.Text(warning))
 	}
 	switch {
 	case len(r.Troubles) > 0 && stopping:
 		log.Info("stopped while at work; the next pass goes on", "stage", r.Stage())
 	case len(r.Troubles) > 0:
 		for _, t := range r.WorstAtEach() {
-			log.Error("not as it should be", "stage", t.Stage, "target", t.Target, "error", oneLine(t.Err), "hint", line(hint.Of(t.Err)), "next", r.After.Plan.Next)
+			log.Error("not as it should be", "stage", t.Stage, "target", t.Target, "error", printable.Error(t.Err), "hint", printable.Text(hint.Of(t.Err)), "next", r.After.Plan.Next)
 		}
 	case r.Changed:
 		log.Info("changed", "obtained", r.Obtained, "deployed", r.Deployed, "version", r.After.Version(), "renew_at", r.After.Plan.RenewAt)
@@ -158,7 +160,7 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<-
 			err = s.mayRun(s.path, config)
 		}
 		if err != nil {
-			s.log.Error("the configuration is bad; the old one stays in force", "error", oneLine(err))
+			s.log.Error("the configuration is bad; the old one stays in force", "error", printable.Error(err))
 		} else {
 			// The old parts' idle connections end by themselves; a pass may still be using them.
 			s.use(s.assemble(config))

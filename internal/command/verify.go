@@ -9,6 +9,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/lifecycle"
+	"maascert/internal/report"
 	"maascert/maasconfig"
 )
 
@@ -30,7 +31,7 @@ func (a *app) verify(c *cli.Context) error {
 	defer p.close()
 	deadline := time.Now().Add(c.Duration("timeout"))
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		doc, lines, err := a.verifyOnce(c.Context, p)
+		doc, err := verifyOnce(c.Context, p)
 		if err != nil {
 			a.complain(fmt.Errorf("%s: %w", lifecycle.StageLook, err))
 			return outcome(exitAttention)
@@ -43,46 +44,29 @@ func (a *app) verify(c *cli.Context) error {
 			}
 			continue
 		}
-		if c.Bool("json") {
-			if err := writeJSON(a.stdout, doc); err != nil {
-				return err
-			}
-		} else {
-			for _, line := range lines {
-				fmt.Fprintln(a.stdout, line)
-			}
-		}
-		return attentionUnless(doc.Healthy)
+		return a.show(doc, c.Bool("json"), doc.Healthy)
 	}
 }
 
-func (a *app) verifyOnce(ctx context.Context, p *assembly) (verifyJSON, []string, error) {
-	doc := verifyJSON{Schema: schema, Node: p.config.Node, At: rfc3339(time.Now()), Healthy: true, Targets: []targetJSON{}}
-	var lines []string
+// verifyOnce looks at every endpoint once.
+func verifyOnce(ctx context.Context, p *assembly) (report.Verification, error) {
+	doc := report.NewVerification(p.config.Node, time.Now())
 	for _, cert := range p.engine.Certificates {
 		ledger, err := certstore.OpenLedger(ctx, p.store, cert.Name)
 		if err != nil {
-			return doc, nil, err
+			return doc, err
 		}
 		var bundle *certstore.Bundle
 		if number := ledger.Record().Current; number != 0 {
 			version, err := ledger.Version(ctx, number)
 			if err != nil {
-				return doc, nil, err
+				return doc, err
 			}
 			bundle = version.Bundle
 		}
 		for _, target := range cert.Targets {
-			endpoints := maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)
-			doc.Healthy = doc.Healthy && len(endpoints) > 0
-			doc.Targets = append(doc.Targets, targetJSON{
-				Certificate: cert.Name, Name: target.Info().Name, Type: target.Info().Type, Endpoints: newEndpointsJSON(endpoints, ledger.Versions()),
-			})
-			for _, e := range endpoints {
-				doc.Healthy = doc.Healthy && e.IsTrusted()
-				lines = append(lines, fmt.Sprintf("%s: %s", cert.Name, e))
-			}
+			doc.Add(cert.Name, target.Info(), maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust), ledger.Versions())
 		}
 	}
-	return doc, lines, nil
+	return doc, nil
 }

@@ -24,6 +24,7 @@ import (
 	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
 	"maascert/internal/world"
 	"maascert/maasconfig"
 )
@@ -78,7 +79,7 @@ func period(schedule cron.Schedule) time.Duration {
 func (a *app) progress(cert, words string) {
 	a.log.Info("waiting", "cert", cert, "for", words)
 	if a.isTerminal() {
-		fmt.Fprintf(a.stderr, "%s: %s\n", cert, line(words))
+		fmt.Fprintf(a.stderr, "%s: %s\n", cert, printable.Text(words))
 	}
 }
 

@@ -46,3 +46,9 @@ func Lines(texts []string, most, lines int) []string {
 
 // Phrase is a text from outside as one printable line of a word's length.
 func Phrase(text string) string { return Line(text, Word) }
+
+// Text is a text, whoever wrote it, as one printable line of a sentence's length.
+func Text(text string) string { return Line(text, Sentence) }
+
+// Error is an error's text as one printable line of a sentence's length.
+func Error(err error) string { return Text(err.Error()) }

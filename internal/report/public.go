@@ -1,0 +1,99 @@
+package report
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"maascert/internal/lifecycle"
+)
+
+// Public is public/status.json: what may be known to everybody on this host.
+type Public struct {
+	Schema       int                 `json:"schema"`
+	Node         string              `json:"node"`
+	At           Time                `json:"at"`
+	NextPass     Time                `json:"next_pass"`
+	StaleAfter   Time                `json:"stale_after"`
+	Certificates []PublicCertificate `json:"certificates"`
+}
+
+// PublicCertificate is what may be known of one certificate. What an error says is for those who may read the rest.
+type PublicCertificate struct {
+	Name        string         `json:"name"`
+	At          Time           `json:"at"` // of the pass that found it so
+	State       string         `json:"state"`
+	Reason      string         `json:"reason"`
+	Names       []string       `json:"names"`
+	NotBefore   Time           `json:"not_before"`
+	NotAfter    Time           `json:"not_after"`
+	RenewAt     Time           `json:"renew_at"`
+	Fingerprint string         `json:"fingerprint"`
+	Version     int            `json:"version"`
+	Roots       string         `json:"roots"` // path of what clients trust; empty: the system's
+	LastFailure *PublicFailure `json:"last_failure"`
+	Targets     []Target       `json:"targets"`
+}
+
+// PublicFailure is a failure without its words.
+type PublicFailure struct {
+	Time  Time   `json:"time"`
+	Stage string `json:"stage"`
+}
+
+// NewPublic is a document without certificates, which are added. next is when the next pass comes, zero when nobody knows; period
+// is the time between two passes of the schedule.
+func NewPublic(node string, next time.Time, period time.Duration, now time.Time) Public {
+	stale := now.Add(period + PassTime)
+	if !next.IsZero() {
+		stale = next.Add(PassTime)
+	}
+	return Public{Schema: Schema, Node: node, At: Time{now}, NextPass: Time{next}, StaleAfter: Time{stale}, Certificates: []PublicCertificate{}}
+}
+
+// Add adds a certificate as a pass left it.
+func (p *Public) Add(cert lifecycle.Certificate, v lifecycle.View, roots string) {
+	full := NewCertificate(cert, v)
+	one := PublicCertificate{
+		Name: full.Name, At: p.At, State: full.State, Reason: full.Reason, Names: full.Names, NotBefore: full.NotBefore, NotAfter: full.NotAfter,
+		RenewAt: full.RenewAt, Fingerprint: full.Fingerprint, Version: full.Version, Roots: roots, Targets: full.Targets,
+	}
+	for i := range one.Targets {
+		for j := range one.Targets[i].Endpoints {
+			one.Targets[i].Endpoints[j].Error = ""
+		}
+	}
+	if failure := full.LastFailure; failure != nil {
+		one.LastFailure = &PublicFailure{failure.Time, failure.Stage}
+	}
+	p.Certificates = append(p.Certificates, one)
+}
+
+// KeepEarlier keeps what an earlier document said of the certificates that this one is not about, as far as isKnown says that they
+// are configured, and with it when that is too old to be believed. A pass that a person made knows nothing of the daemon's next
+// one: that is kept as well. A document that cannot be read had nothing to keep.
+func (p *Public) KeepEarlier(text []byte, isKnown func(cert string) bool, byDaemon bool) {
+	var before Public
+	if json.Unmarshal(text, &before) != nil {
+		return
+	}
+	others := slices.DeleteFunc(before.Certificates, func(one PublicCertificate) bool {
+		again := slices.ContainsFunc(p.Certificates, func(now PublicCertificate) bool { return now.Name == one.Name })
+		return again || !isKnown(one.Name)
+	})
+	p.Certificates = append(p.Certificates, others...)
+	if len(others) > 0 && before.StaleAfter.Before(p.StaleAfter.Time) {
+		p.StaleAfter = before.StaleAfter
+	}
+	if !byDaemon && before.NextPass.After(p.At.Time) {
+		p.NextPass = before.NextPass
+	}
+}
+
+// Text is the document as the file holds it, in the order of the names.
+func (p Public) Text() ([]byte, error) {
+	slices.SortFunc(p.Certificates, func(a, b PublicCertificate) int { return strings.Compare(a.Name, b.Name) })
+	text, err := json.MarshalIndent(p, "", " ")
+	return append(text, '\n'), err
+}

@@ -1,0 +1,240 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
+)
+
+// Status says what is stored, when it is renewed, and what every endpoint serves.
+type Status struct {
+	Schema       int           `json:"schema"`
+	Node         string        `json:"node"`
+	At           Time          `json:"at"`
+	Healthy      bool          `json:"healthy"`
+	LastPass     *LastPass     `json:"last_pass"`            // null: none is known
+	Unattended   string        `json:"unattended,omitempty"` // why nobody may be looking after the certificates
+	Fleet        Fleet         `json:"fleet"`
+	Certificates []Certificate `json:"certificates"`
+}
+
+// LastPass says who made the last pass.
+type LastPass struct {
+	Time Time   `json:"time"`
+	Node string `json:"node"`
+}
+
+// Fleet is for stores that several hosts share; a file store has nobody else to tell of.
+type Fleet struct {
+	Lock  map[string]Holder `json:"lock"` // by certificate
+	Nodes []Node            `json:"nodes"`
+}
+
+// Holder is who holds a lock.
+type Holder struct {
+	Node  string `json:"node"` // empty when only the process is known
+	PID   int    `json:"pid"`
+	Since Time   `json:"since"`
+}
+
+// NewHolder documents who holds a lock.
+func NewHolder(h certstore.Holder) Holder {
+	return Holder{printable.Text(h.Node), h.PID, Time{h.Since}}
+}
+
+// Node is what one host said of its last pass.
+type Node struct {
+	Node        string                 `json:"node"`
+	MachineID   string                 `json:"machine_id"`
+	Version     string                 `json:"version"`
+	LastPass    Time                   `json:"last_pass"`
+	OK          bool                   `json:"ok"`
+	WishHash    string                 `json:"wish_hash"`
+	ClockSkewMS int64                  `json:"clock_skew_ms"`
+	Targets     []certstore.NodeTarget `json:"targets"`
+}
+
+// Certificate is one certificate, and what is known of it now.
+type Certificate struct {
+	Name        string    `json:"name"`
+	State       string    `json:"state"`
+	Reason      string    `json:"reason"`
+	Names       []string  `json:"names"`
+	NotBefore   Time      `json:"not_before"`
+	NotAfter    Time      `json:"not_after"`
+	Serial      string    `json:"serial"`
+	Fingerprint string    `json:"fingerprint"`
+	Issuer      string    `json:"issuer"`
+	KeyType     string    `json:"key_type"`
+	RenewAt     Time      `json:"renew_at"`
+	Failures    int       `json:"failures"`
+	NextAttempt Time      `json:"next_attempt"`
+	Version     int       `json:"version"`
+	Error       string    `json:"error"` // last_failure's
+	Hint        string    `json:"hint"`
+	Changes     Changes   `json:"changes"`
+	Troubles    []Trouble `json:"troubles,omitempty"` // what failed and has not succeeded since, the last first
+	LastFailure *Failure  `json:"last_failure"`
+	Warnings    []string  `json:"warnings,omitempty"`
+	Explanation string    `json:"explanation,omitempty"` // URL at which the CA explains its renewal window
+	Targets     []Target  `json:"targets"`
+
+	differs bool  // this host's configuration is not the one that is followed
+	account error // why the ACME account cannot be used
+}
+
+// Failure is what failed last.
+type Failure struct {
+	Time  Time   `json:"time"`
+	Stage string `json:"stage"`
+	Error string `json:"error"`
+	Hint  string `json:"hint"`
+}
+
+// NewStatus documents what hosts said of their passes; the certificates are added.
+func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, period time.Duration, now time.Time) Status {
+	s := Status{
+		Schema: Schema, Node: node, At: Time{now}, Healthy: true, Unattended: Unattended(nodes, period, now),
+		Fleet: Fleet{Lock: locks, Nodes: []Node{}}, Certificates: []Certificate{},
+	}
+	for _, n := range nodes {
+		s.Fleet.Nodes = append(s.Fleet.Nodes, Node{
+			Node: n.Node, MachineID: n.MachineID, Version: n.Version, LastPass: Time{n.LastPass}, OK: n.OK, WishHash: n.WishHash,
+			ClockSkewMS: n.ClockSkewMS, Targets: n.Targets,
+		})
+		if s.LastPass == nil || n.LastPass.After(s.LastPass.Time.Time) {
+			s.LastPass = &LastPass{Time{n.LastPass}, n.Node}
+		}
+	}
+	return s
+}
+
+// PassTime bounds a pass with all its patience; after it the next one is missed.
+const PassTime = 30 * time.Minute
+
+// Unattended says so when no daemon looks after the certificates, as far as its own words tell; empty when one does. period is
+// the time between two passes of the schedule.
+func Unattended(nodes []certstore.Node, period time.Duration, now time.Time) string {
+	var lastRun time.Time
+	for _, node := range nodes {
+		if node.LastRun.After(lastRun) && !node.LastRun.After(now.Add(time.Minute)) {
+			lastRun = node.LastRun
+		}
+	}
+	switch patience := 2*period + PassTime; {
+	case lastRun.IsZero():
+		return "nothing renews this by itself yet, as far as is known: sudo systemctl enable --now maascert"
+	case now.Sub(lastRun) > patience:
+		return fmt.Sprintf("the daemon has not looked since %s: systemctl status maascert", Time{lastRun})
+	default:
+		return ""
+	}
+}
+
+// Add adds a certificate.
+func (s *Status) Add(cert lifecycle.Certificate, v lifecycle.View) {
+	s.Certificates = append(s.Certificates, NewCertificate(cert, v))
+	s.Healthy = s.Healthy && v.Summary.IsHealthy()
+}
+
+// NewCertificate documents a view of a certificate.
+func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
+	doc := Certificate{
+		Name: cert.Name, State: string(v.Summary), Reason: string(v.Plan.Why), Names: cert.Wish.Names,
+		RenewAt: Time{v.Plan.RenewAt}, Failures: v.State.Record.Failures, NextAttempt: Time{v.Plan.Wait}, Version: v.Version(),
+		Changes: ChangesOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), differs: v.Plan.Differ, account: v.State.Account,
+	}
+	if v.State.Window != nil {
+		doc.Explanation = v.State.Window.Explanation
+	}
+	if last := v.State.LastFailure(cert.Name); last != nil {
+		failure := Failure{Time: Time{last.At}, Stage: last.Stage, Error: printable.Text(last.Error), Hint: printable.Text(last.Hint)}
+		doc.LastFailure, doc.Error, doc.Hint = &failure, failure.Error, failure.Hint
+	}
+	if failures := v.State.Failures(cert.Name); len(failures) > 1 { // one is told as the last
+		for _, failure := range failures {
+			words := strings.TrimPrefix(failure.Error, failure.Target+": ")
+			doc.Troubles = append(doc.Troubles, Trouble{failure.Target, failure.Stage, printable.Text(words), printable.Text(failure.Hint)})
+		}
+	}
+	if v.State.Current != nil {
+		leaf := v.State.Current.Bundle.Leaf()
+		doc.Names = certstore.CertificateNames(leaf)
+		doc.NotBefore, doc.NotAfter = Time{leaf.NotBefore}, Time{leaf.NotAfter}
+		doc.Serial, doc.Fingerprint = leaf.SerialNumber.Text(16), certstore.Fingerprint(leaf)
+		doc.Issuer, doc.KeyType = printable.Text(leaf.Issuer.String()), string(v.State.Current.Bundle.KeyType())
+	}
+	return doc
+}
+
+// Words writes the document for people.
+func (s Status) Words(w io.Writer) {
+	for _, cert := range s.Certificates {
+		cert.Words(w)
+	}
+	if s.LastPass != nil {
+		fmt.Fprintf(w, "last pass %s by %s\n", s.LastPass.Time, s.LastPass.Node)
+	}
+	if s.Unattended != "" {
+		fmt.Fprintln(w, s.Unattended)
+	}
+}
+
+// Words writes the document for people.
+func (c Certificate) Words(w io.Writer) {
+	fmt.Fprintf(w, "%s: %s (%s)\n", c.Name, c.State, c.Reason)
+	if c.Fingerprint != "" {
+		fmt.Fprintf(w, "  version %d, %s, issued by %s\n  names: %s\n  valid from %s until %s, renewal %s\n",
+			c.Version, c.KeyType, c.Issuer, strings.Join(c.Names, ", "), c.NotBefore, c.NotAfter, c.RenewAt)
+	} else {
+		fmt.Fprintf(w, "  no certificate yet; wanted: %s\n", strings.Join(c.Names, ", "))
+	}
+	if c.Explanation != "" {
+		fmt.Fprintf(w, "  the CA explains its renewal window: %s\n", c.Explanation)
+	}
+	if !c.NextAttempt.IsZero() {
+		fmt.Fprintf(w, "  next attempt %s after %d failures\n", c.NextAttempt, c.Failures)
+	}
+	if c.differs {
+		fmt.Fprintln(w, "  this host's configuration differs from the one that is followed")
+	}
+	if changes := c.Changes.String(); changes != "" {
+		fmt.Fprintf(w, "  changes: %s\n", changes)
+	}
+	if c.account != nil {
+		fmt.Fprintf(w, "  %s\n", printable.Error(c.account))
+		printHint(w, hint.Of(c.account))
+	}
+	for _, warning := range c.Warnings {
+		fmt.Fprintf(w, "  warning: %s\n", printable.Text(warning))
+	}
+	printEndpoints(w, c.Targets)
+	for _, trouble := range c.Troubles[min(len(c.Troubles), 1):] { // the first is the last failure
+		fmt.Fprintf(w, "  %s failed too: %s (%s)\n", trouble.Target, trouble.Error, trouble.Stage)
+		printHint(w, trouble.Hint)
+	}
+	if last := c.LastFailure; last != nil {
+		fmt.Fprintf(w, "  last failure: %s (%s, at %s)\n", last.Error, last.Stage, last.Time.UTC().Format(time.RFC3339))
+		printHint(w, last.Hint)
+	}
+}
+
+func printHint(w io.Writer, words string) {
+	if words != "" {
+		fmt.Fprintf(w, "  hint: %s\n", printable.Text(words))
+	}
+}
+
+func printEndpoints(w io.Writer, targets []Target) {
+	for _, target := range targets {
+		for _, endpoint := range target.Endpoints {
+			fmt.Fprintf(w, "  %s\n", endpoint)
+		}
+	}
+}

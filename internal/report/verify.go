@@ -1,0 +1,39 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"maascert/certstore"
+	"maascert/maasconfig"
+)
+
+// Verification says what every endpoint serves now.
+type Verification struct {
+	Schema  int      `json:"schema"`
+	Node    string   `json:"node"`
+	At      Time     `json:"at"`
+	Healthy bool     `json:"healthy"`
+	Targets []Target `json:"targets"`
+}
+
+// NewVerification is one without targets, which are added.
+func NewVerification(node string, now time.Time) Verification {
+	return Verification{Schema: Schema, Node: node, At: Time{now}, Healthy: true, Targets: []Target{}}
+}
+
+// Add adds a target of a certificate; known are the certificate's versions by fingerprint.
+func (v *Verification) Add(cert string, info maasconfig.Info, endpoints []maasconfig.Endpoint, known map[string]certstore.VersionInfo) {
+	v.Targets = append(v.Targets, newTarget(cert, info, endpoints, known))
+	v.Healthy = v.Healthy && maasconfig.Trusted(endpoints)
+}
+
+// Words writes the document for people.
+func (v Verification) Words(w io.Writer) {
+	for _, target := range v.Targets {
+		for _, endpoint := range target.Endpoints {
+			fmt.Fprintf(w, "%s: %s\n", target.Certificate, endpoint)
+		}
+	}
+}
