@@ -90,21 +90,28 @@ func (b *bench) run(ctx context.Context, names, validations, trips, only string)
 	for _, validation := range strings.Split(validations, ",") {
 		for _, trip := range strings.Split(trips, ",") {
 			for _, number := range strings.Split(names, ",") {
-				s, err := newScene(number, validation, trip)
-				if err != nil {
+				if err := b.measureAll(ctx, table, clients, number, validation, trip); err != nil {
 					return err
 				}
-				for _, c := range clients {
-					if err := b.measure(ctx, table, s, c); err != nil {
-						s.close()
-						return err
-					}
-				}
-				s.close()
 			}
 		}
 	}
 	return table.Flush()
+}
+
+// measureAll measures every client in one scene.
+func (b *bench) measureAll(ctx context.Context, table *tabwriter.Writer, clients []client, names, validation, trip string) error {
+	s, err := newScene(names, validation, trip)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	for _, c := range clients {
+		if err := b.measure(ctx, table, s, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // find finds a program in PATH or among the tools.
