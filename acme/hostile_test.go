@@ -237,7 +237,11 @@ func TestR6ABorrowedChallengeAddressIsKeptByItsLender(t *testing.T) {
 			t.Error("the first run should have been refused")
 		}
 	}()
-	<-held
+	select {
+	case <-held:
+	case <-ended:
+		require.FailNow(t, "the first run ended before it ordered")
+	}
 	_, err = second.Obtain(t.Context(), request("second.example"))
 	require.NoError(t, err)
 	<-ended

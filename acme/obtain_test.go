@@ -505,3 +505,30 @@ func TestAWindowInNoYear(t *testing.T) {
 	_, err = acme.NewWindow(issued.Bundle.Leaf(), time.Now(), end.Add(-24*time.Hour))
 	require.NoError(t, err)
 }
+
+// A rehearsal that is given up takes back what the CA is still looking at. The CA of the tests must not stand still after that.
+func TestTheCAGoesOnAfterARehearsalIsGivenUp(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	ca.DNS.OnAsked(func(name string) {
+		if strings.HasPrefix(name, "slow.") {
+			once.Do(func() { close(asked) })
+			<-answer
+		}
+	})
+	c := client(t, ca)
+	ctx, giveUp := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.Rehearse(ctx, request("slow.example", "b.example"), false)
+		ended <- err
+	}()
+	<-asked
+	giveUp()
+	require.Error(t, <-ended)
+	close(answer)
+	_, err := c.Obtain(t.Context(), request("slow.example", "b.example"))
+	require.NoError(t, err)
+}

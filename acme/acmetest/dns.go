@@ -1,6 +1,7 @@
 package acmetest
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -65,9 +67,11 @@ func StartDNS(port int) (*DNS, error) {
 
 // Stop ends the server.
 func (d *DNS) Stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
 	for _, server := range d.servers {
-		// It was started, so it can be stopped.
-		_ = server.Shutdown()
+		// It was started, so it can be stopped; whoever still waits for an answer is left alone.
+		_ = server.ShutdownContext(ctx)
 	}
 }
 

@@ -43,8 +43,15 @@ func program(ctx context.Context, t *testing.T, s *site, args ...string) *exec.C
 	t.Helper()
 	path, err := exec.LookPath("maascert") // testscript puts it there
 	require.NoError(t, err)
-	return exec.CommandContext(ctx, path, append([]string{"--config", filepath.Join(s.dir, "maascert.yaml")}, args...)...)
+	ctx, cancel := context.WithTimeout(ctx, runTime)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, path, append([]string{"--config", filepath.Join(s.dir, "maascert.yaml")}, args...)...)
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
 }
+
+// runTime is more than any run in a test takes, and less than the time after which a test is given up with all others.
+const runTime = 2 * time.Minute
 
 // checkConverged checks that a site is as it should be after whatever happened to it.
 func checkConverged(t *testing.T, s *site, orders int) {
@@ -102,9 +109,17 @@ func killedAnywhere(t *testing.T) {
 					next.ServeHTTP(w, r)
 				})
 				require.NoError(t, cmd.Start())
-				<-reached
-				require.NoError(t, cmd.Process.Kill())
-				_ = cmd.Wait()
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					_ = cmd.Wait()
+				}()
+				select {
+				case <-reached:
+				case <-ended: // an order needs a look more or less
+				}
+				_ = cmd.Process.Kill()
+				<-ended
 				close(dead)
 				s.ca.Intercept(nil)
 				runAgain(t, s)

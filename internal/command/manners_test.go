@@ -159,9 +159,15 @@ func TestR12ForceWorksAfterThreeKills(t *testing.T) {
 			next.ServeHTTP(w, r)
 		})
 		require.NoError(t, cmd.Start())
-		<-reached
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case <-reached:
+		case err := <-ended:
+			require.FailNow(t, "it ended before it ordered", err)
+		}
 		require.NoError(t, cmd.Process.Kill())
-		_ = cmd.Wait()
+		<-ended
 	}
 	s.ca.Intercept(nil)
 	code, _, stderr := inSite(t, s, world.OS{}, "renew", "--force", "--enable-tls")

@@ -80,6 +80,7 @@ func newSiteWith(dir string, habits acmetest.Options) (*site, error) {
 	}
 	deployment, err := maastest.Start(maastest.Options{Dir: dir})
 	if err != nil {
+		ca.Stop()
 		return nil, err
 	}
 	s := &site{dir: dir, ca: ca, maas: deployment}
@@ -276,15 +277,19 @@ func maas(ts *testscript.TestScript, neg bool, args []string) {
 		d.Reach(neg)
 	case "off": // somebody runs maas config-tls disable
 		d.Set(nil)
-		for d.Regions[0].Serves(5443) != nil || d.Regions[2].Serves(5443) != nil {
-			time.Sleep(time.Millisecond)
+		for begun := time.Now(); d.Regions[0].Serves(5443) != nil || d.Regions[2].Serves(5443) != nil; time.Sleep(time.Millisecond) {
+			if time.Since(begun) > runTime {
+				ts.Fatalf("the regions go on serving")
+			}
 		}
 	case "serves": // with a certificate that somebody else brought
 		authority, err := certtest.NewAuthority()
 		ts.Check(err)
 		bundle, err := authority.Issue(certstore.EC256, 0, 24*time.Hour, args[1:]...)
 		ts.Check(err)
-		ts.Check(d.Enable(context.Background(), bundle, 5443))
+		ctx, cancel := context.WithTimeout(context.Background(), runTime)
+		defer cancel()
+		ts.Check(d.Enable(ctx, bundle, 5443))
 	default:
 		ts.Fatalf("unknown: %q", args[0])
 	}
@@ -424,6 +429,7 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	defer null.Close()
 	oneApp.Lock()
 	defer oneApp.Unlock()
+	defer time.AfterFunc(runTime, func() { panic(fmt.Sprintf("%q does not end", args)) }).Stop()
 	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
 	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
 	return code, out.String(), errs.String()

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -100,28 +101,51 @@ func Start(options Options) (*Deployment, error) {
 	if err := d.serveControl(); err != nil {
 		return nil, err
 	}
-	hosts, err := loopback.Hosts(options.Regions, 5240, maasconfig.DefaultPort)
+	// A program that is just being started holds, for a moment, a port that was found free.
+	err := d.startRegions()
+	for tries := 1; tries < startTries && errors.Is(err, syscall.EADDRINUSE); tries++ {
+		err = d.startRegions()
+	}
 	if err != nil {
+		d.Stop()
 		return nil, err
 	}
+	return d, nil
+}
+
+// startTries is how often places for the regions are looked for.
+const startTries = 5
+
+// startRegions starts the regions on free addresses. On an error none is left.
+func (d *Deployment) startRegions() error {
+	hosts, err := loopback.Hosts(d.options.Regions, 5240, maasconfig.DefaultPort)
+	if err != nil {
+		return err
+	}
+	d.Regions = nil
 	for i, host := range hosts {
 		r := &Region{
-			Address: host, HTTPDir: filepath.Join(options.Dir, fmt.Sprintf("region%d", i+1), "http"),
+			Address: host, HTTPDir: filepath.Join(d.options.Dir, fmt.Sprintf("region%d", i+1), "http"),
 			deployment: d, notify: make(chan struct{}, 1),
 		}
 		r.proxy = &goProxy{address: host, region: r}
-		if options.Nginx != "" {
-			r.proxy = &nginxProxy{program: options.Nginx, region: r}
+		if d.options.Nginx != "" {
+			r.proxy = &nginxProxy{program: d.options.Nginx, region: r}
 		}
 		d.Regions = append(d.Regions, r)
 	}
 	// A region answers with all of them, so they are there before the first one answers.
 	for _, r := range d.Regions {
 		if err := r.start(); err != nil {
-			return nil, errors.Join(err, fmt.Errorf("region %s", r.Address))
+			failed := errors.Join(err, fmt.Errorf("region %s", r.Address))
+			for _, r := range d.Regions {
+				r.stop()
+			}
+			d.Regions = nil
+			return failed
 		}
 	}
-	return d, nil
+	return nil
 }
 
 // Stop ends the deployment.
@@ -351,7 +375,7 @@ func (r *remote) post(path string, body, into any) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", r.socket)
 	}}}
 	resp, err := client.Post("http://deployment"+path, "application/json", bytes.NewReader(text))
