@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
+	"github.com/urfave/cli/v2"
 
 	"maascert/acme/acmetest"
 	"maascert/certstore"
@@ -29,6 +32,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// Most of these tests wait for regions most of the time, so more of them run side by side than there are processors.
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
 	maastest.Main()
 	maasconfig.Types["service"] = newReloaded
 	testscript.Main(m, map[string]func(){"maascert": func() {
@@ -416,9 +423,9 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 	s.held = held.Unlock
 }
 
-// oneApp keeps two programs from running in this process at the same time: the command line library has a help flag that
-// all of them share.
-var oneApp sync.Mutex
+// parsing keeps two programs in this process from reading their arguments at the same time: the command line library has a help
+// flag and a help command that all of them share.
+var parsing sync.Mutex
 
 // inSite runs the program in this process, with a file system of the test's choice.
 func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, stdout, stderr string) {
@@ -427,10 +434,26 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	null, err := os.Open(os.DevNull)
 	require.NoError(t, err)
 	defer null.Close()
-	oneApp.Lock()
-	defer oneApp.Unlock()
-	defer time.AfterFunc(runTime, func() { panic(fmt.Sprintf("%q does not end", args)) }).Stop()
 	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
-	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
+	defer time.AfterFunc(runTime, func() { panic(fmt.Sprintf("%q does not end", args)) }).Stop()
+	parsing.Lock()
+	parsed := sync.OnceFunc(parsing.Unlock)
+	defer parsed()
+	commands := a.cli()
+	begin(commands.Commands, parsed)
+	code = a.runCLI(commands, slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
 	return code, out.String(), errs.String()
+}
+
+// begin has a function called before each command does what it is for.
+func begin(commands []*cli.Command, call func()) {
+	for _, command := range commands {
+		if action := command.Action; action != nil {
+			command.Action = func(c *cli.Context) error {
+				call()
+				return action(c)
+			}
+		}
+		begin(command.Subcommands, call)
+	}
 }
