@@ -23,10 +23,14 @@ type TargetSection interface {
 	Target(parts Parts) Target
 }
 
-// Types are the types of targets that a configuration can name, each with its keys as they are when none of them is given. A
-// program can be built with more of them.
-var Types = map[string]func() TargetSection{
-	maasType: func() TargetSection { return &MAASSection{VerifyTimeout: usualVerifyTimeout} },
+// Types are types of targets that a configuration can name, each with its keys as they are when none of them is given.
+type Types map[string]func() TargetSection
+
+// KnownTypes are those of this package. A program can be built with others beside them.
+func KnownTypes() Types {
+	return Types{
+		maasType: func() TargetSection { return &MAASSection{VerifyTimeout: usualVerifyTimeout} },
+	}
 }
 
 // Parts are what a target is made of beside its keys.

@@ -32,6 +32,7 @@ import (
 	"maascert/certstore/certtest"
 	"maascert/internal/config"
 	"maascert/internal/world"
+	"maascert/maasconfig"
 	"maascert/maasconfig/maastest"
 )
 
@@ -516,7 +517,7 @@ var checklist = []behaviour{
 		fault: forges(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(4 * time.Hour) })},
 	{name: "a certificate that the CA revoked", ready: true, args: "renew", says: `obtained version 2 \(ari\)`, fault: func(t *testing.T, s *site) {
 		s.grow(t, 24*time.Hour)
-		config, err := config.Load(filepath.Join(s.dir, "maascert.yaml"))
+		config, err := config.Load(filepath.Join(s.dir, "maascert.yaml"), maasconfig.KnownTypes())
 		require.NoError(t, err)
 		p := (&app{fsys: world.OS{}, log: slog.New(slog.DiscardHandler)}).assemble(config)
 		defer p.close()

@@ -26,6 +26,7 @@ import (
 	"maascert/internal/hint"
 	"maascert/internal/printable"
 	"maascert/internal/world"
+	"maascert/maasconfig"
 )
 
 // The exit codes, as the help says them.
@@ -57,7 +58,7 @@ const usualMemory = 48 << 20
 func limitMemory() { debug.SetMemoryLimit(usualMemory) }
 
 func newApp() *app {
-	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}}
+	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}, types: maasconfig.KnownTypes()}
 }
 
 // app is one run of the program.
@@ -65,7 +66,8 @@ type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
 	fsys           world.FS
-	reach          world.Dial // to whoever answers challenges; nil: the network
+	types          maasconfig.Types // of targets
+	reach          world.Dial       // to whoever answers challenges; nil: the network
 	log            *slog.Logger
 }
 
@@ -236,7 +238,7 @@ func (a *app) config(c *cli.Context) (*config.Config, error) {
 	if path == "" {
 		return nil, hint.Add(errors.New("--config: no file is named"), "maascert --config FILE %s", c.Command.Name)
 	}
-	config, err := config.Load(path)
+	config, err := config.Load(path, a.types)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, hint.Add(fmt.Errorf("config: %w", err), "write one (the README shows how), or name it: maascert --config FILE")
 	}

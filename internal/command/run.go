@@ -155,7 +155,7 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<-
 		case <-hup:
 		}
 		s.tell(daemon.SdNotifyReloading)
-		config, err := config.Load(s.path)
+		config, err := config.Load(s.path, s.types)
 		if err == nil {
 			err = s.mayRun(s.path, config)
 		}

@@ -27,7 +27,6 @@ import (
 	"maascert/certstore"
 	"maascert/certstore/certtest"
 	"maascert/internal/world"
-	"maascert/maasconfig"
 	"maascert/maasconfig/maastest"
 )
 
@@ -37,10 +36,10 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	maastest.Main()
-	maasconfig.Types["service"] = newReloaded
 	testscript.Main(m, map[string]func(){"maascert": func() {
 		limitMemory()
 		a := newApp()
+		a.types = testTypes()
 		a.reach = port80(os.Getenv("HTTP01_PORT"))
 		code := a.run(os.Args)
 		if path := os.Getenv("PEAK_MEMORY"); path != "" {
@@ -434,7 +433,7 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	null, err := os.Open(os.DevNull)
 	require.NoError(t, err)
 	defer null.Close()
-	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
+	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys, types: testTypes(), reach: port80(strconv.Itoa(s.ca.HTTPPort))}
 	defer time.AfterFunc(runTime, func() { panic(fmt.Sprintf("%q does not end", args)) }).Stop()
 	parsing.Lock()
 	parsed := sync.OnceFunc(parsing.Unlock)

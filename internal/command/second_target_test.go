@@ -21,7 +21,7 @@ import (
 )
 
 // reloaded is a second type of target, as it would be added: a file with key and chain, and a program that has whoever serves it
-// read it again. Nothing else in the program knows it but its entry in maasconfig.Types.
+// read it again. Nothing else in the program knows it but its name in the table of types.
 type reloaded struct {
 	File      string   `yaml:"file,path"`
 	Reload    []string `yaml:"reload"`
@@ -30,7 +30,12 @@ type reloaded struct {
 	parts maasconfig.Parts
 }
 
-func newReloaded() maasconfig.TargetSection { return &reloaded{} }
+// testTypes are those of the program, and this one.
+func testTypes() maasconfig.Types {
+	types := maasconfig.KnownTypes()
+	types["service"] = func() maasconfig.TargetSection { return &reloaded{} }
+	return types
+}
 
 func (s *reloaded) Check(at section.Place) {
 	if s.File == "" || len(s.Reload) == 0 {

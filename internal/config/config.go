@@ -96,11 +96,11 @@ type Target struct {
 }
 
 // choose makes ready for the keys of a type, maas where none is named. The error says that there is no such type.
-func (t *Target) choose(kind string) (any, error) {
+func (t *Target) choose(types maasconfig.Types, kind string) (any, error) {
 	t.Type = cmp.Or(kind, "maas")
-	usual, ok := maasconfig.Types[t.Type]
+	usual, ok := types[t.Type]
 	if !ok {
-		return nil, fmt.Errorf("%q is unknown; %s", t.Type, thereAre(slices.Sorted(maps.Keys(maasconfig.Types))))
+		return nil, fmt.Errorf("%q is unknown; %s", t.Type, thereAre(slices.Sorted(maps.Keys(types))))
 	}
 	t.TargetSection = usual()
 	return t.TargetSection, nil
@@ -135,15 +135,15 @@ func (i Issuer) Ways() []Challenge {
 	return ways
 }
 
-// Load reads and checks a configuration file. Its error is a Errors where the text is wrong, with all that
-// is wrong.
-func Load(file string) (*Config, error) {
+// Load reads and checks a configuration file, whose targets are of some types. Its error is an *Errors where the text is wrong,
+// with all that is wrong.
+func Load(file string, types maasconfig.Types) (*Config, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, withoutOp(err)
 	}
 	config := Config{MAAS: maasconfig.UsualHostSection()}
-	doc := decodeYAML(file, text, &config)
+	doc := decodeYAML(file, text, types, &config)
 	if !doc.broken {
 		v := &validator{document: doc, config: &config}
 		v.run()
@@ -283,7 +283,7 @@ func (v *validator) targets() {
 	for _, name := range slices.Sorted(maps.Keys(c.Targets)) {
 		t, key := c.Targets[name], "targets."+name
 		if t.Type == "" { // nothing stands there
-			if _, err := t.choose(""); err != nil {
+			if _, err := t.choose(v.types, ""); err != nil {
 				v.fault(key, "%v", err)
 			}
 		}

@@ -43,12 +43,12 @@ func TestExamplesLoad(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml"} {
 		path, _ := example(t, name)
-		config, err := Load(path)
+		config, err := Load(path, maasconfig.KnownTypes())
 		require.NoError(t, err, name)
 		require.NotEmpty(t, config.Certificates, name)
 	}
 	path, _ := example(t, "letsencrypt/maascert.yaml")
-	config, err := Load(path)
+	config, err := Load(path, maasconfig.KnownTypes())
 	require.NoError(t, err)
 	require.Equal(t, acme.Presets["letsencrypt"], config.ACME.Directory)
 	require.Equal(t, acme.Presets["letsencrypt-staging"], config.ACME.DryRun.Directory, "a rehearsal of Let's Encrypt goes to its staging CA")
@@ -59,14 +59,14 @@ func TestTheReferenceNamesEveryKey(t *testing.T) {
 	t.Parallel()
 	_, text := example(t, "maascert.yaml")
 	var config Config
-	doc := decodeYAML("maascert.yaml", text, &config)
+	doc := decodeYAML("maascert.yaml", text, maasconfig.KnownTypes(), &config)
 	require.Empty(t, doc.errors)
 	named := map[string]bool{}
 	find(doc, "", reflect.ValueOf(&config).Elem(), named)
 	for key, ok := range named {
 		require.True(t, ok, "the reference does not name %s", key)
 	}
-	for kind := range maasconfig.Types {
+	for kind := range maasconfig.KnownTypes() {
 		require.True(t, named["Target."+kind], "the reference has no target of type %s", kind)
 	}
 }

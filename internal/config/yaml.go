@@ -19,6 +19,7 @@ import (
 
 	"maascert/internal/secret"
 	"maascert/internal/section"
+	"maascert/maasconfig"
 )
 
 // document is a YAML text that was decoded strictly: unknown and doubled keys and wrong types are faults, and all faults
@@ -26,6 +27,7 @@ import (
 type document struct {
 	name   string
 	folder string // to which paths are relative
+	types  maasconfig.Types
 	lines  []string
 	at     map[string]*token.Position // where a key's value stands, by path
 	anchor map[string]ast.Node
@@ -71,9 +73,9 @@ func (e *Errors) Lines(excerpt bool) []string {
 var secretive = regexp.MustCompile(`(?i)secret|token|passw|passphrase|credential|hmac|tsig|seal|api_?key|private_?key|access_?key|consumer_?key`)
 
 // decodeYAML decodes a text into a struct whose fields have yaml tags.
-func decodeYAML(name string, text []byte, into any) *document {
+func decodeYAML(name string, text []byte, types maasconfig.Types, into any) *document {
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	d := &document{name: name, folder: filepath.Dir(name), lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}, secret: map[int]bool{}}
+	d := &document{name: name, folder: filepath.Dir(name), types: types, lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}, secret: map[int]bool{}}
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	var syntax *yaml.SyntaxError
 	d.broken = err != nil
@@ -237,7 +239,7 @@ func fieldsOf(into reflect.Value) []field {
 type union interface {
 	// choose makes ready for the keys of a type, empty where none is named, and returns where they go. The error says that there
 	// is no such type.
-	choose(kind string) (any, error)
+	choose(types maasconfig.Types, kind string) (any, error)
 }
 
 // fieldsOfUnion finds out which type a section names, and lists the fields of that type; nil when there is no such type.
@@ -249,7 +251,7 @@ func (d *document) fieldsOfUnion(path string, entries []*ast.MappingValueNode, c
 			break
 		}
 	}
-	section, err := chosen.choose(kind.String())
+	section, err := chosen.choose(d.types, kind.String())
 	if err != nil {
 		d.fault(below(path, "type"), "%v", err)
 		return nil
