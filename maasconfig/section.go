@@ -17,14 +17,18 @@ import (
 type TargetSection interface {
 	// Check fills in defaults and finds what is wrong.
 	Check(at section.Place)
-	// Programs are what is run as the user that we are, so that nobody else may be able to replace it.
-	Programs() []string
-	// Target makes the target. It touches nothing yet.
-	Target(parts Parts) Target
+	// Entrusted are the programs that are run as the user that we are, by name or path, and the files that a key goes to: nobody
+	// else may be able to replace any of them.
+	Entrusted() []string
+	// Make makes the target. It touches nothing yet.
+	Make(parts Parts) Target
 }
 
-// Types are types of targets that a configuration can name, each with its keys as they are when none of them is given.
+// Types are types of targets that a configuration can name, each with a pointer to its keys as they are when none of them is given.
 type Types map[string]func() TargetSection
+
+// UsualType is the type of a target that names none.
+const UsualType = maasType
 
 // KnownTypes are those of this package. A program can be built with others beside them.
 func KnownTypes() Types {
@@ -77,11 +81,11 @@ func (s *MAASSection) Check(at section.Place) {
 	checkDuration(at, "verify_timeout", s.VerifyTimeout)
 }
 
-// Programs are none: the maas command has its key elsewhere.
-func (s *MAASSection) Programs() []string { return nil }
+// Entrusted are none: the maas command and the stage have their keys elsewhere.
+func (s *MAASSection) Entrusted() []string { return nil }
 
-// Target makes the MAAS deployment that this host belongs to.
-func (s *MAASSection) Target(parts Parts) Target {
+// Make makes the MAAS deployment that this host belongs to.
+func (s *MAASSection) Make(parts Parts) Target {
 	here := InstallationConfig{
 		Command: parts.MAAS.Command, StageDir: parts.MAAS.StageDir, HTTPDir: parts.MAAS.HTTPDir, Version: parts.MAAS.Version,
 		StateDir: parts.StateDir, FS: parts.FS, Runner: parts.Runner,

@@ -27,7 +27,8 @@ type Target interface {
 	Info() Info
 	// Guards are what must be right before anything is ordered, in the order in which they are asked.
 	Guards(want Want) []Guard
-	// Probe sees what every endpoint serves now. What cannot be seen is in the Served.
+	// Probe sees what every endpoint serves now. What cannot be seen is in the Served. There is at least one, or nobody would
+	// know what is served.
 	Probe(ctx context.Context) []Served
 	// Backup returns the pair that is served now, as far as it can be read here.
 	Backup(ctx context.Context) (*certstore.Bundle, error)
@@ -299,6 +300,9 @@ func Trusted(endpoints []Endpoint) bool {
 
 // Troubles are the endpoints that do not serve the bundle, each in one line.
 func Troubles(endpoints []Endpoint) string {
+	if len(endpoints) == 0 {
+		return "it has no endpoint, so nobody sees what it serves"
+	}
 	var lines []string
 	for _, e := range endpoints {
 		if !e.IsTrusted() {

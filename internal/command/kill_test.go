@@ -117,6 +117,8 @@ func killedAnywhere(t *testing.T) {
 				select {
 				case <-reached:
 				case <-ended: // an order needs a look more or less
+					require.True(t, cmd.ProcessState.Success())
+					require.GreaterOrEqual(t, int(count.Load()), requests-3)
 				}
 				_ = cmd.Process.Kill()
 				<-ended

@@ -267,9 +267,12 @@ func TestH1TheDaemonTakesNothingThatOthersMayReplace(t *testing.T) {
 			reload := filepath.Join(s.dir, "reload")
 			require.NoError(t, os.WriteFile(reload, []byte("#!/bin/sh\n"), 0o700))
 			require.NoError(t, os.Chmod(reload, 0o777))
-			text := strings.Replace(s.config(), "key_type: ec256}", "key_type: ec256}\n  - {name: front, names: [front.example.internal], targets: [front]}", 1)
-			text = strings.Replace(text, "targets:\n", "targets:\n  front: {type: service, file: front.pem, reload: ["+reload+"]}\n", 1)
-			require.NoError(t, os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o644))
+			withService(t, s, "file: front.pem, reload: [./reload]")
+		},
+		"where a target's key goes": func(t *testing.T, s *site) {
+			require.NoError(t, os.Mkdir(filepath.Join(s.dir, "front"), 0o700))
+			require.NoError(t, os.Chmod(filepath.Join(s.dir, "front"), 0o777))
+			withService(t, s, "file: front/front.pem, reload: [cp]")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -285,6 +288,14 @@ func TestH1TheDaemonTakesNothingThatOthersMayReplace(t *testing.T) {
 			require.Zero(t, code, "by hand it works: "+stderr)
 		})
 	}
+}
+
+// withService adds a certificate for a service, whose target has some keys.
+func withService(t *testing.T, s *site, keys string) {
+	t.Helper()
+	text := strings.Replace(s.config(), "key_type: ec256}", "key_type: ec256}\n  - {name: front, names: [front.example.internal], targets: [front]}", 1)
+	text = strings.Replace(text, "targets:\n", "targets:\n  front: {type: service, endpoints: [\"127.0.0.1:1\"], "+keys+"}\n", 1)
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o644))
 }
 
 // A2: a pass over one certificate says nothing new of another one, and not that its old news is fresh.

@@ -24,7 +24,7 @@ import (
 // read it again. Nothing else in the program knows it but its name in the table of types.
 type reloaded struct {
 	File      string   `yaml:"file,path"`
-	Reload    []string `yaml:"reload"`
+	Reload    []string `yaml:"reload,program"`
 	Endpoints []string `yaml:"endpoints"`
 
 	parts maasconfig.Parts
@@ -38,8 +38,8 @@ func testTypes() maasconfig.Types {
 }
 
 func (s *reloaded) Check(at section.Place) {
-	if s.File == "" || len(s.Reload) == 0 {
-		at.Fault("", "file and reload are needed")
+	if s.File == "" || len(s.Reload) == 0 || len(s.Endpoints) == 0 {
+		at.Fault("", "file, reload and endpoints are needed")
 	}
 	for i, endpoint := range s.Endpoints {
 		if _, _, err := net.SplitHostPort(endpoint); err != nil {
@@ -48,9 +48,9 @@ func (s *reloaded) Check(at section.Place) {
 	}
 }
 
-func (s *reloaded) Programs() []string { return s.Reload[:1] }
+func (s *reloaded) Entrusted() []string { return []string{s.File, s.Reload[0]} }
 
-func (s *reloaded) Target(parts maasconfig.Parts) maasconfig.Target {
+func (s *reloaded) Make(parts maasconfig.Parts) maasconfig.Target {
 	target := *s
 	target.parts = parts
 	return &target
@@ -96,29 +96,32 @@ func (s *reloaded) Prepare(_ context.Context, bundle *certstore.Bundle, _ maasco
 		return maasconfig.Change{}, err
 	}
 	reload := world.Command{Path: s.Reload[0], Args: s.Reload[1:], Timeout: 10 * time.Second}
-	bring := func(ctx context.Context, text []byte) error {
+	bring := func(ctx context.Context, text []byte) (maasconfig.Telling, error) {
 		if err := s.parts.FS.Replace(s.File, text, 0o600); err != nil {
-			return err
+			return maasconfig.NotTold, err
 		}
 		result, err := s.parts.Runner.Run(ctx, reload)
-		if err == nil && result.Exit != 0 {
-			err = fmt.Errorf("%s: exit %d", reload, result.Exit)
+		if err != nil {
+			return maasconfig.Unsure, err
 		}
-		return err
+		if result.Exit != 0 {
+			return maasconfig.NotTold, fmt.Errorf("%s: exit %d", reload, result.Exit)
+		}
+		return maasconfig.Told, nil
 	}
 	return maasconfig.Change{
 		Commands: []world.Command{reload}, Within: 5 * time.Second,
 		Make: func(ctx context.Context) (maasconfig.Telling, error) {
-			err := bring(ctx, fullPEM(bundle))
+			told, err := bring(ctx, fullPEM(bundle))
 			if err != nil && before != nil {
 				err = errors.Join(err, s.parts.FS.Replace(s.File, before, 0o600))
 			}
-			if err != nil {
-				return maasconfig.NotTold, err
-			}
-			return maasconfig.Told, nil
+			return told, err
 		},
-		Undo: func(ctx context.Context, previous *certstore.Bundle) error { return bring(ctx, fullPEM(previous)) },
+		Undo: func(ctx context.Context, previous *certstore.Bundle) error {
+			_, err := bring(ctx, fullPEM(previous))
+			return err
+		},
 	}, nil
 }
 

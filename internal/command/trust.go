@@ -58,8 +58,12 @@ func entrusted(path string, config *config.Config) []trusted {
 	}
 	program("maas.command", config.MAAS.Command)
 	for name, target := range config.Targets {
-		for _, path := range target.Programs() {
-			program("what targets."+name+" runs", path)
+		for _, one := range target.Entrusted() {
+			if filepath.IsAbs(one) {
+				add("what targets."+name+" names", one)
+			} else {
+				program("what targets."+name+" runs", one)
+			}
 		}
 	}
 	folder := filepath.Dir(path)

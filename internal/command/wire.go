@@ -59,7 +59,7 @@ func (a *app) assemble(config *config.Config) *assembly {
 			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile},
 		}
 		for _, name := range cert.Targets {
-			built.Targets = append(built.Targets, config.Targets[name].Target(maasconfig.Parts{
+			built.Targets = append(built.Targets, config.Targets[name].Make(maasconfig.Parts{
 				Name: name, ServerName: firstHost(cert.Names), Trust: built.Trust, MAAS: config.MAAS, StateDir: config.StateDir,
 				FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
 			}))

@@ -95,9 +95,9 @@ type Target struct {
 	maasconfig.TargetSection // nil when there is no such type
 }
 
-// choose makes ready for the keys of a type, maas where none is named. The error says that there is no such type.
+// choose makes ready for the keys of a type, the usual one where none is named. The error says that there is no such type.
 func (t *Target) choose(types maasconfig.Types, kind string) (any, error) {
-	t.Type = cmp.Or(kind, "maas")
+	t.Type = cmp.Or(kind, maasconfig.UsualType)
 	usual, ok := types[t.Type]
 	if !ok {
 		return nil, fmt.Errorf("%q is unknown; %s", t.Type, thereAre(slices.Sorted(maps.Keys(types))))
@@ -269,7 +269,7 @@ func withoutOp(err error) error {
 	return err
 }
 
-const impliedTarget = "maas"
+const impliedTarget = maasconfig.UsualType
 
 func (v *validator) targets() {
 	c := v.config

@@ -14,6 +14,7 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore/certtest"
+	"maascert/internal/section"
 	"maascert/maasconfig"
 )
 
@@ -115,3 +116,47 @@ func findFields(doc *document, path string, value reflect.Value, named map[strin
 		}
 	}
 }
+
+// A type picks the keys of its section, and paths are relative to the file wherever they stand.
+func TestATypePicksTheKeysOfItsSection(t *testing.T) {
+	t.Parallel()
+	types := maasconfig.KnownTypes()
+	types["other"] = func() maasconfig.TargetSection { return &otherSection{} }
+	decode := func(text string) (map[string]Target, []string) {
+		config := Config{}
+		doc := decodeYAML("/etc/x.yaml", []byte("targets:\n  a: {"+text+"}\n"), types, &config)
+		var faults []string
+		for _, one := range doc.errors {
+			faults = append(faults, one.text)
+		}
+		return config.Targets, faults
+	}
+	targets, faults := decode("files: [a, ./b, /c], run: [./d, ./e], type: other")
+	require.Empty(t, faults)
+	require.Equal(t, &otherSection{Files: []string{"/etc/a", "/etc/b", "/c"}, Run: []string{"/etc/d", "./e"}}, targets["a"].TargetSection)
+	for text, want := range map[string]string{
+		"type: none, files: []":                   `"none" is unknown; there are: maas, other`,
+		"type: other, port: 1":                    `unknown key "port"; there are: type, files, run`,
+		"files: []":                               `unknown key "files"; there are: type, port, endpoints, verify_timeout`,
+		"type: [other]":                           "expected a text, found a list",
+		"type: other, type: maas":                 `key "type" stands here twice`,
+		"endpoints: [&kind other], type: *kind":   "write the type itself here",
+		"type: &kind maas, endpoints: [*kind, b]": "",
+	} {
+		_, faults := decode(text)
+		if want == "" {
+			require.Empty(t, faults, text)
+		} else {
+			require.Equal(t, []string{want}, faults, text)
+		}
+	}
+}
+
+type otherSection struct {
+	Files []string `yaml:"files,path"`
+	Run   []string `yaml:"run,program"`
+}
+
+func (*otherSection) Check(section.Place)                     {}
+func (*otherSection) Entrusted() []string                     { return nil }
+func (*otherSection) Make(maasconfig.Parts) maasconfig.Target { return nil }

@@ -210,7 +210,8 @@ func (d *document) entries(node ast.Node) ([]*ast.MappingValueNode, bool) {
 const (
 	inline    = "inline"  // the keys of this struct stand beside those of the struct around it
 	isPath    = "path"    // relative to the configuration's folder
-	isProgram = "program" // likewise, unless it is a bare name to be looked up
+	isProgram = "program" // likewise, unless it is a bare name to be looked up; of an argument list the first
+	isKind    = "kind"    // picks the other keys; no tag has it
 )
 
 // field is where the value of a key goes.
@@ -218,6 +219,7 @@ type field struct {
 	name   string
 	option string
 	value  reflect.Value
+	chosen string // of a type: the one whose keys these are
 }
 
 // fieldsOf lists the fields of a struct that have keys, in their order.
@@ -229,7 +231,7 @@ func fieldsOf(into reflect.Value) []field {
 		case option == inline:
 			fields = append(fields, fieldsOf(into.Field(i))...)
 		case name != "":
-			fields = append(fields, field{name, option, into.Field(i)})
+			fields = append(fields, field{name: name, option: option, value: into.Field(i)})
 		}
 	}
 	return fields
@@ -242,21 +244,37 @@ type union interface {
 	choose(types maasconfig.Types, kind string) (any, error)
 }
 
-// fieldsOfUnion finds out which type a section names, and lists the fields of that type; nil when there is no such type.
+// fieldsOfUnion lists the fields of the type that a section names; nil when there is no such type.
 func (d *document) fieldsOfUnion(path string, entries []*ast.MappingValueNode, chosen union) []field {
-	kind := reflect.New(reflect.TypeFor[string]()).Elem()
-	for _, entry := range entries {
-		if keyText(entry) == "type" {
-			d.value(below(path, "type"), entry.Value, kind)
-			break
-		}
+	kind := ""
+	at := slices.IndexFunc(entries, func(entry *ast.MappingValueNode) bool { return keyText(entry) == "type" })
+	if at >= 0 {
+		kind = d.textOf(entries[at].Value)
 	}
-	section, err := chosen.choose(d.types, kind.String())
+	said := reflect.New(reflect.TypeFor[string]()).Elem()
+	section, err := chosen.choose(d.types, kind)
 	if err != nil {
+		if at >= 0 {
+			d.value(below(path, "type"), entries[at].Value, said) // so that it is known where it stands
+		}
 		d.fault(below(path, "type"), "%v", err)
 		return nil
 	}
-	return append([]field{{name: "type"}}, fieldsOf(reflect.ValueOf(section).Elem())...)
+	return append([]field{{name: "type", option: isKind, value: said, chosen: kind}}, fieldsOf(reflect.ValueOf(section).Elem())...)
+}
+
+// textOf is the text of a node that is read in its turn; empty when it is none, or refers to what is not read yet.
+func (d *document) textOf(node ast.Node) string {
+	switch n := node.(type) {
+	case *ast.AnchorNode:
+		return d.textOf(n.Value)
+	case *ast.AliasNode:
+		return d.textOf(d.anchor[n.Value.String()])
+	case *ast.StringNode:
+		return n.Value
+	default:
+		return ""
+	}
 }
 
 func (d *document) object(path string, node ast.Node, into reflect.Value) {
@@ -282,28 +300,44 @@ func (d *document) object(path string, node ast.Node, into reflect.Value) {
 			d.add(entry.Key.GetToken().Position, "unknown key %q; there are: %s", key, strings.Join(known, ", "))
 		case seen[key]:
 			d.add(entry.Key.GetToken().Position, "key %q stands here twice", key)
-		case fields[at].value.IsValid(): // a union's type was read before
-			d.value(below(path, key), entry.Value, fields[at].value)
-			d.absolute(fields[at])
+		default:
+			field := fields[at]
+			d.value(below(path, key), entry.Value, field.value)
+			d.absolute(field)
+			if field.option == isKind && field.value.String() != field.chosen {
+				d.fault(below(path, key), "write the type itself here")
+			}
 		}
 		seen[key] = true
 	}
 }
 
-// absolute makes a path absolute.
+// absolute makes paths absolute.
 func (d *document) absolute(f field) {
 	if f.option != isPath && f.option != isProgram {
 		return
 	}
-	name := f.value.String()
-	if name == "" || filepath.IsAbs(name) || f.option == isProgram && !strings.Contains(name, "/") {
-		return
+	paths := []reflect.Value{f.value}
+	if f.value.Kind() == reflect.Slice {
+		paths = nil
+		for i := range f.value.Len() {
+			paths = append(paths, f.value.Index(i))
+		}
+		if f.option == isProgram {
+			paths = paths[:min(len(paths), 1)]
+		}
 	}
-	absolute, err := filepath.Abs(filepath.Join(d.folder, name))
-	if err != nil {
-		absolute = filepath.Join(d.folder, name)
+	for _, path := range paths {
+		name := path.String()
+		if name == "" || filepath.IsAbs(name) || f.option == isProgram && !strings.Contains(name, "/") {
+			continue
+		}
+		absolute, err := filepath.Abs(filepath.Join(d.folder, name))
+		if err != nil {
+			absolute = filepath.Join(d.folder, name)
+		}
+		path.SetString(absolute)
 	}
-	f.value.SetString(absolute)
 }
 
 func keyText(entry *ast.MappingValueNode) string {

@@ -46,14 +46,14 @@ func NewChecklist(node string, items []Item) Checklist {
 // Asked documents one thing that was asked: what is so when it is right, what was seen, and what is wrong (nil: nothing).
 func Asked(code, promise, evidence string, err error) Item {
 	if err != nil {
-		return Item{Code: code, State: CheckFail, Summary: printable.Error(err), Evidence: evidence, Fix: hint.Of(err)}
+		return Item{Code: code, State: CheckFail, Summary: printable.Error(err), Evidence: printable.Text(evidence), Fix: printable.Text(hint.Of(err))}
 	}
-	return Item{Code: code, State: CheckOK, Summary: printable.Text(promise), Evidence: evidence}
+	return Item{Code: code, State: CheckOK, Summary: printable.Text(promise), Evidence: printable.Text(evidence)}
 }
 
-// Warning documents what may be meant so.
+// Warning documents what may be meant so, and what to do where it is not.
 func Warning(code, summary, evidence, fix string) Item {
-	return Item{Code: code, State: CheckWarn, Summary: printable.Text(summary), Evidence: evidence, Fix: fix}
+	return Item{Code: code, State: CheckWarn, Summary: printable.Text(summary), Evidence: printable.Text(evidence), Fix: printable.Text(fix)}
 }
 
 // Words writes the document for people.

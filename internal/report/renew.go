@@ -69,7 +69,7 @@ func NewRenewed(r lifecycle.Result) Renewed {
 		told: r.Told, revoked: r.Revoked,
 	}
 	if err := r.Err(); err != nil {
-		doc.Error, doc.Hint = printable.Error(err), hint.Of(err)
+		doc.Error, doc.Hint = printable.Error(err), printable.Text(hint.Of(err))
 	}
 	if len(r.Troubles) > 1 {
 		for _, t := range r.Troubles {

@@ -105,11 +105,11 @@ func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, per
 	}
 	for _, n := range nodes {
 		s.Fleet.Nodes = append(s.Fleet.Nodes, Node{
-			Node: n.Node, MachineID: n.MachineID, Version: n.Version, LastPass: Time{n.LastPass}, OK: n.OK, WishHash: n.WishHash,
+			Node: printable.Text(n.Node), MachineID: printable.Text(n.MachineID), Version: printable.Text(n.Version), LastPass: Time{n.LastPass}, OK: n.OK, WishHash: n.WishHash,
 			ClockSkewMS: n.ClockSkewMS, Targets: n.Targets,
 		})
 		if s.LastPass == nil || n.LastPass.After(s.LastPass.Time.Time) {
-			s.LastPass = &LastPass{Time{n.LastPass}, n.Node}
+			s.LastPass = &LastPass{Time{n.LastPass}, printable.Text(n.Node)}
 		}
 	}
 	return s
