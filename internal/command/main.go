@@ -76,14 +76,12 @@ type outcome int
 
 func (o outcome) Error() string { return fmt.Sprintf("exit %d", int(o)) }
 
-func (a *app) run(args []string) int { return a.runCLI(a.cli(), args) }
-
-func (a *app) runCLI(commands *cli.App, args []string) int {
+func (a *app) run(args []string) int {
 	// Whoever reads what is printed may go away; that ends nothing. A write that fails then is no reason to stop.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := commands.RunContext(ctx, args)
+	err := a.cli().RunContext(ctx, args)
 	if ctx.Err() != nil {
 		return exitInterrupted
 	}

@@ -63,8 +63,7 @@ func TestR5AReaderThatGoesAwayIsNoMistake(t *testing.T) {
 }
 
 // R10: a hang-up, as of an ssh that is dropped, ends a one-shot command as SIGTERM does: no key is left in the stage.
-func TestR10AHangUpLeavesNothingInTheStage(t *testing.T) {
-	t.Parallel()
+func TestR10AHangUpLeavesNothingInTheStage(t *testing.T) { // alone, because it measures
 	// Under nohup the tests ignore the signal, and their children would inherit that; one that is handled they do not inherit.
 	hangUps := make(chan os.Signal, 1)
 	signal.Notify(hangUps, syscall.SIGHUP)
@@ -84,8 +83,7 @@ func TestR10AHangUpLeavesNothingInTheStage(t *testing.T) {
 
 // M12: an ordinary stop of the daemon, in the middle of an order with many names or of a call of maas, takes a second at the
 // most and is told as no error.
-func TestM12AnOrdinaryStopIsQuickAndNoError(t *testing.T) {
-	t.Parallel()
+func TestM12AnOrdinaryStopIsQuickAndNoError(t *testing.T) { // alone, because it measures
 	for _, path := range []string{acmetest.NewOrder, acmetest.Authz, acmetest.Challenge, acmetest.Finalize, "maas"} {
 		t.Run(path, func(t *testing.T) {
 			t.Parallel()
@@ -125,8 +123,7 @@ func TestM12AnOrdinaryStopIsQuickAndNoError(t *testing.T) {
 }
 
 // R12: whoever stopped while he held the store's moment keeps nobody from ending at once.
-func TestR12AStoppedWriterDoesNotHoldUpAnEnd(t *testing.T) {
-	t.Parallel()
+func TestR12AStoppedWriterDoesNotHoldUpAnEnd(t *testing.T) { // alone, because it measures
 	s := startSite(t)
 	require.NoError(t, program(t.Context(), t, s, "renew", "--enable-tls").Run())
 	s.maas.Hang(true)

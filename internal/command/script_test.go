@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -15,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -31,10 +31,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Most of these tests wait for regions most of the time, so more of them run side by side than there are processors.
-	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+	// These tests wait for regions most of the time, so more of them run side by side than there are processors. Programs that
+	// were built to find races sleep for a second before they end well, which is of no use here.
+	err := errors.Join(flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))), os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")))
+	if err != nil {
 		panic(err)
 	}
+	cli.HelpFlag = ownHelp{cli.HelpFlag.(*cli.BoolFlag)}
 	maastest.Main()
 	testscript.Main(m, map[string]func(){"maascert": func() {
 		limitMemory()
@@ -180,6 +183,7 @@ func TestScripts(t *testing.T) {
 			env.Values["site"] = s
 			env.Defer(s.stop)
 			env.Setenv("MAASCERT_CONFIG", filepath.Join(env.WorkDir, "maascert.yaml"))
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			env.Setenv("DIRECTORY", s.ca.Directory)
 			env.Setenv("TLS_PORT", strconv.Itoa(s.ca.TLSPort))
 			env.Setenv("DNS", s.ca.DNS.Address)
@@ -422,9 +426,14 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 	s.held = held.Unlock
 }
 
-// parsing keeps two programs in this process from reading their arguments at the same time: the command line library has a help
-// flag and a help command that all of them share.
-var parsing sync.Mutex
+// ownHelp is a help flag that each program has for itself. The command line library has one for all, which changes when a program
+// begins.
+type ownHelp struct{ *cli.BoolFlag }
+
+func (h ownHelp) Apply(set *flag.FlagSet) error {
+	own := *h.BoolFlag
+	return own.Apply(set)
+}
 
 // inSite runs the program in this process, with a file system of the test's choice.
 func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, stdout, stderr string) {
@@ -435,24 +444,6 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	defer null.Close()
 	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys, types: testTypes(), reach: port80(strconv.Itoa(s.ca.HTTPPort))}
 	defer time.AfterFunc(runTime, func() { panic(fmt.Sprintf("%q does not end", args)) }).Stop()
-	parsing.Lock()
-	parsed := sync.OnceFunc(parsing.Unlock)
-	defer parsed()
-	commands := a.cli()
-	begin(commands.Commands, parsed)
-	code = a.runCLI(commands, slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
+	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
 	return code, out.String(), errs.String()
-}
-
-// begin has a function called before each command does what it is for.
-func begin(commands []*cli.Command, call func()) {
-	for _, command := range commands {
-		if action := command.Action; action != nil {
-			command.Action = func(c *cli.Context) error {
-				call()
-				return action(c)
-			}
-		}
-		begin(command.Subcommands, call)
-	}
 }

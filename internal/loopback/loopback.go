@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"syscall"
 )
 
 // Hosts returns n addresses of 127.0.0.0/8, one after another, on which nobody listens on any of the ports. All of
@@ -38,7 +39,10 @@ func Port() (int, error) {
 	return 0, errors.New("no free port")
 }
 
+// isFree listens for a moment. No program is started meanwhile: until it runs, it would have the listener too.
 func isFree(host netip.Addr, ports []int) bool {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	for _, port := range ports {
 		listener, err := net.Listen("tcp", net.JoinHostPort(host.String(), strconv.Itoa(port)))
 		if err != nil {
