@@ -32,9 +32,13 @@ const UsualType = maasType
 
 // KnownTypes are those of this package. A program can be built with others beside them.
 func KnownTypes() Types {
-	return Types{
+	types := Types{
 		maasType: func() TargetSection { return &MAASSection{VerifyTimeout: usualVerifyTimeout} },
 	}
+	for _, kind := range services {
+		types[kind.name] = func() TargetSection { return newFilesSection(kind) }
+	}
+	return types
 }
 
 // Parts are what a target is made of beside its keys.

@@ -200,6 +200,7 @@ type Served struct {
 	Err       error
 	Pretended bool   // a rehearsal shows it, and nobody is served it
 	Stopped   bool   // what would take a certificate over does not run there
+	Fleeting  error  // why what is served is served only until the next start; nil: it is not known to be so
 	Remedy    string // what to do there when it keeps another certificate, for people
 }
 
@@ -232,8 +233,10 @@ type Endpoint struct {
 // IsTrusted tells whether the endpoint serves the bundle with its whole chain, and clients trust it now.
 func (e Endpoint) IsTrusted() bool { return e.IsServing() && e.Distrust == nil }
 
-// IsServing tells whether the endpoint serves the bundle with its whole chain.
-func (e Endpoint) IsServing() bool { return e.State == Match && e.Chain != Incomplete }
+// IsServing tells whether the endpoint serves the bundle with its whole chain, and will go on with it.
+func (e Endpoint) IsServing() bool {
+	return e.State == Match && e.Chain != Incomplete && e.Fleeting == nil
+}
 
 // StoppedAnswer is the Answer of an endpoint whose regiond is stopped.
 const StoppedAnswer = "stopped"
@@ -247,6 +250,8 @@ func (e Endpoint) Observed() string {
 		return string(Unknown)
 	case e.Fingerprint() == "":
 		return string(e.State)
+	case e.State == Match && e.Fleeting != nil:
+		return e.Fingerprint() + " fleeting"
 	default:
 		return e.Fingerprint() + " " + string(e.Chain)
 	}
@@ -265,8 +270,10 @@ func (e Endpoint) String() string {
 			words += fmt.Sprintf(" (nginx serves %s, until %s)", short(e.Fingerprint()), day(e.Certs[0].NotAfter))
 		}
 		return words
-	case e.State == Match:
+	case e.State == Match && e.Chain == Incomplete:
 		return e.Address + " serves it without its whole chain"
+	case e.State == Match:
+		return fmt.Sprintf("%s serves it, but %s", e.Address, printable.Line(e.Fleeting.Error(), printable.Word))
 	case e.State == Other:
 		return fmt.Sprintf("%s serves another certificate (%s, until %s)", e.Address, short(e.Fingerprint()), day(e.Certs[0].NotAfter))
 	case e.State == None:

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	}
 	cli.HelpFlag = ownHelp{cli.HelpFlag.(*cli.BoolFlag)}
 	maastest.Main()
-	testscript.Main(m, map[string]func(){"maascert": func() {
+	testscript.Main(m, map[string]func(){"hang-up-server": hangUpServer, "maascert": func() {
 		limitMemory()
 		a := newApp()
 		a.types = testTypes()

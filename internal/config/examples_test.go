@@ -120,8 +120,9 @@ func findFields(doc *document, path string, value reflect.Value, named map[strin
 // A type picks the keys of its section, and paths are relative to the file wherever they stand.
 func TestATypePicksTheKeysOfItsSection(t *testing.T) {
 	t.Parallel()
-	types := maasconfig.KnownTypes()
-	types["other"] = func() maasconfig.TargetSection { return &otherSection{} }
+	types := maasconfig.Types{
+		"maas": maasconfig.KnownTypes()["maas"], "other": func() maasconfig.TargetSection { return &otherSection{} },
+	}
 	decode := func(text string) (map[string]Target, []string) {
 		config := Config{}
 		doc := decodeYAML("/etc/x.yaml", []byte("targets:\n  a: {"+text+"}\n"), types, &config)

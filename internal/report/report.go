@@ -140,6 +140,8 @@ func newEndpoints(endpoints []maasconfig.Endpoint, known map[string]certstore.Ve
 			doc.Error = printable.Error(e.Err)
 		case e.Distrust != nil:
 			doc.Error = printable.Error(e.Distrust)
+		case e.State == maasconfig.Match && e.Fleeting != nil:
+			doc.Error = printable.Error(e.Fleeting)
 		}
 		documents = append(documents, doc)
 	}

@@ -52,6 +52,16 @@ type FS interface {
 	Remove(name string) error
 	RemoveAll(name string) error
 
+	// Lstat is Stat that does not follow a link.
+	Lstat(name string) (fs.FileInfo, error)
+	// CreateFor writes a whole new file durably, which belongs to somebody from its first byte that can be read; fs.ErrExist
+	// when there is one. It is not atomic: a file that was killed while it was written stays, and is Rename's to bring in.
+	CreateFor(name string, data []byte, perm fs.FileMode, owner Owner) error
+	// Link gives a file a second name, in the same folder; fs.ErrExist when there is such a file.
+	Link(name, second string) error
+	// Rename gives a file another name in the same folder, atomically and durably, in the place of whatever has that name.
+	Rename(name, other string) error
+
 	// OpenRoot opens a folder whose owner may have fewer rights than ours. Nothing below it leads out of it.
 	OpenRoot(dir string) (Root, error)
 
@@ -70,6 +80,17 @@ type Root interface {
 	Replace(name string, data []byte, perm fs.FileMode) error
 	Remove(name string) error
 	Close() error
+}
+
+// Owner is who a file belongs to.
+type Owner struct{ UID, GID int }
+
+// OwnerOf is who a file belongs to; we, where the file system does not know.
+func OwnerOf(info fs.FileInfo) Owner {
+	if uid := ownerOf(info); uid >= 0 {
+		return Owner{uid, groupOf(info)}
+	}
+	return Owner{os.Geteuid(), os.Getegid()}
 }
 
 // OS is the real file system.
@@ -208,6 +229,45 @@ func (OS) Create(name string, data []byte, perm fs.FileMode) error {
 		err = os.Link(file.Name(), name)
 	}
 	if err := errors.Join(err, file.Cleanup()); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+func (OS) Lstat(name string) (fs.FileInfo, error) { return os.Lstat(name) }
+
+func (OS) CreateFor(name string, data []byte, perm fs.FileMode, owner Owner) (err error) {
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			// It is of no use to anybody.
+			_ = os.Remove(name)
+		}
+	}()
+	if info, statErr := file.Stat(); statErr != nil || OwnerOf(info) != owner {
+		err = errors.Join(statErr, file.Chown(owner.UID, owner.GID))
+	}
+	if err == nil {
+		err = file.Chmod(perm) // after the owner: a change of that takes rights away
+	}
+	if err == nil {
+		_, err = file.Write(data)
+	}
+	return errors.Join(err, file.Sync(), file.Close())
+}
+
+func (OS) Link(name, second string) error {
+	if err := os.Link(name, second); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+func (OS) Rename(name, other string) error {
+	if err := os.Rename(name, other); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(name))

@@ -57,6 +57,27 @@ func (f FS) Remove(name string) error {
 	return f.FS.Remove(name)
 }
 
+func (f FS) CreateFor(name string, data []byte, perm fs.FileMode, owner world.Owner) error {
+	if err := f.Fail("CreateFor", name); err != nil {
+		return err
+	}
+	return f.FS.CreateFor(name, data, perm, owner)
+}
+
+func (f FS) Link(name, second string) error {
+	if err := f.Fail("Link", name); err != nil {
+		return err
+	}
+	return f.FS.Link(name, second)
+}
+
+func (f FS) Rename(name, other string) error {
+	if err := f.Fail("Rename", name); err != nil {
+		return err
+	}
+	return f.FS.Rename(name, other)
+}
+
 func (f FS) OpenRoot(dir string) (world.Root, error) {
 	root, err := f.FS.OpenRoot(dir)
 	if err != nil {

@@ -1,0 +1,347 @@
+package maasconfig
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/printable"
+	"maascert/internal/world"
+)
+
+// Files is a service that reads its certificate from files: a proxy before MAAS, or any other.
+type Files struct {
+	keys  FilesSection
+	parts Parts
+	kind  service
+}
+
+var _ Target = (*Files)(nil)
+
+// Info says that each host has its own.
+func (f *Files) Info() Info {
+	return Info{Name: f.parts.Name, Type: f.kind.name, Logs: f.kind.logs}
+}
+
+// Probe shakes hands with every endpoint, and looks whether the files hold what is served: a service serves what it read at its
+// start, whatever lies in its files since then.
+func (f *Files) Probe(ctx context.Context) []Served {
+	held, err := f.Backup(ctx)
+	return sideBySide(f.keys.Endpoints, func(endpoint string) Served {
+		host, port := splitEndpoint(endpoint)
+		served := Handshake(ctx, f.parts.Dial, net.JoinHostPort(host, fallback(port, "443")), f.parts.ServerName)
+		served.Remedy = "on that host: maascert check"
+		switch {
+		case errors.Is(err, fs.ErrPermission): // we may not look
+		case err != nil:
+			served.Fleeting = fmt.Errorf("its files cannot be loaded at its next start: %w", err)
+		case len(served.Certs) > 0 && !served.Certs[0].Equal(held.Leaf()):
+			served.Fleeting = fmt.Errorf("its files hold another certificate (%s), which it serves from its next start on", short(held.Fingerprint()))
+		}
+		return served
+	})
+}
+
+// Backup reads the pair from the files.
+func (f *Files) Backup(context.Context) (*certstore.Bundle, error) {
+	k := f.keys
+	key, err := f.read(fallback(k.PEM, k.Key))
+	if err != nil {
+		return nil, err
+	}
+	var certs []byte
+	switch {
+	case k.Fullchain != "":
+		certs, err = f.read(k.Fullchain)
+	case k.PEM != "":
+		certs = certificateBlocks(key)
+	default:
+		if certs, err = f.read(k.Cert); err == nil && k.Chain != "" {
+			var chain []byte
+			chain, err = f.read(k.Chain)
+			certs = slices.Concat(certs, []byte("\n"), chain)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return certstore.Parse(key, certs)
+}
+
+// read reads one of the files, if it is one that we may trust.
+func (f *Files) read(path string) ([]byte, error) {
+	if err := f.isSafe(path); err != nil {
+		return nil, err
+	}
+	return f.parts.FS.ReadFile(path)
+}
+
+// isSafe explains why a file may neither be read nor replaced: somebody else could have laid a link there, or put his own.
+func (f *Files) isSafe(path string) error {
+	dir := filepath.Dir(path)
+	if err := world.Replaceable(dir, f.parts.UID); err != nil {
+		return hint.Add(fmt.Errorf("%s is not safe for a key: %w", dir, err), "keep the files in a folder that only root may write; owner and mode let the service read them")
+	}
+	info, err := f.parts.FS.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	owner, err := f.owner(world.OwnerOf(info))
+	switch has := world.OwnerOf(info); {
+	case err != nil:
+		return err
+	case info.Mode()&fs.ModeSymlink != 0:
+		return hint.Add(fmt.Errorf("%s is a link", path), "name the file that it leads to, or remove the link: maascert keeps the files itself")
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is no file", path)
+	case has.UID != 0 && has.UID != f.parts.UID && (f.keys.Owner == "" || has.UID != owner.UID):
+		return hint.Add(fmt.Errorf("%s belongs to user %d", path, has.UID), "chown root %s, or say in targets.%s.owner that it is that user's", path, f.parts.Name)
+	default:
+		return nil
+	}
+}
+
+// owner is who a file belongs to that belonged to somebody before.
+func (f *Files) owner(before world.Owner) (world.Owner, error) {
+	name, group, _ := strings.Cut(f.keys.Owner, ":")
+	if name != "" {
+		id, err := idOf(name, func(name string) (string, error) {
+			found, err := user.Lookup(name)
+			if err != nil {
+				return "", err
+			}
+			return found.Uid, nil
+		})
+		if err != nil {
+			return before, fmt.Errorf("there is no user %q on this host", name)
+		}
+		before.UID = id
+	}
+	if group != "" {
+		id, err := idOf(group, func(name string) (string, error) {
+			found, err := user.LookupGroup(name)
+			if err != nil {
+				return "", err
+			}
+			return found.Gid, nil
+		})
+		if err != nil {
+			return before, fmt.Errorf("there is no group %q on this host", group)
+		}
+		before.GID = id
+	}
+	return before, nil
+}
+
+func idOf(name string, lookUp func(string) (string, error)) (int, error) {
+	if id, err := strconv.Atoi(name); err == nil {
+		return id, nil
+	}
+	text, err := lookUp(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(text)
+}
+
+// The widest modes: who may read a certificate need not be able to read its key.
+const (
+	widestKeyMode  fs.FileMode = 0o640
+	widestCertMode fs.FileMode = 0o644
+)
+
+// swap is what the files have to be for a bundle; their owners and modes stay as they are where the configuration says nothing,
+// and are never wider than above.
+func (f *Files) swap(bundle *certstore.Bundle) (swap, error) {
+	s := swap{fsys: f.parts.FS}
+	for _, one := range f.keys.paths() {
+		perm, widest := fs.FileMode(0o600), widestKeyMode
+		if !one.holdsKey {
+			perm, widest = widestCertMode, widestCertMode
+		}
+		before := world.Owner{UID: f.parts.UID, GID: -1}
+		switch info, err := f.parts.FS.Lstat(one.path); {
+		case err == nil:
+			before, perm = world.OwnerOf(info), info.Mode().Perm()&widest
+		case !errors.Is(err, fs.ErrNotExist):
+			return s, err
+		}
+		if one.holdsKey && f.keys.Mode != "" {
+			perm = f.keys.mode()
+		}
+		owner, err := f.owner(before)
+		if err != nil {
+			return s, err
+		}
+		s.files = append(s.files, file{one.path, one.content(bundle), perm, owner})
+	}
+	return s, nil
+}
+
+// certificateBlocks are a PEM text without its key.
+func certificateBlocks(text []byte) []byte {
+	var certs []byte
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			certs = append(certs, pem.EncodeToMemory(block)...)
+		}
+	}
+	return certs
+}
+
+// Prepare makes ready to write the files, test the service's configuration with them, and have it read them.
+func (f *Files) Prepare(_ context.Context, bundle *certstore.Bundle, _ Want) (Change, error) {
+	if _, err := f.swap(bundle); err != nil {
+		return Change{}, err
+	}
+	var commands []world.Command
+	for _, args := range [][]string{f.keys.Test, f.keys.Reload} {
+		if len(args) > 0 {
+			commands = append(commands, f.command(args))
+		}
+	}
+	return Change{
+		Commands: commands, Within: f.keys.VerifyTimeout, Settles: f.kind.settles,
+		Make: func(ctx context.Context) (Telling, error) { return f.bring(ctx, bundle) },
+		Undo: func(ctx context.Context, previous *certstore.Bundle) error {
+			_, err := f.bring(ctx, previous)
+			return err
+		},
+	}, nil
+}
+
+// bring has the service serve a bundle. On an error the files are as they were before, and a service that was not told keeps what
+// it serves.
+func (f *Files) bring(ctx context.Context, bundle *certstore.Bundle) (Telling, error) {
+	unlock, err := f.lock(ctx)
+	if err != nil {
+		return NotTold, err
+	}
+	// It dies with us at the latest.
+	defer func() { _ = unlock() }()
+	s, err := f.swap(bundle)
+	if err != nil {
+		return NotTold, err
+	}
+	if s.isOpen() { // somebody was killed
+		if err := s.back(); err != nil {
+			return NotTold, writing(err)
+		}
+	}
+	if err := s.bring(); err != nil {
+		return NotTold, writing(err)
+	}
+	if _, err := f.run(ctx, "the configuration test", f.keys.Test); err != nil {
+		return NotTold, errors.Join(err, s.back())
+	}
+	if telling, err := f.run(ctx, "the reload", f.keys.Reload); err != nil {
+		return telling, errors.Join(err, s.back())
+	}
+	return Told, s.forget()
+}
+
+// run runs one of the service's own commands, if there is one.
+func (f *Files) run(ctx context.Context, what string, args []string) (Telling, error) {
+	if ctx.Err() != nil {
+		return NotTold, context.Cause(ctx)
+	}
+	if len(args) == 0 {
+		return Told, nil
+	}
+	command := f.command(args)
+	result, err := f.parts.Runner.Run(ctx, command)
+	if err != nil {
+		return Unsure, hint.Add(fmt.Errorf("%s: %s: %w", what, command, err), "run it by hand as root: it has to end by itself within %v", f.keys.Timeout)
+	}
+	if result.Exit == 0 {
+		return Told, nil
+	}
+	words := printable.Line(string(bytes.TrimSpace(slices.Concat(result.Stderr, []byte("\n"), result.Stdout))), printable.Word)
+	if words == "" {
+		words = "no message"
+	}
+	err = fmt.Errorf("%s: %s: %s (exit %d)", what, command, words, result.Exit)
+	if advice := forbidden(words, f.keys.paths()[0].path); advice != "" {
+		return NotTold, hint.Add(err, "%s", advice)
+	}
+	return NotTold, hint.Add(err, "run it by hand as root and mend what it says; then: maascert renew")
+}
+
+// forbidden says what to do where a security module may keep a service from its files; empty where nothing speaks for that.
+func forbidden(words, path string) string {
+	for _, sign := range []string{"Permission denied", "permission denied", "avc:", "apparmor"} {
+		if strings.Contains(words, sign) {
+			return fmt.Sprintf("owner and mode have to let the service read it; so have SELinux (restorecon -v %s) and AppArmor (journalctl -k | grep -i denied)", path)
+		}
+	}
+	return ""
+}
+
+// writing adds what to do about a file that cannot be written.
+func writing(err error) error {
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return hint.Add(err, "in the daemon's unit: systemctl edit maascert, and add the folder to ReadWritePaths= below [Service]; else remount it")
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return hint.Add(err, "free some space there; then: maascert renew")
+	case errors.Is(err, fs.ErrPermission):
+		return hint.Add(err, "run maascert as root; SELinux and AppArmor may forbid it too: journalctl -k | grep -i denied")
+	default:
+		return err
+	}
+}
+
+func (f *Files) command(args []string) world.Command {
+	return world.Command{Path: args[0], Args: args[1:], Timeout: f.keys.Timeout}
+}
+
+// lock keeps other runs from these files.
+func (f *Files) lock(ctx context.Context) (unlock func() error, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*f.keys.Timeout, errors.New("another run has these files and does not end"))
+	defer cancel()
+	folder := filepath.Dir(f.keys.paths()[0].path)
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		unlock, err := f.parts.FS.TryLock(folder)
+		if err == nil || !errors.Is(err, world.ErrLocked) {
+			return unlock, writing(err)
+		}
+		if err := world.Sleep(ctx, pause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Tidy puts back what a run left that was killed between one file and the next.
+func (f *Files) Tidy(context.Context) error {
+	s := swap{fsys: f.parts.FS}
+	for _, one := range f.keys.paths() {
+		s.files = append(s.files, file{path: one.path})
+	}
+	if !s.isOpen() {
+		return nil
+	}
+	unlock, err := f.parts.FS.TryLock(filepath.Dir(s.files[0].path))
+	if errors.Is(err, world.ErrLocked) {
+		return nil // somebody is at work there
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.back(), unlock())
+}
