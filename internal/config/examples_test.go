@@ -42,7 +42,7 @@ func example(t *testing.T, name string) (string, []byte) {
 
 func TestExamplesLoad(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml"} {
+	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml", "haproxy/termination.yaml", "haproxy/passthrough.yaml", "nginx/maascert.yaml", "apache/maascert.yaml"} {
 		path, _ := example(t, name)
 		config, err := Load(path, maasconfig.KnownTypes())
 		require.NoError(t, err, name)
