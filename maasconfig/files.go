@@ -285,6 +285,9 @@ func (f *Files) run(ctx context.Context, what string, args []string) (Telling, e
 
 // forbidden says what to do where a security module may keep a service from its files; empty where nothing speaks for that.
 func forbidden(words, path string) string {
+	if strings.Contains(words, "Read-only file system") {
+		return readOnly
+	}
 	for _, sign := range []string{"Permission denied", "permission denied", "avc:", "apparmor"} {
 		if strings.Contains(words, sign) {
 			return fmt.Sprintf("owner and mode have to let the service read it; so have SELinux (restorecon -v %s) and AppArmor (journalctl -k | grep -i denied)", path)
@@ -293,11 +296,14 @@ func forbidden(words, path string) string {
 	return ""
 }
 
+// readOnly is what to do where a unit keeps files from being written.
+const readOnly = "in the daemon's unit: systemctl edit maascert, and add the folder to ReadWritePaths= below [Service]; else remount it"
+
 // writing adds what to do about a file that cannot be written.
 func writing(err error) error {
 	switch {
 	case errors.Is(err, syscall.EROFS):
-		return hint.Add(err, "in the daemon's unit: systemctl edit maascert, and add the folder to ReadWritePaths= below [Service]; else remount it")
+		return hint.Add(err, readOnly)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return hint.Add(err, "free some space there; then: maascert renew")
 	case errors.Is(err, fs.ErrPermission):

@@ -62,6 +62,9 @@ func (f *Files) names() string {
 }
 
 func (f *Files) canReplace() error {
+	if _, err := f.owner(world.Owner{}); err != nil {
+		return hint.Add(err, "mend targets.%s.owner", f.parts.Name)
+	}
 	for _, one := range f.keys.paths() {
 		if err := f.isSafe(one.path); err != nil {
 			return err

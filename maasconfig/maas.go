@@ -332,11 +332,12 @@ func (m *MAAS) mayEnable(ctx context.Context, port int, want Want) error {
 	if !IsUsablePort(port) {
 		return hint.Add(fmt.Errorf("MAAS uses port %d itself", port), "set targets.%s.port", m.config.Name)
 	}
-	for _, endpoint := range m.config.Endpoints {
-		if _, own := splitEndpoint(endpoint); own != "" && own != strconv.Itoa(port) {
-			return hint.Add(fmt.Errorf("endpoint %s is not on port %d, where MAAS would serve TLS", endpoint, port),
-				"set targets.%s.port, or leave the endpoint's port out", m.config.Name)
-		}
+	// One that is elsewhere may be a load balancer that passes TCP through.
+	if !slices.ContainsFunc(m.config.Endpoints, func(endpoint string) bool {
+		_, own := splitEndpoint(endpoint)
+		return own == "" || own == strconv.Itoa(port)
+	}) {
+		return hint.Add(fmt.Errorf("no endpoint is on port %d, where MAAS would serve TLS", port), "set targets.%s.port, or leave the endpoints' ports out", m.config.Name)
 	}
 	taken := sideBySide(m.hosts(), func(host string) string {
 		ctx, cancel := context.WithTimeout(ctx, askTime)

@@ -238,6 +238,14 @@ func TestReadyRefuses(t *testing.T) {
 			prepare: func(_ *testing.T, s *site) { s.config.Port = 5248 },
 			want:    func(w *maasconfig.Want) { w.Accept = maasconfig.Accept{maasconfig.FirstEnable: true} }, err: "MAAS uses port 5248 itself",
 		},
+		"a first enabling on a port at which nobody would look": {
+			prepare: func(_ *testing.T, s *site) {
+				for i := range s.config.Endpoints {
+					s.config.Endpoints[i] += ":8443"
+				}
+			},
+			want: func(w *maasconfig.Want) { w.Accept = maasconfig.Accept{maasconfig.FirstEnable: true} }, err: "no endpoint is on port 5443, where MAAS would serve TLS",
+		},
 		"regions that disagree on the port": {
 			prepare: func(t *testing.T, s *site) {
 				first := s.enable(t, 5443)

@@ -312,6 +312,44 @@ func TestRotationUnderLoad(t *testing.T) {
 	s.run(t, 0, "verify")
 }
 
+// HAProxy passes TCP through to regions that serve TLS themselves: its address is one more endpoint of MAAS, and one more name.
+func TestPassthrough(t *testing.T) {
+	port, err := loopback.Port()
+	require.NoError(t, err)
+	ca := acmetest.New(t, acmetest.Options{HTTPPort: port})
+	s := newSite(t, ca.Directory, slices.Concat(ca.DirectoryRoot(), ca.Root(0)), ca.DNS, port)
+	hosts, err := loopback.Hosts(1, 443)
+	require.NoError(t, err)
+	virtual, dir := net.JoinHostPort(hosts[0].String(), "443"), t.TempDir()
+	text, err := os.ReadFile("../../examples/haproxy/passthrough.cfg")
+	require.NoError(t, err)
+	place := strings.NewReplacer("10.0.0.10:443", virtual, "10.0.0.11:", s.maas.Regions[0].Address.String()+":",
+		"10.0.0.12:", s.maas.Regions[1].Address.String()+":", "/run/haproxy", dir)
+	config := filepath.Join(dir, "haproxy.cfg")
+	require.NoError(t, os.WriteFile(config, []byte(place.Replace(string(text))), 0o600))
+	start(t, nil, program(t, "haproxy"), "-db", "-f", config)
+
+	path := filepath.Join(s.dir, "maascert.yaml")
+	text, err = os.ReadFile(path)
+	require.NoError(t, err)
+	changed := strings.Replace(string(text), "  challenge:", "  accept_terms: true\n  challenge:", 1)
+	changed = strings.Replace(changed, "  maas: {endpoints: [", "  maas: {endpoints: [\""+virtual+"\", ", 1)
+	require.NoError(t, os.WriteFile(path, []byte(changed), 0o640))
+	require.Contains(t, s.run(t, 0, "renew", "--enable-tls"), virtual+" serves it")
+	s.run(t, 0, "renew", "--force")
+	require.Contains(t, s.run(t, 0, "verify"), virtual+" serves it")
+	require.Equal(t, s.served(t).SerialNumber, served(t, virtual, acmetest.Pool(ca.Root(0))).SerialNumber)
+}
+
+// served is the leaf that an address serves to a client that trusts only some roots.
+func served(t *testing.T, address string, roots *x509.CertPool) *x509.Certificate {
+	t.Helper()
+	conn, err := tls.Dial("tcp", address, &tls.Config{ServerName: "maas.example.test", RootCAs: roots})
+	require.NoError(t, err)
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0]
+}
+
 // getTLS asks a proxy for MAAS's page.
 func getTLS(t *testing.T, address string, roots *x509.CertPool) string {
 	t.Helper()
