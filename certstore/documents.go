@@ -30,6 +30,8 @@ const (
 	FromACME Origin = "acme"
 	// FromMAAS is a pair that MAAS served before a certificate of ours replaced it.
 	FromMAAS Origin = "maas"
+	// FromDeploy is a certificate that a person brought in.
+	FromDeploy Origin = "deployed"
 	// FromElsewhere is a pair that somebody else brought here.
 	FromElsewhere Origin = "import"
 )
@@ -91,7 +93,7 @@ func LoadVersion(ctx context.Context, store Store, cert string, number int) (Ver
 type VersionInfo struct {
 	Number    int       `json:"number"`
 	Origin    Origin    `json:"origin"`
-	Names     []string  `json:"names,omitempty"` // canonical; only of a certificate that we ordered: others may have any number
+	Names     []string  `json:"names,omitempty"` // canonical; only of a certificate that was ordered or brought in on purpose: others may have any number
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
 
@@ -101,7 +103,7 @@ type VersionInfo struct {
 func (v Version) info() VersionInfo {
 	leaf := v.Bundle.Leaf()
 	info := VersionInfo{Number: v.Number, Origin: v.Origin, NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC()}
-	if v.Origin == FromACME {
+	if v.Origin == FromACME || v.Origin == FromDeploy {
 		info.Names = CertificateNames(leaf)
 	}
 	return info
@@ -144,6 +146,7 @@ type Record struct {
 	NextAttempt time.Time             `json:"next_attempt,omitzero"` // our own back-off; --force ignores it
 	RetryAfter  time.Time             `json:"retry_after,omitzero"`  // the CA's Retry-After; nothing ignores it
 	HeldUntil   time.Time             `json:"held_until,omitzero"`   // renewal by time is held
+	Pinned      int                   `json:"pinned,omitempty"`      // version that a person made current: what it is counts as the wish
 	FailedAt    time.Time             `json:"failed_at,omitzero"`    // the last order that failed; zero when one succeeded since
 	Refused     bool                  `json:"refused,omitempty"`     // the CA was reached then, and refused or could not validate
 	FailedWith  string                `json:"failed_with,omitempty"` // hash of the configuration of CA and challenges then

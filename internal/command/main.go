@@ -142,7 +142,7 @@ func (a *app) cli() *cli.App {
 		},
 		Commands: []*cli.Command{
 			a.checkCommand(), a.renewCommand(), a.runCommand(), a.respondCommand(), a.statusCommand(), a.verifyCommand(),
-			a.revokeCommand(), a.accountCommand(), a.completionCommand(), a.versionCommand(),
+			a.deployCommand(), a.rollbackCommand(), a.historyCommand(), a.revokeCommand(), a.accountCommand(), a.completionCommand(), a.versionCommand(),
 		},
 		Before: a.setUp,
 		Action: func(c *cli.Context) error {

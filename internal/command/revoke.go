@@ -11,6 +11,7 @@ import (
 
 	"maascert/acme"
 	"maascert/certstore"
+	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/report"
@@ -47,36 +48,52 @@ func (a *app) revoke(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	name := c.String("cert")
-	if name == "" && len(config.Certificates) == 1 {
-		name = config.Certificates[0].Name
-	}
-	if name == "" {
-		return hint.Add(errors.New("revoke: there are several certificates"), "name one: maascert revoke --cert NAME; the configuration has: %s", certificateList(config))
-	}
-	if config.Certificate(name).Name == "" {
-		return hint.Add(fmt.Errorf("revoke: there is no certificate %q", name), "maascert revoke --cert NAME; the configuration has: %s", certificateList(config))
+	name, err := oneCertificate(config, "revoke", "cert", c.String("cert"))
+	if err != nil {
+		return err
 	}
 	p := a.assemble(config)
 	defer p.close()
-	cert := p.engine.Certificates[slices.IndexFunc(p.engine.Certificates, func(cert lifecycle.Certificate) bool { return cert.Name == name })]
+	cert := p.certificate(name)
 	version, err := p.engine.AskRevocation(c.Context, cert, reason, c.Bool("first"), options.Wait)
 	if err != nil {
-		a.complain(fmt.Errorf("%s: revoke: %w", name, err))
-		if errors.Is(err, certstore.ErrLocked) || acme.IsRateLimited(err) {
-			return outcome(exitNotNow)
-		}
-		return outcome(exitAttention)
+		return a.refused(name, "revoke", err)
 	}
 	if c.Bool("first") {
 		fmt.Fprintf(a.stdout, "%s: the CA revoked version %d\n", name, version.Number)
 	}
+	return a.passOver(c, p, name, options)
+}
+
+// oneCertificate is the certificate that a command is for: the one that a flag names, or the only one.
+func oneCertificate(config *config.Config, command, flag, name string) (string, error) {
+	if name == "" && len(config.Certificates) == 1 {
+		return config.Certificates[0].Name, nil
+	}
+	if name == "" {
+		return "", hint.Add(fmt.Errorf("%s: there are several certificates", command), "name one: maascert %s --%s NAME; the configuration has: %s", command, flag, certificateList(config))
+	}
+	if config.Certificate(name).Name == "" {
+		return "", hint.Add(fmt.Errorf("%s: there is no certificate %q", command, name), "maascert %s --%s NAME; the configuration has: %s", command, flag, certificateList(config))
+	}
+	return name, nil
+}
+
+// refused says why a command did nothing, and ends it.
+func (a *app) refused(cert, command string, err error) error {
+	a.complain(fmt.Errorf("%s: %s: %w", cert, command, err))
+	if errors.Is(err, certstore.ErrLocked) || acme.IsRateLimited(err) {
+		return outcome(exitNotNow)
+	}
+	return outcome(exitAttention)
+}
+
+// passOver makes a pass over one certificate, as a person who asked for it.
+func (a *app) passOver(c *cli.Context, p *assembly, name string, options lifecycle.Options) error {
 	options.Certificates, options.ByHand = []string{name}, true
 	results := p.engine.Pass(c.Context, options)
 	untold := p.writeDown(c.Context, passEnd{results: results})
-	for _, r := range results {
-		report.NewRenewed(r).Words(a.stdout)
-	}
+	report.NewRenewal(results).Words(a.stdout)
 	a.complainAll(results)
 	a.warnUntold(results, untold)
 	return exitOf(results)

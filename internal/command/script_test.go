@@ -199,7 +199,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits, "edit": edit, "region": region, "maas": maas, "ca": ca, "counts": counts, "snapshot": snapshot, "hold": hold, "rehearsal-ca": rehearsalCA, "dns": dnsRecord,
-			"serve-file": serveFile,
+			"serve-file": serveFile, "bundle": newBundle, "trust": trustBundle,
 		},
 	})
 }
@@ -412,6 +412,32 @@ func rehearsalCA(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(s.dir, "second_root.pem"), second.DirectoryRoot(), 0o644))
 	text := strings.Replace(s.config(), "  accept_terms: true", "  accept_terms: true\n  dry_run: {directory: \""+second.Directory+"\", root: second_root.pem}", 1)
 	ts.Check(os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o644))
+}
+
+// bundle [-expired] FOLDER NAME…: makes a certificate of another CA, as files.
+func newBundle(ts *testscript.TestScript, neg bool, args []string) {
+	age, life := time.Duration(0), 24*time.Hour
+	if args[0] == "-expired" {
+		age, args = 48*time.Hour, args[1:]
+	}
+	authority, err := certtest.NewAuthority()
+	ts.Check(err)
+	bundle, err := authority.Issue(certstore.EC256, age, life, args[1:]...)
+	ts.Check(err)
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.Mkdir(dir, 0o700))
+	for name, text := range map[string][]byte{
+		"key.pem": bundle.KeyPEM(), "fullchain.pem": bundle.FullChainPEM(), "leaf.pem": bundle.LeafPEM(), "chain.pem": bundle.ChainPEM(), "root.pem": authority.RootPEM(),
+	} {
+		ts.Check(os.WriteFile(filepath.Join(dir, name), text, 0o600))
+	}
+}
+
+// trust FOLDER: has clients trust the CA of a bundle as well.
+func trustBundle(ts *testscript.TestScript, neg bool, args []string) {
+	root := ts.ReadFile(filepath.Join(args[0], "root.pem"))
+	path := ts.MkAbs("issuer_root.pem")
+	ts.Check(os.WriteFile(path, []byte(ts.ReadFile("issuer_root.pem")+root), 0o644))
 }
 
 // hold takes the lock of the certificate as another run would; ! hold gives it back.

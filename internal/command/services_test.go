@@ -175,10 +175,14 @@ var serviceFaults = []struct {
 	{name: "reload hangs", words: "deploy: front: the reload: .*timed out after 1s"},
 	{name: "reload prints megabytes", words: "deploy: front: the reload: .*printed more than"},
 	{
-		name:  "binary missing",
-		begin: func(t *testing.T, _ *site, v *tlsService) { require.NoError(t, os.Rename(v.dir+"/reload", v.dir+"/away")) },
+		name: "binary missing",
+		begin: func(t *testing.T, _ *site, v *tlsService) {
+			require.NoError(t, os.Rename(v.dir+"/reload", v.dir+"/away"))
+		},
 		words: `guard: front: reload: ".*/reload" is not here.*hint: install it, or set targets.front.reload`,
-		end:   func(t *testing.T, _ *site, v *tlsService) { require.NoError(t, os.Rename(v.dir+"/away", v.dir+"/reload")) },
+		end: func(t *testing.T, _ *site, v *tlsService) {
+			require.NoError(t, os.Rename(v.dir+"/away", v.dir+"/reload"))
+		},
 	},
 	{
 		name:  "folder read-only",
@@ -202,7 +206,9 @@ var serviceFaults = []struct {
 			require.NoError(t, os.Symlink(v.dir+"/elsewhere.pem", v.key))
 		},
 		words: "guard: front: .*pem is a link.*hint: name the file",
-		end:   func(t *testing.T, _ *site, v *tlsService) { require.NoError(t, os.Rename(v.dir+"/elsewhere.pem", v.key)) },
+		end: func(t *testing.T, _ *site, v *tlsService) {
+			require.NoError(t, os.Rename(v.dir+"/elsewhere.pem", v.key))
+		},
 	},
 	{
 		name:  "service down",
@@ -234,7 +240,9 @@ var serviceFaults = []struct {
 			require.NoError(t, os.WriteFile(v.dir+"/away", text, 0o700))
 		},
 		words: "verify: front: .*serves another certificate",
-		end:   func(t *testing.T, _ *site, v *tlsService) { require.NoError(t, os.Rename(v.dir+"/away", v.dir+"/reload")) },
+		end: func(t *testing.T, _ *site, v *tlsService) {
+			require.NoError(t, os.Rename(v.dir+"/away", v.dir+"/reload"))
+		},
 	},
 }
 

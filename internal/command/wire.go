@@ -164,6 +164,11 @@ func (p *assembly) revoke(ctx context.Context, version certstore.Version, reason
 	return hint.Add(fmt.Errorf("it was issued by %s, which the configuration does not know", version.Directory), "add that CA under issuers")
 }
 
+// certificate is the one of a name that the configuration has.
+func (p *assembly) certificate(name string) lifecycle.Certificate {
+	return p.engine.Certificates[slices.IndexFunc(p.engine.Certificates, func(cert lifecycle.Certificate) bool { return cert.Name == name })]
+}
+
 func (p *assembly) close() {
 	for _, client := range p.clients {
 		client.Close()

@@ -94,10 +94,10 @@ var rules = []struct {
 }{
 	{Forced, func(s State, _ certstore.Wish) bool { return s.Force }, true},
 	{Missing, func(s State, _ certstore.Wish) bool { return s.Current == nil }, true},
-	{NamesChanged, func(s State, w certstore.Wish) bool { return !sameNames(s.leaf(), w.Names) }, true},
-	{KeyTypeChanged, func(s State, w certstore.Wish) bool { return s.Current.Bundle.KeyType() != w.KeyType }, true},
-	{IssuerChanged, func(s State, w certstore.Wish) bool { return s.Current.Directory != w.Directory }, true},
-	{ProfileChanged, func(s State, w certstore.Wish) bool { return s.Current.Profile != w.Profile }, true},
+	{NamesChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && !sameNames(s.leaf(), w.Names) }, true},
+	{KeyTypeChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && s.Current.Bundle.KeyType() != w.KeyType }, true},
+	{IssuerChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && s.Current.Directory != w.Directory }, true},
+	{ProfileChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && s.Current.Profile != w.Profile }, true},
 	{Expired, func(s State, _ certstore.Wish) bool { return !s.leaf().NotAfter.After(s.Now) }, true},
 	{Revoked, func(s State, _ certstore.Wish) bool { return s.Record.Revocation(s.Current.Number) != nil }, true},
 	{Emergency, func(s State, _ certstore.Wish) bool { return s.isLate() }, true},
@@ -115,6 +115,13 @@ var rules = []struct {
 		return slices.ContainsFunc(s.Targets, func(t TargetState) bool { return s.isForeign(t, w) })
 	}, false},
 	{Fresh, func(State, certstore.Wish) bool { return true }, false},
+}
+
+// isPinned tells whether a person made the version in use so, and this host's configuration has not changed since: then it counts as
+// what is wished.
+func (s State) isPinned() bool {
+	published, ok := s.Record.WishByHost[s.Node]
+	return s.Current != nil && s.Record.Pinned == s.Current.Number && (!ok || published == s.Wish.Hash())
 }
 
 // isRevoked tells whether the version in use is revoked: somebody asked for it, and the CA did it. One that is yet to be

@@ -137,6 +137,33 @@ func TestDecide(t *testing.T) {
 		"a window that has passed is a reason, whoever is to blame": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-2*time.Hour, -time.Hour) }, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateDue,
 		},
+		"what a person brought in counts as the wish, whatever it is": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Pinned, s.Current.Directory, s.Current.Origin = 3, "", certstore.FromDeploy
+				s.Wish = certstore.Wish{Names: []string{"maas.example"}, KeyType: certstore.RSA3072, Directory: wish.Directory, Profile: "other"}
+				s.Record.WishByHost["region1"] = s.Wish.Hash()
+				s.Record.Wish, s.Record.WishHash = &s.Wish, s.Wish.Hash()
+			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"what a person brought in counts for a host that has not wished anything yet": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Pinned, s.Wish.Names = 3, []string{"maas.example"}
+				s.Record.WishByHost = nil
+			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"a configuration that changed since replaces what a person brought in": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Pinned, s.Wish.Names = 3, []string{"maas.example"}
+			}, why: lifecycle.NamesChanged, obtain: true, summary: lifecycle.StateDue,
+		},
+		"time replaces what a person brought in": {
+			age: 61 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Pinned = 3 }, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateOverdue,
+		},
+		"what a person brought in earlier than the version in use counts for nothing": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Pinned, s.Wish.Names = 2, []string{"maas.example"}
+			}, why: lifecycle.NamesChanged, obtain: true, summary: lifecycle.StateDue,
+		},
 		"an expired certificate is ordered anew": {age: 91 * day, lifetime: 90 * day, why: lifecycle.Expired, obtain: true, summary: lifecycle.StateExpired},
 		"less than a tenth of the lifetime overrides the CA's window": {
 			age: 82 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(day, 2*day) }, why: lifecycle.Emergency, obtain: true, summary: lifecycle.StateOverdue,

@@ -315,10 +315,12 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 	defer cancel()
 	var bundle *certstore.Bundle
 	windowed := make(chan struct{})
-	if state.Current == nil {
+	if state.Current != nil {
+		bundle = state.Current.Bundle
+	}
+	if state.Current == nil || state.Current.Origin != certstore.FromACME { // no CA of ours knows it
 		close(windowed)
 	} else {
-		bundle = state.Current.Bundle
 		go func() {
 			defer close(windowed)
 			ctx, cancel := context.WithTimeout(ctx, windowTime)
@@ -547,7 +549,7 @@ func earlierNames(state State) []string {
 		names = append(names, state.Record.Wish.Names...)
 	}
 	for _, version := range state.Known {
-		if version.Origin == certstore.FromACME {
+		if version.Origin == certstore.FromACME || version.Origin == certstore.FromDeploy {
 			names = append(names, version.Names...)
 		}
 	}

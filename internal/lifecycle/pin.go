@@ -1,0 +1,128 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/world"
+	"maascert/maasconfig"
+)
+
+// The reasons of a person's own changes, as attempts say them.
+const (
+	byDeploy   = "deploy"
+	byRollback = "rollback"
+)
+
+// BringIn makes a bundle that came from elsewhere the version in use, when clients would trust it and a target could take it. From
+// then on it counts as what is wished: only time, a change of this host's configuration, or force replaces it. The next pass
+// deploys it.
+func (e *Engine) BringIn(ctx context.Context, cert Certificate, bundle *certstore.Bundle, options Options) (certstore.Version, error) {
+	return e.pin(ctx, cert, byDeploy, time.Time{}, options, func(ctx context.Context, p *pass) (certstore.Version, error) {
+		version := certstore.Version{Origin: certstore.FromDeploy, Created: e.Now().Round(0), Bundle: bundle}
+		if err := p.isUsable(ctx, bundle); err != nil {
+			return version, err
+		}
+		return p.ledger.Add(ctx, version)
+	})
+}
+
+// RollBack makes an earlier version the one in use, as BringIn does. Renewal by time is held for a while. Without a number it is the
+// last one before the one in use that was ordered or brought in and can still be served.
+func (e *Engine) RollBack(ctx context.Context, cert Certificate, number int, hold time.Duration, options Options) (certstore.Version, error) {
+	return e.pin(ctx, cert, byRollback, e.Now().Add(hold), options, func(ctx context.Context, p *pass) (certstore.Version, error) {
+		number, err := p.earlier(number)
+		if err != nil {
+			return certstore.Version{}, err
+		}
+		version, err := p.ledger.Version(ctx, number)
+		if errors.Is(err, certstore.ErrNotFound) {
+			return version, hint.Add(fmt.Errorf("there is no version %d", number), "maascert history lists those that are kept")
+		}
+		if err != nil {
+			return version, err
+		}
+		return version, p.isUsable(ctx, version.Bundle)
+	})
+}
+
+// earlier finds the number of the version to go back to.
+func (p *pass) earlier(number int) (int, error) {
+	record := p.ledger.Record()
+	switch {
+	case number != 0 && number == record.Current:
+		return 0, fmt.Errorf("version %d is in use already", number)
+	case number != 0 && record.Revocation(number) != nil:
+		return 0, fmt.Errorf("version %d is revoked or to be revoked", number)
+	case number != 0:
+		return number, nil
+	}
+	for _, known := range p.ledger.Versions() {
+		ours := known.Origin == certstore.FromACME || known.Origin == certstore.FromDeploy
+		if ours && known.Number < record.Current && known.Number > number && known.NotAfter.After(p.Now()) && record.Revocation(known.Number) == nil {
+			number = known.Number
+		}
+	}
+	if number == 0 {
+		return 0, hint.Add(errors.New("there is no earlier version that could be served"), "maascert history lists those that are kept; maascert rollback --to VERSION")
+	}
+	return number, nil
+}
+
+// isUsable explains why a bundle must not become the version in use: clients would not take it, or no target would.
+func (p *pass) isUsable(ctx context.Context, bundle *certstore.Bundle) error {
+	leaf, now := bundle.Leaf(), p.Now()
+	switch {
+	case !leaf.NotAfter.After(now):
+		return fmt.Errorf("it expired on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+	case leaf.NotBefore.After(now):
+		return fmt.Errorf("it is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
+	}
+	if err := p.cert.Trust.Check(leaf, bundle.Chain()); err != nil {
+		return hint.Add(fmt.Errorf("clients would not trust it: %w", err), "is its chain whole (--chain)? Else set acme.issuer_root to the root that clients trust, or add that to the system's")
+	}
+	var refusals []error
+	for _, target := range p.cert.Targets {
+		want := p.Want(View{State: State{Record: p.ledger.Record(), Known: p.ledger.Versions()}}, target, p.options.Accept)
+		want.Names, want.KeyType = certstore.CertificateNames(leaf), bundle.KeyType()
+		if err := maasconfig.Ready(ctx, target, want); err != nil {
+			refusals = append(refusals, fmt.Errorf("%s: %w", target.Info().Name, err))
+		}
+	}
+	if len(refusals) > 0 && len(refusals) == len(p.cert.Targets) {
+		return errors.Join(refusals...)
+	}
+	return nil
+}
+
+// pin makes a version that find returns the one in use, under the certificate's lock. An order that is under way is given up: what
+// it brings would replace the version at once.
+func (e *Engine) pin(ctx context.Context, cert Certificate, why string, held time.Time, options Options, find func(context.Context, *pass) (certstore.Version, error)) (certstore.Version, error) {
+	p := &pass{Engine: e, cert: cert, options: options, grace: new(world.Grace)}
+	lock, err := certstore.LockWithin(ctx, e.Store, cert.Name, options.Wait)
+	if err != nil {
+		return certstore.Version{}, hint.Add(err, "wait for the other run, or: --wait 5m")
+	}
+	defer lock.Unlock()
+	ctx = lock.Context()
+	if p.ledger, err = certstore.OpenLedger(ctx, lock, cert.Name); err != nil {
+		return certstore.Version{}, err
+	}
+	version, err := find(ctx, p)
+	if err != nil {
+		return version, err
+	}
+	return version, p.update(ctx, func(r *certstore.Record) {
+		r.Current, r.Pinned, r.HeldUntil = version.Number, version.Number, held.Round(0).UTC()
+		r.Order, r.Attempt, r.CutOff = nil, nil, 0
+		if r.WishByHost == nil {
+			r.WishByHost = map[string]string{}
+		}
+		r.WishByHost[e.Node] = cert.Wish.Hash()
+		r.Remember(certstore.Attempt{At: e.Now().Round(0).UTC(), Node: e.Node, Why: why})
+	})
+}
