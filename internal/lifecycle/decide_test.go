@@ -157,7 +157,7 @@ func TestDecide(t *testing.T) {
 			}, why: lifecycle.NamesChanged, obtain: true, summary: lifecycle.StateDue,
 		},
 		"time replaces what a person brought in": {
-			age: 61 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Pinned = 3 }, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateOverdue,
+			age: 61 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Pinned = 3 }, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue,
 		},
 		"what a person brought in earlier than the version in use counts for nothing": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
