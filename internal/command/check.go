@@ -61,6 +61,9 @@ func checks(ctx context.Context, p *assembly) []report.Item {
 		if err != nil {
 			continue
 		}
+		if cert.Issuer == nil {
+			items = append(items, report.Warning("issuer", "no CA is configured: what a person brings in is deployed and watched", cert.Name, "maascert deploy --cert FILE --key FILE; or name a CA in the section acme:"))
+		}
 		for _, warning := range view.Warnings {
 			items = append(items, report.Warning("certificate", warning, cert.Name, ""))
 		}

@@ -67,6 +67,12 @@ func (a *app) renew(c *cli.Context) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
+	for _, cert := range p.engine.Certificates {
+		isAsked := len(options.Certificates) == 0 || slices.Contains(options.Certificates, cert.Name)
+		if options.Force && isAsked && cert.Issuer == nil {
+			return hint.Add(fmt.Errorf("--force: the configuration has no CA for %s", cert.Name), "maascert deploy --cert FILE --key FILE brings in a certificate from elsewhere")
+		}
+	}
 	if c.Bool("dry-run") {
 		return a.rehearse(c.Context, p, options, c.Bool("json"))
 	}
@@ -229,7 +235,7 @@ func (a *app) rehearse(ctx context.Context, p *assembly, options lifecycle.Optio
 		for _, target := range r.targets[result.Name] {
 			commands = append(commands, target.Commands()...)
 		}
-		doc.Add(result, would[result.Name], r.issuers[result.Name].Level, commands)
+		doc.Add(result, would[result.Name], r.level(result.Name), commands)
 	}
 	if err := a.write(doc, asJSON); err != nil {
 		return err

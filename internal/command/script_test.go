@@ -414,11 +414,12 @@ func rehearsalCA(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(s.dir, "maascert.yaml"), []byte(text), 0o644))
 }
 
-// bundle [-expired] FOLDER NAME…: makes a certificate of another CA, as files.
+// bundle [-old|-late|-expired] FOLDER NAME…: makes a certificate of another CA, as files.
 func newBundle(ts *testscript.TestScript, neg bool, args []string) {
-	age, life := time.Duration(0), 24*time.Hour
-	if args[0] == "-expired" {
-		age, args = 48*time.Hour, args[1:]
+	life := 90 * 24 * time.Hour
+	age, aged := map[string]time.Duration{"-old": life * 3 / 4, "-late": life * 19 / 20, "-expired": life * 2}[args[0]]
+	if aged {
+		args = args[1:]
 	}
 	authority, err := certtest.NewAuthority()
 	ts.Check(err)

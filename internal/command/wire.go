@@ -55,8 +55,11 @@ func (a *app) assemble(config *config.Config) *assembly {
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]
 		built := lifecycle.Certificate{
-			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.IssuerRoots()}, Issuer: p.clients[cert.Issuer], Means: meansOf(issuer, config.Resolvers),
+			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.IssuerRoots()}, Means: meansOf(issuer, config.Resolvers),
 			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile},
+		}
+		if client, ok := p.clients[cert.Issuer]; ok {
+			built.Issuer = client
 		}
 		for _, name := range cert.Targets {
 			built.Targets = append(built.Targets, config.Targets[name].Make(maasconfig.Parts{
@@ -207,20 +210,30 @@ func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 	engine.Revoke = func(context.Context, certstore.Version, uint) error { return nil }
 	for _, cert := range p.engine.Certificates {
 		name := p.config.Certificate(cert.Name).Issuer
-		issuer := &lifecycle.Rehearser{Client: clients[name], DryRun: dryRuns[name], Now: time.Now, Keep: busy[cert.Name]}
 		twin := cert
-		twin.Issuer, twin.Targets = issuer, nil
+		twin.Targets = nil
+		if client, ok := clients[name]; ok {
+			issuer := &lifecycle.Rehearser{Client: client, DryRun: dryRuns[name], Now: time.Now, Keep: busy[cert.Name]}
+			twin.Issuer, r.issuers[cert.Name] = issuer, issuer
+		}
 		twin.Trust = certstore.Rehearsed(cert.Trust)
 		for _, target := range cert.Targets {
 			harmless := maasconfig.Rehearse(target)
 			twin.Targets = append(twin.Targets, harmless)
 			r.targets[cert.Name] = append(r.targets[cert.Name], harmless)
 		}
-		r.issuers[cert.Name] = issuer
 		engine.Certificates = append(engine.Certificates, twin)
 	}
 	r.engine = &engine
 	return r
+}
+
+// level is how far the rehearsal of a certificate came with its CA; without a CA nobody is asked.
+func (r *rehearsal) level(cert string) lifecycle.Level {
+	if issuer, ok := r.issuers[cert]; ok {
+		return issuer.Level
+	}
+	return lifecycle.Planned
 }
 
 func (r *rehearsal) close() {

@@ -194,8 +194,7 @@ var nodeNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$`)
 // defaultIssuer is the section acme: as certificates name it.
 const defaultIssuer = "acme"
 
-// issuers fills in all CAs and finds them under their names. The section acme: may be left out when no certificate wants
-// it.
+// issuers fills in all CAs and finds them under their names. The section acme: may be left out.
 func (v *validator) issuers() {
 	c := v.config
 	if c.Issuers == nil {
@@ -204,8 +203,7 @@ func (v *validator) issuers() {
 	if _, taken := c.Issuers[defaultIssuer]; taken {
 		v.fault("issuers."+defaultIssuer, "the issuer called %q is the section acme:", defaultIssuer)
 	}
-	wanted := slices.ContainsFunc(c.Certificates, func(cert Certificate) bool { return cmp.Or(cert.Issuer, defaultIssuer) == defaultIssuer })
-	if wanted || len(c.Certificates) == 0 || v.has("acme") {
+	if len(c.Certificates) == 0 || v.has("acme") {
 		v.issuer("acme", &c.ACME)
 		c.Issuers[defaultIssuer] = c.ACME
 	}
@@ -319,11 +317,15 @@ func (v *validator) certificates() {
 		}
 		seen[cert.Name] = true
 		v.names(key, cert)
-		cert.Issuer = cmp.Or(cert.Issuer, defaultIssuer)
-		if issuer, ok := c.Issuers[cert.Issuer]; ok {
+		if v.has("acme") || len(c.Issuers) > 0 {
+			cert.Issuer = cmp.Or(cert.Issuer, defaultIssuer)
+		}
+		// Without any CA what a person brings in is watched.
+		switch issuer, ok := c.Issuers[cert.Issuer]; {
+		case ok:
 			v.provable(key, cert, &issuer)
 			v.issuable(key, cert, &issuer)
-		} else {
+		case cert.Issuer != "":
 			v.fault(key+".issuer", "there is no issuer %q", cert.Issuer)
 		}
 		cert.KeyType = cmp.Or(cert.KeyType, certstore.RSA3072)

@@ -55,6 +55,7 @@ type State struct {
 	Unpublished bool             // the public copy of the current version is not there
 	Nodes       []certstore.Node // what hosts said of their last pass
 	Unindexed   bool             // the record does not list the versions that there are
+	Watched     bool             // no CA is configured: a person brings in the next certificate
 	Rollover    bool             // the account's key is being replaced, and not every CA has the new one
 	Account     error            // why the ACME account cannot be used as it is; nil: it can, or there is none yet
 }
@@ -77,6 +78,7 @@ type Plan struct {
 	Differ       bool           // this host's configuration asks for something else than the deployment follows
 	Deploy       []string       // targets that are to be told
 	Stuck        []string       // targets that are not told again although they serve something else
+	Needs        bool           // a person has to bring in another certificate now
 	Housekeeping bool           // nothing to do but to write down what was seen
 	RenewAt      time.Time      // when an order gets due by time
 	Next         time.Time      // when to look again, if earlier than the schedule; zero for no such time
@@ -92,7 +94,7 @@ var rules = []struct {
 	applies func(State, certstore.Wish) bool
 	orders  bool
 }{
-	{Forced, func(s State, _ certstore.Wish) bool { return s.Force }, true},
+	{Forced, func(s State, _ certstore.Wish) bool { return s.Force && !s.Watched }, true},
 	{Missing, func(s State, _ certstore.Wish) bool { return s.Current == nil }, true},
 	{NamesChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && !sameNames(s.leaf(), w.Names) }, true},
 	{KeyTypeChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && s.Current.Bundle.KeyType() != w.KeyType }, true},
@@ -176,7 +178,10 @@ func Decide(s State) Plan {
 			break
 		}
 	}
-	if why, cut := s.cutOff(p.Wish); cut && !p.Obtain {
+	if s.Watched {
+		p.Obtain, p.Needs = false, p.Obtain && p.Why != Lifetime
+	}
+	if why, cut := s.cutOff(p.Wish); cut && !p.Obtain && !s.Watched {
 		p.Why, p.Obtain = why, true
 	}
 	if wait := s.backOff(); p.Obtain && wait.After(s.Now) {
@@ -507,7 +512,7 @@ func Summary(cert string, s State, p Plan) CertState {
 		return StateExpired
 	case s.Current == nil:
 		return StateMissing
-	case s.Account != nil, failedAt(StageGuard) && (p.Obtain || len(p.Deploy) > 0), rolledBack && !serving, refusedRevocation(s):
+	case s.Account != nil && !s.Watched, p.Needs, failedAt(StageGuard) && (p.Obtain || len(p.Deploy) > 0), rolledBack && !serving, refusedRevocation(s):
 		return StateFailed
 	case !p.Wait.IsZero(), s.Record.Failures > 0 && p.Obtain, failedAt(StageDeploy) && !serving:
 		return StateWaiting
@@ -519,7 +524,7 @@ func Summary(cert string, s State, p Plan) CertState {
 		return StateWaiting
 	case p.Why == Held:
 		return StateHeld
-	case p.Obtain:
+	case p.Obtain, s.Watched && p.Why == Lifetime:
 		return StateDue
 	default:
 		return StateOK

@@ -159,6 +159,15 @@ func TestDecide(t *testing.T) {
 		"time replaces what a person brought in": {
 			age: 61 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Pinned = 3 }, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue,
 		},
+		"without a CA time makes it due, and nothing is ordered": {
+			age: 61 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Watched = true }, why: lifecycle.Lifetime, summary: lifecycle.StateDue,
+		},
+		"without a CA force orders nothing": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Watched, s.Force = true, true }, why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"without a CA the last tenth needs a person": {
+			age: 82 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Watched = true }, why: lifecycle.Emergency, summary: lifecycle.StateFailed,
+		},
 		"what a person brought in earlier than the version in use counts for nothing": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
 				s.Record.Pinned, s.Wish.Names = 2, []string{"maas.example"}

@@ -41,7 +41,7 @@ type Certificate struct {
 	Wish    certstore.Wish
 	Keep    int             // versions, at least 1
 	Trust   certstore.Trust // of those who connect to its targets
-	Issuer  Issuer
+	Issuer  Issuer // nil: nobody renews it; a person brings in another one in time
 	Targets []maasconfig.Target
 	Means   string // hash of the configuration of its CA and its challenges: when it changes, a back-off ends
 }
@@ -244,6 +244,7 @@ func (e *Engine) Look(ctx context.Context, cert Certificate) (View, error) {
 func (e *Engine) look(ctx context.Context, ledger *certstore.Ledger, cert Certificate, options Options) (View, *certstore.Ledger, error) {
 	state := State{
 		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand,
+		Watched: cert.Issuer == nil,
 	}
 	var err error
 	if ledger == nil {
@@ -318,7 +319,7 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 	if state.Current != nil {
 		bundle = state.Current.Bundle
 	}
-	if state.Current == nil || state.Current.Origin != certstore.FromACME { // no CA of ours knows it
+	if state.Current == nil || state.Current.Origin != certstore.FromACME || cert.Issuer == nil { // no CA of ours knows it
 		close(windowed)
 	} else {
 		go func() {
@@ -406,6 +407,10 @@ func (p *pass) run(ctx context.Context) {
 	if err != nil {
 		p.fail(StageLook, err)
 		return
+	}
+	if view.Plan.Needs {
+		p.fail(StageObtain, hint.Add(fmt.Errorf("another certificate is needed (%s), and the configuration has no CA", view.Plan.Why),
+			"maascert deploy --cert FILE --key FILE, or name a CA in the section acme:"))
 	}
 	if !view.Plan.IsWork() {
 		p.conclude(ctx)
@@ -735,6 +740,9 @@ func (p *pass) housekeep(ctx context.Context, view View) error {
 func (p *pass) retract(ctx context.Context, left []certstore.Answer) ([]certstore.Answer, error) {
 	if len(left) == 0 {
 		return nil, nil
+	}
+	if p.cert.Issuer == nil {
+		return left, errors.New("the configuration has no CA any more")
 	}
 	return p.cert.Issuer.Retract(ctx, left)
 }

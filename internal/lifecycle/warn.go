@@ -14,7 +14,7 @@ import (
 
 // warnings tell what is as it should be and may not stay so.
 func warnings(s State, roots *x509.CertPool) []string {
-	return slices.Concat(revocations(s), rollover(s), issuerExpiry(s, roots), limits(s))
+	return slices.Concat(revocations(s), rollover(s), watched(s), issuerExpiry(s, roots), limits(s))
 }
 
 // rollover tells of an account whose key is between two.
@@ -23,6 +23,14 @@ func rollover(s State) []string {
 		return nil
 	}
 	return []string{"the ACME account's key is being replaced and that is not concluded: maascert account rollover goes on with it"}
+}
+
+// watched tells, from the moment on at which a CA would be asked for it, that another certificate is needed.
+func watched(s State) []string {
+	if !s.Watched || s.Current == nil || byLifetime(s.leaf()).After(s.Now) {
+		return nil
+	}
+	return []string{fmt.Sprintf("it ends at %s, and the configuration has no CA: bring in another one (maascert deploy)", s.leaf().NotAfter.UTC().Format(time.RFC3339))}
 }
 
 // revocations tells what is not revoked yet.
@@ -81,6 +89,7 @@ func limits(s State) []string {
 	for _, a := range s.Record.Attempts {
 		age := s.Now.Sub(a.At)
 		switch {
+		case a.Why == byDeploy, a.Why == byRollback:
 		case a.Error == "" && a.Why != string(ARI) && age < 7*24*time.Hour:
 			issued++
 		// An order that never came to a validation costs nothing.
