@@ -56,6 +56,7 @@ func TestJSONDocuments(t *testing.T) {
 		{"renew-nothing", exitOK, []string{"renew", "--json"}},
 		{"status", exitOK, []string{"status", "--json"}},
 		{"verify", exitOK, []string{"verify", "--json"}},
+		{"history", exitOK, []string{"history", "--json"}},
 	} {
 		code, stdout, stderr := inSite(t, s, world.OS{}, step.args...)
 		require.Equal(t, step.code, code, stderr)

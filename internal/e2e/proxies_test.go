@@ -308,8 +308,13 @@ func TestRotationUnderLoad(t *testing.T) {
 	for _, failure := range failures["apache"] {
 		require.NotContains(t, failure, "x509", "no client sees a chain that does not verify")
 	}
-	s.served(t)
+	last := s.served(t)
+	s.run(t, 0, "rollback")
 	s.run(t, 0, "verify")
+	require.False(t, last.Equal(s.served(t)))
+	for _, f := range fronts {
+		require.True(t, served(t, f.address, roots).Equal(s.served(t)), "every kind goes back")
+	}
 }
 
 // HAProxy passes TCP through to regions that serve TLS themselves: its address is one more endpoint of MAAS, and one more name.
