@@ -92,15 +92,31 @@ func startFront(t *testing.T, kind string, host netip.Addr, backend string) *fro
 	require.NoError(t, err)
 	example := filepath.Join(dir, filepath.Base(name))
 	require.NoError(t, os.WriteFile(example, []byte(place.Replace(string(text))), 0o600))
-	main, files := example, fmt.Sprintf("key: %[1]s/maas.key, fullchain: %[1]s/maas.pem", dir)
-	var check, run []string
-	switch kind {
+	check, run, files := f.configure(t, dir, example)
+	start(t, nil, program(t, check[0]), run...)
+	require.Eventually(t, func() bool {
+		conn, err := net.DialTimeout("tcp", f.address, time.Second)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	}, 20*time.Second, 20*time.Millisecond, kind)
+	f.target = fmt.Sprintf("  %s: {type: %s, %s, check: %s, reload: %s, verify_timeout: 30s, endpoints: [%q]}\n",
+		kind, kind, files, words(check), words(f.reload), f.address)
+	return f
+}
+
+// configure writes what an example needs around it, and returns how the proxy's configuration is tested, how it is started, and which
+// files the target has.
+func (f *front) configure(t *testing.T, dir, example string) (check, run []string, files string) {
+	t.Helper()
+	files = fmt.Sprintf("key: %[1]s/maas.key, fullchain: %[1]s/maas.pem", dir)
+	switch f.kind {
 	case "haproxy":
-		files = fmt.Sprintf("pem: %s/maas.pem", dir)
-		check, run = []string{"haproxy", "-c", "-f", main}, []string{"-W", "-p", filepath.Join(dir, "pid"), "-f", main}
 		f.reload = []string{"sh", "-c", "kill -USR2 $(cat " + filepath.Join(dir, "pid") + ")"}
+		return []string{"haproxy", "-c", "-f", example}, []string{"-W", "-p", filepath.Join(dir, "pid"), "-f", example}, fmt.Sprintf("pem: %s/maas.pem", dir)
 	case "nginx":
-		main = filepath.Join(dir, "nginx.conf")
+		main := filepath.Join(dir, "nginx.conf")
 		require.NoError(t, os.WriteFile(main, fmt.Appendf(nil, `pid %[1]s/pid;
 error_log %[1]s/error.log;
 events { worker_connections 1000; }
@@ -110,10 +126,10 @@ http {
     include %[2]s;
 }
 `, dir, example), 0o600))
-		check, run = []string{"nginx", "-t", "-c", main}, []string{"-g", "daemon off;", "-c", main}
 		f.reload = []string{"nginx", "-s", "reload", "-c", main}
-	case "apache":
-		main = filepath.Join(dir, "apache2.conf")
+		return []string{"nginx", "-t", "-c", main}, []string{"-g", "daemon off;", "-c", main}, files
+	default:
+		main := filepath.Join(dir, "apache2.conf")
 		var modules strings.Builder
 		for _, module := range []string{"mpm_event", "authz_core", "socache_shmcb", "ssl", "proxy", "proxy_http", "proxy_wstunnel", "rewrite", "headers"} {
 			fmt.Fprintf(&modules, "LoadModule %[1]s_module /usr/lib/apache2/modules/mod_%[1]s.so\n", module)
@@ -128,20 +144,9 @@ Group www-data
 %[2]sListen %[3]s
 Include %[4]s
 `, dir, modules.String(), f.address, example), 0o600))
-		check, run = []string{"apache2", "-t", "-f", main}, []string{"-DFOREGROUND", "-f", main}
 		f.reload = []string{"apache2", "-k", "graceful", "-f", main}
+		return []string{"apache2", "-t", "-f", main}, []string{"-DFOREGROUND", "-f", main}, files
 	}
-	start(t, nil, program(t, check[0]), run...)
-	require.Eventually(t, func() bool {
-		conn, err := net.DialTimeout("tcp", f.address, time.Second)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	}, 20*time.Second, 20*time.Millisecond, kind)
-	f.target = fmt.Sprintf("  %s: {type: %s, %s, check: %s, reload: %s, verify_timeout: 30s, endpoints: [%q]}\n",
-		kind, kind, files, words(check), words(f.reload), f.address)
-	return f
 }
 
 // words is an argument list as YAML.
@@ -237,16 +242,9 @@ func startCrowd(t *testing.T, endpoints [][2]string, roots *x509.CertPool) *crow
 	return c
 }
 
-// Ten renewals under the hands of 64 clients, of a certificate that MAAS's regions, HAProxy, nginx and Apache serve: not one handshake
-// fails, but for what bare reloads of Apache cost as well, and the WebSockets stay open.
-func TestRotationUnderLoad(t *testing.T) {
-	port, err := loopback.Port()
-	require.NoError(t, err)
-	ca := acmetest.New(t, acmetest.Options{HTTPPort: port})
-	s := newSite(t, ca.Directory, slices.Concat(ca.DirectoryRoot(), ca.Root(0)), ca.DNS, port)
-	hosts, err := loopback.Hosts(4, 443, 5240)
-	require.NoError(t, err)
-	backend := startBackend(t, hosts[3])
+// startFronts starts a proxy of each kind before a backend, and adds them to a site's configuration.
+func startFronts(t *testing.T, s *site, hosts []netip.Addr, backend string) []*front {
+	t.Helper()
 	var fronts []*front
 	targets := ""
 	for i, kind := range []string{"haproxy", "nginx", "apache"} {
@@ -260,6 +258,19 @@ func TestRotationUnderLoad(t *testing.T) {
 	config = strings.Replace(config, "key_type: rsa3072", "key_type: ec256, targets: [maas, haproxy, nginx, apache]", 1)
 	config = strings.Replace(config, "targets:\n", "targets:\n"+targets, 1)
 	require.NoError(t, os.WriteFile(path, []byte(config), 0o640))
+	return fronts
+}
+
+// Ten renewals under the hands of 64 clients, of a certificate that MAAS's regions, HAProxy, nginx and Apache serve: not one handshake
+// fails, but for what bare reloads of Apache cost as well, and the WebSockets stay open.
+func TestRotationUnderLoad(t *testing.T) {
+	port, err := loopback.Port()
+	require.NoError(t, err)
+	ca := acmetest.New(t, acmetest.Options{HTTPPort: port})
+	s := newSite(t, ca.Directory, slices.Concat(ca.DirectoryRoot(), ca.Root(0)), ca.DNS, port)
+	hosts, err := loopback.Hosts(4, 443, 5240)
+	require.NoError(t, err)
+	fronts := startFronts(t, s, hosts[:3], startBackend(t, hosts[3]))
 	checked := s.run(t, 0, "check")
 	require.NotContains(t, checked, "does not name", "the examples name the files")
 	s.run(t, 0, "renew", "--enable-tls")

@@ -41,7 +41,7 @@ type Certificate struct {
 	Wish    certstore.Wish
 	Keep    int             // versions, at least 1
 	Trust   certstore.Trust // of those who connect to its targets
-	Issuer  Issuer // nil: nobody renews it; a person brings in another one in time
+	Issuer  Issuer          // nil: nobody renews it; a person brings in another one in time
 	Targets []maasconfig.Target
 	Means   string // hash of the configuration of its CA and its challenges: when it changes, a back-off ends
 }
