@@ -369,13 +369,14 @@ func (e *Engine) key(target maasconfig.Info) string {
 // pass is one pass over one certificate.
 type pass struct {
 	*Engine
-	cert    Certificate
-	options Options
-	result  Result
-	seen    map[string][]maasconfig.Endpoint // by target that was told: what was seen after the last call; nil: nothing
-	ledger  *certstore.Ledger
-	refused map[string]bool // targets whose guards said no: the others go on
-	grace   *world.Grace    // to write down what has happened after the pass was interrupted
+	cert      Certificate
+	options   Options
+	result    Result
+	seen      map[string][]maasconfig.Endpoint // by target that was told: what was seen after the last call; nil: nothing
+	ledger    *certstore.Ledger
+	refused   map[string]bool // targets whose guards said no: the others go on
+	postponed bool            // the guards of this host's own targets are asked when their turn comes
+	grace     *world.Grace    // to write down what has happened after the pass was interrupted
 }
 
 // fail notes what is wrong with the certificate.
@@ -435,6 +436,13 @@ func (p *pass) tendOwn(ctx context.Context) {
 	now.State.Force, now.State.ByHand = options.Force, options.ByHand
 	now.decide(p.cert.Name)
 	own := p.lagging(now)
+	if p.postponed {
+		p.askGuards(ctx, now, own)
+		own = p.lagging(now)
+		// What they refused is remembered, and part of how the certificate is.
+		p.result.After.State.Record = p.ledger.Record()
+		p.result.After.decide(p.cert.Name)
+	}
 	if ctx.Err() != nil || now.State.Current == nil || len(own) == 0 {
 		return
 	}
@@ -518,24 +526,43 @@ func (p *pass) toTell(view View, shared bool) []maasconfig.Target {
 	return all
 }
 
-// ready asks whether the work could be written down, and the guards of every target that would be told. A target that refuses
-// leaves the plan, and the others go on. It tells whether anything is left to be done: nothing is ordered for nobody.
+// ready asks whether the work could be written down, and the guards of the targets that would be told. A target that refuses
+// leaves the plan, and the others go on. It tells whether anything is left to be done: nothing is ordered for nobody. Where a
+// target of the deployment is ready, those of this host are asked when their turn comes: what a proxy takes its time for does not
+// hold up MAAS.
 func (p *pass) ready(ctx context.Context, view View) bool {
 	if err := p.Store.Writable(ctx); err != nil {
 		p.fail(StageGuard, err)
 		p.recordFailure(ctx, StageGuard, err)
 		return false
 	}
-	asked := slices.Concat(p.toTell(view, true), p.toTell(view, false))
-	for _, target := range asked {
-		info := target.Info()
-		if err := maasconfig.Ready(ctx, target, p.Want(view, target, p.options.Accept)); err != nil {
-			p.refused[info.Name] = true
-			p.failAt(info.Name, StageGuard, err)
-			p.recordFailureAt(ctx, info, StageGuard, err)
-		}
+	shared, own := p.toTell(view, true), p.toTell(view, false)
+	isLeft := p.askGuards(ctx, view, shared)
+	if p.postponed = isLeft; !isLeft {
+		isLeft = p.askGuards(ctx, view, own)
 	}
-	return len(asked) == 0 || len(p.refused) < len(asked) || view.Plan.Housekeeping
+	return len(shared)+len(own) == 0 || isLeft || view.Plan.Housekeeping
+}
+
+// askGuards asks the guards of some targets side by side, and tells whether any of these is ready.
+func (p *pass) askGuards(ctx context.Context, view View, targets []maasconfig.Target) (isLeft bool) {
+	refusals := make([]error, len(targets))
+	var group sync.WaitGroup
+	for i, target := range targets {
+		group.Go(func() { refusals[i] = maasconfig.Ready(ctx, target, p.Want(view, target, p.options.Accept)) })
+	}
+	group.Wait()
+	for i, err := range refusals {
+		if err == nil {
+			isLeft = true
+			continue
+		}
+		info := targets[i].Info()
+		p.refused[info.Name] = true
+		p.failAt(info.Name, StageGuard, err)
+		p.recordFailureAt(ctx, info, StageGuard, err)
+	}
+	return isLeft
 }
 
 // Want describes what a target is asked to get ready for.

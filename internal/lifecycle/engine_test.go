@@ -193,7 +193,8 @@ type place struct {
 	deaf    map[string]bool
 	calls   int
 	ready   error
-	tell    error // what config-tls answers
+	asked   func() // called when the guard is asked; nil: nothing
+	tell    error  // what config-tls answers
 }
 
 func newPlace(e *effects, endpoints ...string) *place {
@@ -214,7 +215,12 @@ func (p *place) Info() maasconfig.Info {
 func (p *place) Tidy(context.Context) error { return nil }
 
 func (p *place) Guards(maasconfig.Want) []maasconfig.Guard {
-	return []maasconfig.Guard{{Code: "ready", Ask: func(context.Context) (string, error) { return "", p.ready }}}
+	return []maasconfig.Guard{{Code: "ready", Ask: func(context.Context) (string, error) {
+		if p.asked != nil {
+			p.asked()
+		}
+		return "", p.ready
+	}}}
 }
 
 func (p *place) Probe(context.Context) []maasconfig.Served {
@@ -930,4 +936,14 @@ func TestA6TriesByHandDoNotLengthenTheLadder(t *testing.T) {
 	eng.Certificates[0].Means = "mended"
 	issuer.fail = nil
 	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{ByHand: true})[0].Err())
+}
+
+// A proxy that takes its time to say whether it is ready does not hold up MAAS.
+func TestAProxysGuardIsAskedWhenMAASHasItsCertificate(t *testing.T) {
+	t.Parallel()
+	eng, _, maas, front := twoTargets(t)
+	front.asked = func() { require.NotNil(t, maas.serves["a"], "MAAS comes first") }
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.NoError(t, r.Err())
+	require.NotNil(t, front.serves["front"])
 }
