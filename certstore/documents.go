@@ -147,6 +147,7 @@ type Record struct {
 	RetryAfter  time.Time             `json:"retry_after,omitzero"`  // the CA's Retry-After; nothing ignores it
 	HeldUntil   time.Time             `json:"held_until,omitzero"`   // renewal by time is held
 	Pinned      int                   `json:"pinned,omitempty"`      // version that a person made current: what it is counts as the wish
+	PinnedAt    time.Time             `json:"pinned_at,omitzero"`    // when
 	FailedAt    time.Time             `json:"failed_at,omitzero"`    // the last order that failed; zero when one succeeded since
 	Refused     bool                  `json:"refused,omitempty"`     // the CA was reached then, and refused or could not validate
 	FailedWith  string                `json:"failed_with,omitempty"` // hash of the configuration of CA and challenges then

@@ -29,10 +29,18 @@ func Deploy(ctx context.Context, target Target, d Deployment) (Outcome, error) {
 		change.Within = min(d.Within, change.Within)
 	}
 	before := Judged(target.Probe(ctx), d.Bundle, d.Trust)
-	if outcome, err = try(ctx, target, change, d); err != nil || Serving(outcome.Endpoints) {
-		return outcome, err
+	outcome, failure := try(ctx, target, change, d)
+	if failure != nil && outcome.Tries > 0 && ctx.Err() == nil {
+		// It took the bundle before that, and may serve nothing now.
+		outcome.Endpoints = Judged(target.Probe(ctx), d.Bundle, d.Trust)
 	}
-	nobody := deaf(change, before, outcome)
+	if failure != nil && (outcome.Tries == 0 || ctx.Err() != nil) || Serving(outcome.Endpoints) {
+		return outcome, failure
+	}
+	nobody := failure
+	if nobody == nil {
+		nobody = deaf(change, before, outcome)
+	}
 	if !everyoneRefused(outcome.Endpoints) || d.Previous == nil || !d.Previous.Leaf().NotAfter.After(d.Trust.Time()) {
 		return outcome, nobody
 	}

@@ -3,6 +3,8 @@ package maasconfig
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -39,13 +41,16 @@ func (f *Files) Info() Info {
 // Probe shakes hands with every endpoint, and looks whether the files hold what is served: a service serves what it read at its
 // start, whatever lies in its files since then.
 func (f *Files) Probe(ctx context.Context) []Served {
-	held, err := f.Backup(ctx)
+	held, err := f.held(ctx)
 	return sideBySide(f.keys.Endpoints, func(endpoint string) Served {
 		host, port := splitEndpoint(endpoint)
 		served := Handshake(ctx, f.parts.Dial, net.JoinHostPort(host, fallback(port, "443")), f.parts.ServerName)
-		served.Remedy = "on that host: maascert check"
+		served.Remedy = f.remedy()
+		var unsafe *errUnsafe
 		switch {
 		case errors.Is(err, fs.ErrPermission): // we may not look
+		case errors.As(err, &unsafe):
+			served.Fleeting = fmt.Errorf("its files cannot be kept: %w", err)
 		case err != nil:
 			served.Fleeting = fmt.Errorf("its files cannot be loaded at its next start: %w", err)
 		case len(served.Certs) > 0 && !served.Certs[0].Equal(held.Leaf()):
@@ -81,6 +86,34 @@ func (f *Files) Backup(context.Context) (*certstore.Bundle, error) {
 	return certstore.Parse(key, certs)
 }
 
+// remedy is what to do about an endpoint that does not serve what it should.
+func (f *Files) remedy() string {
+	return fmt.Sprintf("does the service run there, and does its configuration name the files of targets.%s? Then: maascert renew", f.parts.Name)
+}
+
+// held is the pair that all of the files together hold, each of them whole.
+func (f *Files) held(ctx context.Context) (*certstore.Bundle, error) {
+	bundle, err := f.Backup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, one := range f.keys.paths() {
+		text, err := f.read(one.path)
+		if err == nil {
+			err = one.isOf(text, bundle)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return bundle, nil
+}
+
+// errUnsafe says that a file may neither be read nor replaced.
+type errUnsafe struct{ error }
+
+func (e *errUnsafe) Unwrap() error { return e.error }
+
 // read reads one of the files, if it is one that we may trust.
 func (f *Files) read(path string) ([]byte, error) {
 	if err := f.isSafe(path); err != nil {
@@ -92,8 +125,9 @@ func (f *Files) read(path string) ([]byte, error) {
 // isSafe explains why a file may neither be read nor replaced: somebody else could have laid a link there, or put his own.
 func (f *Files) isSafe(path string) error {
 	dir := filepath.Dir(path)
-	if err := world.Replaceable(dir, f.parts.UID); err != nil {
-		return hint.Add(fmt.Errorf("%s is not safe for a key: %w", dir, err), "keep the files in a folder that only root may write; owner and mode let the service read them")
+	// Of a name that is to be there; the folder itself could be one in which everybody may make files.
+	if err := world.Replaceable(beside(path, newBeside), f.parts.UID); err != nil {
+		return &errUnsafe{hint.Add(fmt.Errorf("%s is not safe for a key: %w", dir, err), "keep the files in a folder that only root may write; owner and mode let the service read them")}
 	}
 	info, err := f.parts.FS.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -102,19 +136,30 @@ func (f *Files) isSafe(path string) error {
 	if err != nil {
 		return err
 	}
+	user, _, _ := strings.Cut(f.keys.Owner, ":")
 	owner, err := f.owner(world.OwnerOf(info))
 	switch has := world.OwnerOf(info); {
 	case err != nil:
 		return err
 	case info.Mode()&fs.ModeSymlink != 0:
-		return hint.Add(fmt.Errorf("%s is a link", path), "name the file that it leads to, or remove the link: maascert keeps the files itself")
+		return &errUnsafe{hint.Add(fmt.Errorf("%s is a link", path), "name the file that it leads to, or remove the link: maascert keeps the files itself")}
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no file", path)
-	case has.UID != 0 && has.UID != f.parts.UID && (f.keys.Owner == "" || has.UID != owner.UID):
-		return hint.Add(fmt.Errorf("%s belongs to user %d", path, has.UID), "chown root %s, or say in targets.%s.owner that it is that user's", path, f.parts.Name)
+		return &errUnsafe{fmt.Errorf("%s is no file", path)}
+	case has.UID != 0 && has.UID != f.parts.UID && (user == "" || has.UID != owner.UID):
+		return &errUnsafe{hint.Add(fmt.Errorf("%s belongs to user %d", path, has.UID), "chown root %s, or say in targets.%s.owner that it is that user's", path, f.parts.Name)}
 	default:
 		return nil
 	}
+}
+
+// areSafe asks that of all files. It is asked under the lock as well: meanwhile somebody may have had time.
+func (f *Files) areSafe() error {
+	for _, one := range f.keys.paths() {
+		if err := f.isSafe(one.path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // owner is who a file belongs to that belonged to somebody before.
@@ -205,10 +250,18 @@ func certificateBlocks(text []byte) []byte {
 	return certs
 }
 
-// Prepare makes ready to write the files, test the service's configuration with them, and have it read them.
+// Prepare makes ready to write the files, test the service's configuration with them, and have it read them. To undo it the files
+// get the bytes that they had.
 func (f *Files) Prepare(_ context.Context, bundle *certstore.Bundle, _ Want) (Change, error) {
-	if _, err := f.swap(bundle); err != nil {
+	s, err := f.swap(bundle)
+	if err != nil {
 		return Change{}, err
+	}
+	before := map[string][]byte{}
+	for _, one := range s.files {
+		if text, err := f.read(one.path); err == nil {
+			before[one.path] = text
+		}
 	}
 	var commands []world.Command
 	for _, args := range [][]string{f.keys.Test, f.keys.Reload} {
@@ -218,42 +271,71 @@ func (f *Files) Prepare(_ context.Context, bundle *certstore.Bundle, _ Want) (Ch
 	}
 	return Change{
 		Commands: commands, Within: f.keys.VerifyTimeout, Settles: f.kind.settles,
-		Make: func(ctx context.Context) (Telling, error) { return f.bring(ctx, bundle) },
+		Make: func(ctx context.Context) (Telling, error) { return f.bring(ctx, bundle, nil) },
 		Undo: func(ctx context.Context, previous *certstore.Bundle) error {
-			_, err := f.bring(ctx, previous)
+			_, err := f.bring(ctx, previous, before)
 			return err
 		},
 	}, nil
 }
 
-// bring has the service serve a bundle. On an error the files are as they were before, and a service that was not told keeps what
-// it serves.
-func (f *Files) bring(ctx context.Context, bundle *certstore.Bundle) (Telling, error) {
+// bring has the service serve a bundle, in the very bytes that are given, as far as they are. On an error the files are as they were
+// before, if the service could load those, and one that was not told keeps what it serves. When something is undone the files stay
+// undone, whatever the service says.
+func (f *Files) bring(ctx context.Context, bundle *certstore.Bundle, undone map[string][]byte) (Telling, error) {
 	unlock, err := f.lock(ctx)
 	if err != nil {
 		return NotTold, err
 	}
 	// It dies with us at the latest.
 	defer func() { _ = unlock() }()
-	s, err := f.swap(bundle)
+	s, err := f.ready(bundle)
 	if err != nil {
 		return NotTold, err
 	}
-	if s.isOpen() { // somebody was killed
-		if err := s.back(); err != nil {
-			return NotTold, writing(err)
+	_, err = f.held(ctx)
+	keep := err != nil || undone != nil
+	for i, one := range s.files {
+		if text, ok := undone[one.path]; ok {
+			s.files[i].data = text
 		}
 	}
 	if err := s.bring(); err != nil {
 		return NotTold, writing(err)
 	}
-	if _, err := f.run(ctx, "the configuration test", f.keys.Test); err != nil {
-		return NotTold, errors.Join(err, s.back())
+	telling, err := f.run(ctx, "the configuration test", f.keys.Test)
+	if err == nil {
+		telling, err = f.run(ctx, "the reload", f.keys.Reload)
+	} else {
+		telling = NotTold
 	}
-	if telling, err := f.run(ctx, "the reload", f.keys.Reload); err != nil {
+	switch {
+	case err == nil:
+		return Told, s.forget()
+	case keep && ctx.Err() == nil:
+		// There is nothing to go back to; with these files the service can be started.
+		return telling, errors.Join(hint.Again(err, "the files are there; start the service, or mend what it says; then: maascert renew"), s.forget())
+	default:
 		return telling, errors.Join(err, s.back())
 	}
-	return Told, s.forget()
+}
+
+// ready makes sure, under the lock, that the files may be written and that no earlier swap is open.
+func (f *Files) ready(bundle *certstore.Bundle) (swap, error) {
+	if err := f.areSafe(); err != nil {
+		return swap{}, err
+	}
+	s, err := f.swap(bundle)
+	if err != nil {
+		return s, err
+	}
+	open, err := s.isOpen()
+	if open && err == nil { // somebody was killed
+		if err = s.back(); err == nil {
+			s, err = f.swap(bundle)
+		}
+	}
+	return s, writing(err)
 }
 
 // run runs one of the service's own commands, if there is one.
@@ -317,13 +399,28 @@ func (f *Files) command(args []string) world.Command {
 	return world.Command{Path: args[0], Args: args[1:], Timeout: f.keys.Timeout}
 }
 
+// lockPath is the file that stands for these files among runs on this host. It lies where nobody else can take hold of it.
+func (f *Files) lockPath() string {
+	sum := sha256.Sum256([]byte(f.keys.paths()[0].path))
+	return filepath.Join(f.parts.StateDir, "files", hex.EncodeToString(sum[:8]))
+}
+
 // lock keeps other runs from these files.
 func (f *Files) lock(ctx context.Context) (unlock func() error, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*f.keys.Timeout, errors.New("another run has these files and does not end"))
 	defer cancel()
-	folder := filepath.Dir(f.keys.paths()[0].path)
+	path := f.lockPath()
+	if err := f.parts.FS.MkdirAll(filepath.Dir(f.parts.StateDir), 0o755); err != nil {
+		return nil, writing(err)
+	}
+	if err := f.parts.FS.MkdirAll(f.parts.StateDir, 0o711); err != nil {
+		return nil, writing(err)
+	}
+	if err := f.parts.FS.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, writing(err)
+	}
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		unlock, err := f.parts.FS.TryLock(folder)
+		unlock, err := f.parts.FS.TryLock(path)
 		if err == nil || !errors.Is(err, world.ErrLocked) {
 			return unlock, writing(err)
 		}
@@ -339,15 +436,18 @@ func (f *Files) Tidy(context.Context) error {
 	for _, one := range f.keys.paths() {
 		s.files = append(s.files, file{path: one.path})
 	}
-	if !s.isOpen() {
-		return nil
+	if open, err := s.isOpen(); !open || err != nil {
+		return err
 	}
-	unlock, err := f.parts.FS.TryLock(filepath.Dir(s.files[0].path))
+	unlock, err := f.parts.FS.TryLock(f.lockPath())
 	if errors.Is(err, world.ErrLocked) {
 		return nil // somebody is at work there
 	}
 	if err != nil {
 		return err
+	}
+	if err := f.areSafe(); err != nil {
+		return errors.Join(err, unlock())
 	}
 	return errors.Join(s.back(), unlock())
 }

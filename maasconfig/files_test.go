@@ -90,7 +90,7 @@ func TestFilesSectionCheck(t *testing.T) {
 func TestFilesEntrusted(t *testing.T) {
 	t.Parallel()
 	s, _ := filesSection("haproxy", func(s *maasconfig.FilesSection) { s.Reload = []string{"sh", "/usr/local/bin/reload", "now"} })
-	require.Equal(t, []string{"/etc/x", "/etc/x", "haproxy", "sh", "/usr/local/bin/reload"}, s.Entrusted())
+	require.Equal(t, []string{"/etc/x/.key.pem.maascert-new", "/etc/x/.cert.pem.maascert-new", "haproxy", "/etc/haproxy/haproxy.cfg", "sh", "/usr/local/bin/reload"}, s.Entrusted())
 }
 
 // programs answers as the programs of a host do, by their command line.
@@ -189,6 +189,11 @@ func TestFilesAdvice(t *testing.T) {
 func TestFilesServiceHasToRun(t *testing.T) {
 	t.Parallel()
 	show := "systemctl show --property=LoadState,ActiveState nginx"
+	authority, err := certtest.NewAuthority()
+	require.NoError(t, err)
+	bundle, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example")
+	require.NoError(t, err)
+	there := map[string]string{"/etc/x/key.pem": string(bundle.KeyPEM()), "/etc/x/cert.pem": string(bundle.FullChainPEM())}
 	for answer, want := range map[string]string{
 		"LoadState=loaded\nActiveState=active\n":       "",
 		"LoadState=loaded\nActiveState=inactive\n":     "the service nginx does not run",
@@ -196,7 +201,9 @@ func TestFilesServiceHasToRun(t *testing.T) {
 		"LoadState=loaded\nActiveState=deactivating\n": "the service nginx does not run",
 	} {
 		s, _ := filesSection("nginx", nil)
-		target := s.Make(maasconfig.Parts{Name: "web", FS: host(t, nil), Runner: programs{show: {Stdout: []byte(answer)}}})
+		down := s.Make(maasconfig.Parts{Name: "web", FS: host(t, nil), Runner: programs{show: {Stdout: []byte(answer)}}})
+		require.NoError(t, guard(t, down, "service"), "it cannot run before its files are there")
+		target := s.Make(maasconfig.Parts{Name: "web", FS: host(t, there), Runner: programs{show: {Stdout: []byte(answer)}}})
 		err := guard(t, target, "service")
 		if want == "" {
 			require.NoError(t, err)
@@ -242,7 +249,7 @@ func TestFilesModes(t *testing.T) {
 					require.NoError(t, os.Chmod(filepath.Join(dir, name), row.before))
 				}
 			}
-			target := s.Make(maasconfig.Parts{Name: "front", FS: world.OS{}, Runner: programs{}, UID: os.Geteuid()})
+			target := s.Make(maasconfig.Parts{Name: "front", FS: world.OS{}, Runner: programs{}, UID: os.Geteuid(), StateDir: t.TempDir()})
 			change, err := target.Prepare(t.Context(), bundle, maasconfig.Want{})
 			require.NoError(t, err)
 			require.Empty(t, change.Commands)

@@ -29,7 +29,10 @@ func (f *Files) Guards(Want) []Guard {
 		}},
 	}
 	if unit := f.unit(); unit != "" {
-		guards = append(guards, Guard{Code: "service", Promise: "the service runs", Ask: func(ctx context.Context) (string, error) {
+		guards = append(guards, Guard{Code: "service", Promise: "the service runs, where its files are there", Ask: func(ctx context.Context) (string, error) {
+			if _, err := f.held(ctx); err != nil {
+				return unit, nil // it cannot run before its files are there
+			}
 			return unit, f.isRunning(ctx, unit)
 		}})
 	}
@@ -80,6 +83,10 @@ func (f *Files) canReplace() error {
 			return writing(fmt.Errorf("the files cannot be written: %w", err))
 		}
 	}
+	if named, other := f.halfNamed(); other != "" {
+		return hint.Add(fmt.Errorf("%s names %s and not %s: the service would load a key and a certificate that do not belong together", strings.Join(f.configurations(), ", "), named, other),
+			"let it name both, or mend targets.%s", f.parts.Name)
+	}
 	return nil
 }
 
@@ -128,8 +135,11 @@ func (f *Files) isRunning(ctx context.Context, unit string) error {
 // passesNow runs the service's own test, when what is in the files is a pair that could be loaded: it cannot pass while they are
 // missing or broken, which is what is to be mended.
 func (f *Files) passesNow(ctx context.Context) error {
-	if _, err := f.Backup(ctx); err != nil {
+	if _, err := f.held(ctx); err != nil {
 		return nil
+	}
+	if _, err := f.parts.Runner.LookPath(f.keys.Test[0]); err != nil {
+		return nil // which has been said
 	}
 	_, err := f.run(ctx, "before anything was changed", f.keys.Test)
 	return err
@@ -155,6 +165,9 @@ func (f *Files) configurations() []string {
 // include leads from one file of a configuration to others, a list of certificates of HAProxy's among them.
 var include = regexp.MustCompile(`(?mi)^(?:\s*(?:include|includeoptional)|\s*bind\s[^#\n]*\scrt-list)\s+"?([^\s";]+)"?`)
 
+// maxConfiguration bounds, in bytes, what is read of a configuration.
+const maxConfiguration = 16 << 20
+
 // maxConfigurations bounds how many files of a configuration are read.
 const maxConfigurations = 200
 
@@ -166,7 +179,7 @@ func (f *Files) configuration() (text []byte, whole bool) {
 		root = filepath.Dir(files[0])
 	}
 	for i := 0; i < len(files); i++ {
-		if i == maxConfigurations {
+		if i == maxConfigurations || len(text) > maxConfiguration {
 			return text, false
 		}
 		one, err := f.parts.FS.ReadFile(files[i])
@@ -204,8 +217,8 @@ func (f *Files) readFolder(dir string) ([]byte, error) {
 	var text []byte
 	for _, entry := range entries {
 		one, err := f.parts.FS.ReadFile(filepath.Join(dir, entry.Name()))
-		if err != nil {
-			return text, err
+		if err != nil || len(text) > maxConfiguration {
+			return text, errors.Join(err, errors.New("it is too long"))
 		}
 		text = append(append(text, one...), '\n')
 	}
@@ -232,14 +245,42 @@ func (f *Files) isNamed() error {
 	}
 	named := f.namedPaths(text)
 	for _, one := range f.keys.paths() {
-		// HAProxy takes all files of a folder as well, and a chain may be part of another file.
-		if one.key == "chain" || named[one.path] || f.kind.name == "haproxy" && named[filepath.Dir(one.path)] {
+		if f.isNamedIn(named, one) {
 			continue
 		}
 		return hint.Add(fmt.Errorf("%s does not name %s", strings.Join(f.configurations(), ", "), one.path),
 			"the service would go on with another certificate: let its configuration name this file, or mend targets.%s.%s", f.parts.Name, one.key)
 	}
 	return nil
+}
+
+// isNamedIn tells whether words of a configuration name a file. HAProxy takes all files of a folder as well, and a chain may be part of
+// another file.
+func (f *Files) isNamedIn(named map[string]bool, one path) bool {
+	return one.key == "chain" || named[one.path] || f.kind.name == "haproxy" && named[filepath.Dir(one.path)]
+}
+
+// halfNamed finds a file that the service's configuration names and another one that it does not; none where it names all or none, or
+// is not known.
+func (f *Files) halfNamed() (one, other string) {
+	text, whole := f.configuration()
+	if !whole {
+		return "", ""
+	}
+	named := f.namedPaths(text)
+	for _, file := range f.keys.paths() {
+		switch {
+		case file.key == "chain":
+		case f.isNamedIn(named, file):
+			one = file.path
+		default:
+			other = file.path
+		}
+	}
+	if one == "" {
+		return "", ""
+	}
+	return one, other
 }
 
 // namedPaths are all words of a configuration that could be paths, made absolute.

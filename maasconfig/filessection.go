@@ -1,6 +1,7 @@
 package maasconfig
 
 import (
+	"crypto"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -111,18 +112,19 @@ func (s *FilesSection) mode() fs.FileMode {
 	return fs.FileMode(mode)
 }
 
-// Entrusted are the programs that test and reload the service, with the scripts that a reload names, and the folders of the files.
+// Entrusted are the programs that test and reload the service, with the files that they name, and the names of new files beside those
+// that are kept.
 func (s *FilesSection) Entrusted() []string {
 	var all []string
 	for _, one := range s.paths() {
-		all = append(all, filepath.Dir(one.path))
+		all = append(all, beside(one.path, newBeside))
 	}
 	for _, command := range [][]string{s.Test, s.Reload} {
 		all = append(all, command[:min(len(command), 1)]...)
-	}
-	for _, word := range s.Reload[min(len(s.Reload), 1):] {
-		if filepath.IsAbs(word) {
-			all = append(all, word)
+		for _, word := range command[min(len(command), 1):] {
+			if filepath.IsAbs(word) {
+				all = append(all, word)
+			}
 		}
 	}
 	return all
@@ -137,6 +139,34 @@ type path struct {
 	path     string
 	holdsKey bool
 	content  func(*certstore.Bundle) []byte
+}
+
+// isOf explains why a text is not what the file would hold of a bundle.
+func (p path) isOf(text []byte, bundle *certstore.Bundle) error {
+	wrong := fmt.Errorf("%s does not hold what the other files hold", p.path)
+	if p.holdsKey {
+		key, err := certstore.ParseKey(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.path, err)
+		}
+		if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(bundle.Leaf().PublicKey) {
+			return wrong
+		}
+	}
+	wanted := certificateBlocks(p.content(bundle))
+	if len(wanted) == 0 {
+		return nil
+	}
+	have, err := certstore.ParseCertificates(certificateBlocks(text))
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.path, err)
+	}
+	// It was made by an encoder of ours.
+	want, _ := certstore.ParseCertificates(wanted)
+	if !hasChain(have, want) {
+		return wrong
+	}
+	return nil
 }
 
 // paths are the files that are named, those with the key first.

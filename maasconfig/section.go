@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -102,12 +104,20 @@ func (s *MAASSection) Make(parts Parts) Target {
 	})
 }
 
-// CheckTogether finds what targets of some types cannot be on one host.
-func CheckTogether(types []string) error {
-	deployments := 0
-	for _, kind := range types {
-		if kind == maasType {
+// CheckTogether finds what targets, by name, cannot be beside each other on one host.
+func CheckTogether(targets map[string]TargetSection) error {
+	deployments, owner := 0, map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(targets)) {
+		switch keys := targets[name].(type) {
+		case *MAASSection:
 			deployments++
+		case *FilesSection:
+			for _, one := range keys.paths() {
+				if other, taken := owner[one.path]; taken && other != name {
+					return fmt.Errorf("targets %s and %s name the same file: %s", other, name, one.path)
+				}
+				owner[one.path] = name
+			}
 		}
 	}
 	if deployments > 1 {

@@ -36,6 +36,7 @@ const (
 	newBeside  = "new"
 	oldBeside  = "old"
 	noneBeside = "none"
+	copyBeside = "copy" // what is to be the old one, while it is written
 )
 
 func beside(path, what string) string {
@@ -71,20 +72,27 @@ func (s swap) keep(f file) error {
 	if err == nil || errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// Not every file system has second names.
+	// Not every file system has second names. A copy has its name only when it is whole.
 	data, readErr := s.fsys.ReadFile(f.path)
 	if readErr != nil {
 		return errors.Join(err, readErr)
 	}
-	return s.fsys.CreateFor(beside(f.path, oldBeside), data, info.Mode().Perm(), world.OwnerOf(info))
+	if err := s.fsys.CreateFor(beside(f.path, copyBeside), data, info.Mode().Perm(), world.OwnerOf(info)); err != nil {
+		return err
+	}
+	return s.fsys.Rename(beside(f.path, copyBeside), beside(f.path, oldBeside))
 }
 
 func (s swap) replace(f file) error { return s.fsys.Rename(beside(f.path, newBeside), f.path) }
 
 // back puts back what was there before, if all of it is kept, and leaves nothing beside the files.
 func (s swap) back() error {
+	old, none, err := s.kept(s.files[0].path)
+	if err != nil {
+		return err
+	}
 	finish := s.clear
-	if s.isKept(s.files[0].path) {
+	if old || none {
 		finish = s.restore
 	}
 	for _, f := range slices.Backward(s.files) {
@@ -96,16 +104,21 @@ func (s swap) back() error {
 	return nil
 }
 
-func (s swap) isKept(path string) bool {
-	return isThere(s.fsys, beside(path, oldBeside)) || isThere(s.fsys, beside(path, noneBeside))
+// kept tells whether the old file is kept beside the new one, or a mark that there was none.
+func (s swap) kept(path string) (old, none bool, err error) {
+	if old, err = s.isThere(beside(path, oldBeside)); err == nil {
+		none, err = s.isThere(beside(path, noneBeside))
+	}
+	return old, none, err
 }
 
 func (s swap) restore(path string) error {
-	var err error
+	old, none, err := s.kept(path)
 	switch {
-	case isThere(s.fsys, beside(path, oldBeside)):
+	case err != nil:
+	case old:
 		err = s.fsys.Rename(beside(path, oldBeside), path)
-	case isThere(s.fsys, beside(path, noneBeside)):
+	case none:
 		err = s.removeIf(path)
 	}
 	if err != nil {
@@ -132,19 +145,23 @@ func (s swap) forget() error {
 
 // clear removes what stands beside a file.
 func (s swap) clear(path string) error {
-	return errors.Join(s.removeIf(beside(path, noneBeside)), s.removeIf(beside(path, oldBeside)), s.removeIf(beside(path, newBeside)))
+	var failed []error
+	for _, what := range []string{noneBeside, oldBeside, newBeside, copyBeside} {
+		failed = append(failed, s.removeIf(beside(path, what)))
+	}
+	return errors.Join(failed...)
 }
 
 // isOpen tells whether one was begun and neither forgotten nor taken back.
-func (s swap) isOpen() bool {
+func (s swap) isOpen() (bool, error) {
 	for _, f := range s.files {
-		for _, what := range []string{newBeside, oldBeside, noneBeside} {
-			if isThere(s.fsys, beside(f.path, what)) {
-				return true
+		for _, what := range []string{newBeside, oldBeside, noneBeside, copyBeside} {
+			if there, err := s.isThere(beside(f.path, what)); there || err != nil {
+				return there, err
 			}
 		}
 	}
-	return false
+	return false, nil
 }
 
 func (s swap) removeIf(path string) error {
@@ -154,7 +171,11 @@ func (s swap) removeIf(path string) error {
 	return nil
 }
 
-func isThere(fsys world.FS, path string) bool {
-	_, err := fsys.Lstat(path)
-	return err == nil
+// isThere tells whether there is a file. What cannot be known is an error, and never a no.
+func (s swap) isThere(path string) (bool, error) {
+	_, err := s.fsys.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -71,7 +71,11 @@ func checks(ctx context.Context, p *assembly) []report.Item {
 			items = append(items, report.Warning("changes", "the next certificate's names differ from those that are served: "+changes, cert.Name, "if that is not what you want, mend the certificate's names"))
 		}
 		for i := range cert.Targets {
-			items = slices.Concat(items, checkGuards(ctx, p, view, cert, i), checkServed(view, cert.Targets[i], view.State.Targets[i]))
+			about := slices.Concat(checkGuards(ctx, p, view, cert, i), checkServed(view, cert.Targets[i], view.State.Targets[i]))
+			for j := range about {
+				about[j].Target = cert.Targets[i].Info().Name
+			}
+			items = append(items, about...)
 		}
 	}
 	return items
@@ -215,6 +219,8 @@ func checkServed(view lifecycle.View, target maasconfig.Target, t lifecycle.Targ
 		case e.IsTrusted():
 			good = append(good, e.Address)
 			continue
+		case !target.Info().Shared && (ours || e.State == maasconfig.Unknown):
+			one.Fix = e.Served.Remedy
 		case e.State == maasconfig.Unknown:
 			one.Fix = "is this region up, and is the port open from here?"
 		case e.State == maasconfig.None && ours:

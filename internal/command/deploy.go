@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
 	"maascert/internal/report"
 	"maascert/maasconfig"
 )
@@ -62,7 +64,7 @@ func (a *app) deploy(c *cli.Context) error {
 		return a.refused(name, "deploy", err)
 	}
 	leaf := bundle.Leaf()
-	fmt.Fprintf(a.stdout, "%s: version %d is in use: %s, until %s\n", name, version.Number, strings.Join(certstore.CertificateNames(leaf), ", "), report.Time{Time: leaf.NotAfter})
+	fmt.Fprintf(a.stdout, "%s: version %d is current: %s, until %s\n", name, version.Number, strings.Join(certstore.CertificateNames(leaf), ", "), report.Time{Time: leaf.NotAfter})
 	return a.passOver(c, p, name, options)
 }
 
@@ -126,7 +128,11 @@ func (a *app) rollback(c *cli.Context) error {
 	if err != nil {
 		return a.refused(name, "rollback", err)
 	}
-	fmt.Fprintf(a.stdout, "%s: version %d is in use again, until %s; renewal is held for %v\n",
-		name, version.Number, report.Time{Time: version.Bundle.Leaf().NotAfter}, c.Duration("hold"))
+	leaf := version.Bundle.Leaf()
+	fmt.Fprintf(a.stdout, "%s: version %d is current again, until %s", name, version.Number, report.Time{Time: leaf.NotAfter})
+	if end := lifecycle.HoldEnd(leaf, time.Now().Add(c.Duration("hold"))); end.After(time.Now()) {
+		fmt.Fprintf(a.stdout, "; renewal by time is held until %s", report.Time{Time: end})
+	}
+	fmt.Fprintln(a.stdout)
 	return a.passOver(c, p, name, options)
 }

@@ -36,7 +36,7 @@ func (a *app) history(c *cli.Context) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
-	doc := report.NewHistory()
+	doc, failed := report.NewHistory(), false
 	for _, cert := range config.Certificates {
 		if only := c.String("cert"); only != "" && only != cert.Name {
 			continue
@@ -44,9 +44,10 @@ func (a *app) history(c *cli.Context) error {
 		ledger, err := certstore.OpenLedger(c.Context, p.store, cert.Name)
 		if err != nil {
 			a.complain(fmt.Errorf("%s: %s: %w", cert.Name, lifecycle.StageLook, err))
-			return outcome(exitAttention)
+			failed = true
+			continue
 		}
 		doc.Add(cert.Name, ledger.Record(), ledger.Versions())
 	}
-	return a.write(doc, c.Bool("json"))
+	return a.show(doc, c.Bool("json"), !failed)
 }

@@ -230,7 +230,7 @@ func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 
 // level is how far the rehearsal of a certificate came with its CA; without a CA nobody is asked.
 func (r *rehearsal) level(cert string) lifecycle.Level {
-	if issuer, ok := r.issuers[cert]; ok {
+	if issuer, ok := r.issuers[cert]; ok && issuer.Level != "" {
 		return issuer.Level
 	}
 	return lifecycle.Planned

@@ -277,7 +277,7 @@ func (v *validator) targets() {
 	if _, ok := c.Targets[impliedTarget]; !ok {
 		c.Targets[impliedTarget] = Target{}
 	}
-	var types []string
+	named := map[string]maasconfig.TargetSection{}
 	for _, name := range slices.Sorted(maps.Keys(c.Targets)) {
 		t, key := c.Targets[name], "targets."+name
 		if t.Type == "" { // nothing stands there
@@ -286,14 +286,14 @@ func (v *validator) targets() {
 			}
 		}
 		if v.has(key) {
-			types = append(types, t.Type)
+			named[name] = t.TargetSection
 		}
 		if t.TargetSection != nil {
 			t.Check(v.place(key))
 		}
 		c.Targets[name] = t
 	}
-	if err := maasconfig.CheckTogether(types); err != nil {
+	if err := maasconfig.CheckTogether(named); err != nil {
 		v.fault("targets", "%v", err)
 	}
 }

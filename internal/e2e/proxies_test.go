@@ -85,7 +85,7 @@ func startFront(t *testing.T, kind string, host netip.Addr, backend string) *fro
 		}
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), text, 0o600))
 	}
-	place := strings.NewReplacer("10.0.0.10:443", f.address, "10.0.0.11:5240", backend, "10.0.0.12:5240", backend, "10.0.0.10", host.String(),
+	place := strings.NewReplacer("    bind 10.0.0.10:443 transparent ssl", "    # bind 10.0.0.10:443 transparent ssl", "10.0.0.11:443", f.address, "10.0.0.10:443", f.address, "10.0.0.11:5240", backend, "10.0.0.12:5240", backend, "10.0.0.10", host.String(),
 		"/etc/haproxy/certs", dir, "/run/haproxy", dir, "/etc/nginx/ssl", dir, "/etc/apache2/ssl", dir, "maas.example.internal", "maas.example.test")
 	name := map[string]string{"haproxy": "haproxy/termination.cfg", "nginx": "nginx/maas.conf", "apache": "apache/maas.conf"}[kind]
 	text, err := os.ReadFile(filepath.Join("..", "..", "examples", name))

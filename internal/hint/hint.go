@@ -22,6 +22,14 @@ func Add(err error, format string, args ...any) error {
 	return &hinted{err, fmt.Sprintf(format, args...)}
 }
 
+// Again gives an error another hint than the one that it has.
+func Again(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return &hinted{err, fmt.Sprintf(format, args...)}
+}
+
 // Of is the hint of an error, or empty.
 func Of(err error) string {
 	var h *hinted

@@ -211,7 +211,8 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 	err = p.update(ctx, func(r *certstore.Record) {
 		r.Current, r.Order, r.Attempt = version.Number, nil, nil
 		r.CutOff, r.Failures, r.Refused, r.FailedWith = 0, 0, false, ""
-		r.NextAttempt, r.RetryAfter, r.HeldUntil, r.FailedAt, r.Pinned = time.Time{}, time.Time{}, time.Time{}, time.Time{}, 0
+		r.NextAttempt, r.RetryAfter, r.HeldUntil, r.FailedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+		r.Pinned, r.PinnedAt = 0, time.Time{}
 		r.Remember(p.attempt("", nil))
 	})
 	if err == nil {

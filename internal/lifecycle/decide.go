@@ -98,13 +98,19 @@ var rules = []struct {
 	{Missing, func(s State, _ certstore.Wish) bool { return s.Current == nil }, true},
 	{NamesChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && !sameNames(s.leaf(), w.Names) }, true},
 	{KeyTypeChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && s.Current.Bundle.KeyType() != w.KeyType }, true},
-	{IssuerChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && s.Current.Directory != w.Directory }, true},
-	{ProfileChanged, func(s State, w certstore.Wish) bool { return !s.isPinned() && s.Current.Profile != w.Profile }, true},
+	{IssuerChanged, func(s State, w certstore.Wish) bool {
+		return !s.isPinned() && !s.Watched && s.Current.Directory != w.Directory
+	}, true},
+	{ProfileChanged, func(s State, w certstore.Wish) bool {
+		return !s.isPinned() && !s.Watched && s.Current.Profile != w.Profile
+	}, true},
 	{Expired, func(s State, _ certstore.Wish) bool { return !s.leaf().NotAfter.After(s.Now) }, true},
 	{Revoked, func(s State, _ certstore.Wish) bool { return s.Record.Revocation(s.Current.Number) != nil }, true},
 	{Emergency, func(s State, _ certstore.Wish) bool { return s.isLate() }, true},
 	{ARI, func(s State, _ certstore.Wish) bool {
-		return s.isReplaceable() && s.Window != nil && !s.Window.End.After(s.Now)
+		// One that had passed already when a person went back to this version says nothing new.
+		isOld := s.isPinned() && s.Window != nil && !s.Window.End.After(s.Record.PinnedAt)
+		return s.isReplaceable() && s.Window != nil && !s.Window.End.After(s.Now) && !isOld
 	}, true},
 	{Held, func(s State, _ certstore.Wish) bool { return s.Record.HeldUntil.After(s.Now) }, false},
 	{ARI, func(s State, _ certstore.Wish) bool {
@@ -123,7 +129,8 @@ var rules = []struct {
 // what is wished.
 func (s State) isPinned() bool {
 	published, ok := s.Record.WishByHost[s.Node]
-	return s.Current != nil && s.Record.Pinned == s.Current.Number && (!ok || published == s.Wish.Hash())
+	own := s.Wish.Hash()
+	return s.Current != nil && s.Record.Pinned == s.Current.Number && (!ok || published == own || own == s.Record.WishHash)
 }
 
 // isRevoked tells whether the version in use is revoked: somebody asked for it, and the CA did it. One that is yet to be

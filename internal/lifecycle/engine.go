@@ -319,7 +319,7 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 	if state.Current != nil {
 		bundle = state.Current.Bundle
 	}
-	if state.Current == nil || state.Current.Origin != certstore.FromACME || cert.Issuer == nil { // no CA of ours knows it
+	if state.Current == nil || state.Current.Origin != certstore.FromACME || state.Current.Directory != cert.Wish.Directory || cert.Issuer == nil { // the CA does not know it
 		close(windowed)
 	} else {
 		go func() {

@@ -2,8 +2,11 @@ package lifecycle
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"maascert/certstore"
@@ -25,6 +28,9 @@ func (e *Engine) BringIn(ctx context.Context, cert Certificate, bundle *certstor
 	return e.pin(ctx, cert, byDeploy, time.Time{}, options, func(ctx context.Context, p *pass) (certstore.Version, error) {
 		version := certstore.Version{Origin: certstore.FromDeploy, Created: e.Now().Round(0), Bundle: bundle}
 		if err := p.isUsable(ctx, bundle); err != nil {
+			return version, err
+		}
+		if err := p.hasNames(bundle); err != nil {
 			return version, err
 		}
 		return p.ledger.Add(ctx, version)
@@ -56,8 +62,6 @@ func (p *pass) earlier(number int) (int, error) {
 	switch {
 	case number != 0 && number == record.Current:
 		return 0, fmt.Errorf("version %d is in use already", number)
-	case number != 0 && record.Revocation(number) != nil:
-		return 0, fmt.Errorf("version %d is revoked or to be revoked", number)
 	case number != 0:
 		return number, nil
 	}
@@ -73,6 +77,25 @@ func (p *pass) earlier(number int) (int, error) {
 	return number, nil
 }
 
+// hasNames refuses a bundle that has not all names of the configuration, unless somebody accepts that.
+func (p *pass) hasNames(bundle *certstore.Bundle) error {
+	var lost []string
+	for _, name := range p.cert.Wish.Names {
+		if !slices.Contains(certstore.CertificateNames(bundle.Leaf()), name) && bundle.Leaf().VerifyHostname(name) != nil {
+			lost = append(lost, name)
+		}
+	}
+	if len(lost) == 0 || p.options.Accept[maasconfig.NamesLost] {
+		return nil
+	}
+	return hint.Add(fmt.Errorf("names of the configuration are not in it: %s", strings.Join(lost, ", ")), "if that is what you want: the same with --accept %s", maasconfig.NamesLost)
+}
+
+// HoldEnd is when a hold ends by itself: in the last tenth of a certificate's lifetime at the latest.
+func HoldEnd(leaf *x509.Certificate, until time.Time) time.Time {
+	return earlier(until, emergency(leaf))
+}
+
 // isUsable explains why a bundle must not become the version in use: clients would not take it, or no target would.
 func (p *pass) isUsable(ctx context.Context, bundle *certstore.Bundle) error {
 	leaf, now := bundle.Leaf(), p.Now()
@@ -83,7 +106,11 @@ func (p *pass) isUsable(ctx context.Context, bundle *certstore.Bundle) error {
 		return fmt.Errorf("it is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	if err := p.cert.Trust.Check(leaf, bundle.Chain()); err != nil {
-		return hint.Add(fmt.Errorf("clients would not trust it: %w", err), "is its chain whole (--chain)? Else set acme.issuer_root to the root that clients trust, or add that to the system's")
+		advice := "is its chain whole? Else set acme.issuer_root to the root that clients trust"
+		if p.cert.Issuer == nil {
+			advice = "is its chain whole? Else add the root that clients trust to the system's: update-ca-certificates"
+		}
+		return hint.Add(fmt.Errorf("clients would not trust it: %w", err), "%s", advice)
 	}
 	var refusals []error
 	for _, target := range p.cert.Targets {
@@ -104,8 +131,11 @@ func (p *pass) isUsable(ctx context.Context, bundle *certstore.Bundle) error {
 func (e *Engine) pin(ctx context.Context, cert Certificate, why string, held time.Time, options Options, find func(context.Context, *pass) (certstore.Version, error)) (certstore.Version, error) {
 	p := &pass{Engine: e, cert: cert, options: options, grace: new(world.Grace)}
 	lock, err := certstore.LockWithin(ctx, e.Store, cert.Name, options.Wait)
+	if errors.Is(err, certstore.ErrLocked) {
+		err = hint.Add(err, "wait for the other run, or: --wait 5m")
+	}
 	if err != nil {
-		return certstore.Version{}, hint.Add(err, "wait for the other run, or: --wait 5m")
+		return certstore.Version{}, err
 	}
 	defer lock.Unlock()
 	ctx = lock.Context()
@@ -116,8 +146,14 @@ func (e *Engine) pin(ctx context.Context, cert Certificate, why string, held tim
 	if err != nil {
 		return version, err
 	}
+	record := p.ledger.Record()
+	if record.Revocation(version.Number) != nil {
+		return version, fmt.Errorf("version %d is revoked, or to be revoked", version.Number)
+	}
+	wish := cert.Wish
 	return version, p.update(ctx, func(r *certstore.Record) {
-		r.Current, r.Pinned, r.HeldUntil = version.Number, version.Number, held.Round(0).UTC()
+		r.Current, r.Pinned, r.PinnedAt, r.HeldUntil = version.Number, version.Number, e.Now().Round(0).UTC(), held.Round(0).UTC()
+		r.Wish, r.WishHash = &wish, wish.Hash()
 		r.Order, r.Attempt, r.CutOff = nil, nil, 0
 		if r.WishByHost == nil {
 			r.WishByHost = map[string]string{}

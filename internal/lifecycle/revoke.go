@@ -106,11 +106,20 @@ func (p *pass) revoke(ctx context.Context, version certstore.Version, reason uin
 		if asked := r.Revocation(version.Number); asked != nil {
 			asked.Done = p.Now().UTC()
 		}
-		// Those that are done matter only while their version is in use.
+		// Those that are done matter only while their version is kept: it must not come back.
 		r.Revocations = slices.DeleteFunc(r.Revocations, func(one certstore.Revocation) bool {
-			return !one.Done.IsZero() && one.Version != r.Current
+			return !one.Done.IsZero() && one.Version != r.Current && !isListed(r.Versions, one.Version)
 		})
 	})
+}
+
+func isListed(versions map[string]certstore.VersionInfo, number int) bool {
+	for _, known := range versions {
+		if known.Number == number {
+			return true
+		}
+	}
+	return false
 }
 
 // forget drops a revocation that has become pointless.

@@ -19,6 +19,7 @@ type Checklist struct {
 // Item is one thing that a renewal needs.
 type Item struct {
 	Code     string     `json:"code"`
+	Target   string     `json:"target,omitempty"` // that it is about
 	State    CheckState `json:"state"`
 	Summary  string     `json:"summary"`
 	Evidence string     `json:"evidence"` // what was seen
@@ -58,8 +59,18 @@ func Warning(code, summary, evidence, fix string) Item {
 
 // Words writes the document for people.
 func (c Checklist) Words(w io.Writer) {
+	targets := map[string]bool{}
 	for _, item := range c.Checks {
-		fmt.Fprintf(w, "%-4s  %-12s %s\n", item.State, item.Code, item.Summary)
+		if item.Target != "" {
+			targets[item.Target] = true
+		}
+	}
+	for _, item := range c.Checks {
+		name := ""
+		if item.Target != "" && len(targets) > 1 {
+			name = item.Target + ": "
+		}
+		fmt.Fprintf(w, "%-4s  %-12s %s%s\n", item.State, item.Code, name, item.Summary)
 		if item.State != CheckOK && item.Fix != "" {
 			fmt.Fprintf(w, "      %-12s fix: %s\n", "", item.Fix)
 		}

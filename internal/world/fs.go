@@ -256,7 +256,10 @@ func (OS) CreateFor(name string, data []byte, perm fs.FileMode, owner Owner) (er
 	if err == nil {
 		_, err = file.Write(data)
 	}
-	return errors.Join(err, file.Sync(), file.Close())
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
 }
 
 func (OS) Link(name, second string) error {

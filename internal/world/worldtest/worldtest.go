@@ -57,6 +57,13 @@ func (f FS) Remove(name string) error {
 	return f.FS.Remove(name)
 }
 
+func (f FS) Lstat(name string) (fs.FileInfo, error) {
+	if err := f.Fail("Lstat", name); err != nil {
+		return nil, err
+	}
+	return f.FS.Lstat(name)
+}
+
 func (f FS) CreateFor(name string, data []byte, perm fs.FileMode, owner world.Owner) error {
 	if err := f.Fail("CreateFor", name); err != nil {
 		return err
