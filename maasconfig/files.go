@@ -303,11 +303,9 @@ func (f *Files) bring(ctx context.Context, bundle *certstore.Bundle, undone map[
 	if err := s.bring(); err != nil {
 		return NotTold, writing(err)
 	}
-	telling, err := f.run(ctx, "the configuration test", f.keys.Test)
-	if err == nil {
+	telling := NotTold
+	if _, err = f.run(ctx, "the configuration test", f.keys.Test); err == nil {
 		telling, err = f.run(ctx, "the reload", f.keys.Reload)
-	} else {
-		telling = NotTold
 	}
 	switch {
 	case err == nil:

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -286,4 +287,135 @@ func TestFilesOwnerHasToExist(t *testing.T) {
 	_, err := target.Prepare(t.Context(), nil, maasconfig.Want{})
 	require.EqualError(t, err, `there is no user "nobody-of-this-name" on this host`)
 	require.EqualError(t, guard(t, target, "files"), err.Error(), "it is said before anything is ordered")
+}
+
+// filesIn is a target whose files are in a folder, and a bundle for it.
+func filesIn(t *testing.T, dir string, fsys world.FS, change func(*maasconfig.FilesSection)) (maasconfig.Target, *certstore.Bundle) {
+	t.Helper()
+	authority, err := certtest.NewAuthority()
+	require.NoError(t, err)
+	bundle, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example")
+	require.NoError(t, err)
+	s, _ := filesSection("files", func(s *maasconfig.FilesSection) {
+		s.Key, s.Fullchain, s.Test, s.Reload, s.Timeout = filepath.Join(dir, "key"), filepath.Join(dir, "cert"), nil, nil, time.Second
+		if change != nil {
+			change(s)
+		}
+	})
+	return s.Make(maasconfig.Parts{Name: "front", FS: fsys, Runner: programs{"never now": {Exit: 1}}, UID: os.Geteuid(), StateDir: t.TempDir()}), bundle
+}
+
+func makeOnce(t *testing.T, target maasconfig.Target, bundle *certstore.Bundle) error {
+	t.Helper()
+	change, err := target.Prepare(t.Context(), bundle, maasconfig.Want{})
+	if err == nil {
+		_, err = change.Make(t.Context())
+	}
+	return err
+}
+
+// Everybody may lock a folder that he may read: that must not keep a service from its certificate.
+func TestFilesAStrangersLockHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	unlock, err := world.OS{}.TryLock(dir)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unlock()) }()
+	target, bundle := filesIn(t, dir, world.OS{}, nil)
+	require.NoError(t, makeOnce(t, target, bundle))
+}
+
+// A folder in which everybody may make files is no place for a key, and what lies there is neither taken over nor put back.
+func TestFilesAStickyFolderIsNotSafe(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o777|fs.ModeSticky))
+	planted := filepath.Join(dir, ".key.maascert-old")
+	require.NoError(t, os.WriteFile(planted, []byte("planted"), 0o600))
+	target, bundle := filesIn(t, dir, world.OS{}, nil)
+	for _, err := range []error{guard(t, target, "files"), makeOnce(t, target, bundle), target.Tidy(t.Context())} {
+		require.ErrorContains(t, err, "is not safe for a key: everybody may make")
+	}
+	require.FileExists(t, planted)
+	require.NoFileExists(t, filepath.Join(dir, "key"))
+}
+
+// strangers is a file system in which a file belongs to somebody else.
+type strangers struct {
+	world.OS
+	path string
+}
+
+func (s strangers) Lstat(name string) (fs.FileInfo, error) {
+	info, err := s.OS.Lstat(name)
+	if err != nil || name != s.path {
+		return info, err
+	}
+	return strangersFile{info}, nil
+}
+
+type strangersFile struct{ fs.FileInfo }
+
+func (strangersFile) Sys() any { return &syscall.Stat_t{Uid: 4242} }
+
+// A group says nothing of whose a file may be: his who has it now is not asked to keep our key.
+func TestFilesAGroupIsNoOwner(t *testing.T) {
+	t.Parallel()
+	for owner, want := range map[string]string{"": "belongs to user 4242", ":0": "belongs to user 4242", "4242:0": ""} {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "key"), nil, 0o600))
+		target, _ := filesIn(t, dir, strangers{path: filepath.Join(dir, "key")}, func(s *maasconfig.FilesSection) { s.Owner = owner })
+		if want == "" {
+			require.NoError(t, guard(t, target, "files"))
+		} else {
+			require.ErrorContains(t, guard(t, target, "files"), want, owner)
+		}
+	}
+}
+
+// A test that cannot pass because one of the files is missing or damaged does not keep that file from being mended.
+func TestFilesADamagedFileIsMended(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "damaged"} {
+		dir := t.TempDir()
+		target, bundle := filesIn(t, dir, world.OS{}, func(s *maasconfig.FilesSection) {
+			s.PEM, s.Test = filepath.Join(dir, "pem"), []string{"never", "now"}
+		})
+		require.Error(t, makeOnce(t, target, bundle), "its test never passes")
+		require.FileExists(t, filepath.Join(dir, "key"), "the files stay: without them it could not pass")
+		require.Error(t, guard(t, target, "configuration"), "what is there is whole")
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "key"), []byte(text), 0o600))
+		require.NoError(t, guard(t, target, "configuration"), "it is not asked")
+	}
+}
+
+// A configuration that names the key and not the certificate would have the service load two that do not belong together.
+func TestFilesThatAreHalfNamedAreRefused(t *testing.T) {
+	t.Parallel()
+	config := filepath.Join(t.TempDir(), "nginx.conf")
+	for text, want := range map[string]string{
+		"ssl_certificate_key DIR/key; ssl_certificate DIR/other;": "names DIR/key and not DIR/cert",
+		"ssl_certificate_key DIR/key; ssl_certificate DIR/cert;":  "",
+		"ssl_certificate_key /a; ssl_certificate /b;":             "",
+	} {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(config, []byte(strings.ReplaceAll(text, "DIR", dir)), 0o600))
+		s, _ := filesSection("nginx", func(s *maasconfig.FilesSection) {
+			s.Key, s.Fullchain, s.Test = filepath.Join(dir, "key"), filepath.Join(dir, "cert"), []string{"nginx", "-t", "-c", config}
+		})
+		target := s.Make(maasconfig.Parts{Name: "web", FS: world.OS{}, Runner: programs{}, UID: os.Geteuid(), StateDir: dir})
+		if want == "" {
+			require.NoError(t, guard(t, target, "files"))
+		} else {
+			require.ErrorContains(t, guard(t, target, "files"), strings.ReplaceAll(want, "DIR", dir))
+		}
+	}
+}
+
+func TestTwoTargetsCannotNameOneFile(t *testing.T) {
+	t.Parallel()
+	a, _ := filesSection("nginx", nil)
+	b, _ := filesSection("files", func(s *maasconfig.FilesSection) { s.Key = "/etc/y/key.pem" })
+	require.EqualError(t, maasconfig.CheckTogether(map[string]maasconfig.TargetSection{"web": a, "mail": b}), "targets mail and web name the same file: /etc/x/cert.pem")
+	require.NoError(t, maasconfig.CheckTogether(map[string]maasconfig.TargetSection{"web": a}))
 }

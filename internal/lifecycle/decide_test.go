@@ -156,6 +156,25 @@ func TestDecide(t *testing.T) {
 				s.Record.Pinned, s.Wish.Names = 3, []string{"maas.example"}
 			}, why: lifecycle.NamesChanged, obtain: true, summary: lifecycle.StateDue,
 		},
+		"what was brought in on one host counts for another one with the same configuration, which had another before": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Pinned, s.Current.Directory, s.Current.Origin = 3, "", certstore.FromDeploy
+				s.Wish.Names = []string{"maas.example"}
+				s.Record.Wish, s.Record.WishHash = &s.Wish, s.Wish.Hash()
+			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"a window that had passed when a person went back does not end the hold": {
+			age: 20 * day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Pinned, s.Record.PinnedAt = 3, w.now.Add(-time.Hour)
+				s.Window, s.Record.HeldUntil = window(-2*day, -day), w.now.Add(day)
+			}, why: lifecycle.Held, summary: lifecycle.StateHeld,
+		},
+		"a window that passed after a person went back ends the hold": {
+			age: 20 * day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Record.Pinned, s.Record.PinnedAt = 3, w.now.Add(-3*day)
+				s.Window, s.Record.HeldUntil = window(-2*day, -day), w.now.Add(day)
+			}, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateDue,
+		},
 		"time replaces what a person brought in": {
 			age: 61 * day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Record.Pinned = 3 }, why: lifecycle.Lifetime, obtain: true, summary: lifecycle.StateDue,
 		},
