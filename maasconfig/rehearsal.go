@@ -16,6 +16,7 @@ type Rehearsal struct {
 
 	mu       sync.Mutex
 	commands []world.Command
+	writes   []string
 	bundle   *certstore.Bundle
 }
 
@@ -27,6 +28,13 @@ func (r *Rehearsal) Commands() []world.Command {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.commands
+}
+
+// Writes are the files that would have been replaced.
+func (r *Rehearsal) Writes() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.writes
 }
 
 // Tidy leaves what killed runs left to a real run.
@@ -52,11 +60,11 @@ func (r *Rehearsal) Prepare(ctx context.Context, bundle *certstore.Bundle, want 
 		return Change{}, err
 	}
 	return Change{
-		Commands: change.Commands,
+		Commands: change.Commands, Writes: change.Writes,
 		Make: func(context.Context) (Telling, error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.commands, r.bundle = append(r.commands, change.Commands...), bundle
+			r.commands, r.writes, r.bundle = append(r.commands, change.Commands...), append(r.writes, change.Writes...), bundle
 			return Told, nil
 		},
 		Undo: func(context.Context, *certstore.Bundle) error { return nil },

@@ -84,6 +84,7 @@ func Ready(ctx context.Context, target Target, want Want) error {
 // Change is a target made ready to serve a bundle: what would run, and running it.
 type Change struct {
 	Commands []world.Command // for people; what is random in them stands as RANDOM
+	Writes   []string        // paths of the files that are replaced before, and stay; for people
 	Within   time.Duration   // in which every endpoint has to serve the bundle after it was made
 	// Settles is for how long an endpoint may go on answering with what it served before after it answered with the bundle; 0:
 	// it does not.

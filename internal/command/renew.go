@@ -232,10 +232,11 @@ func (a *app) rehearse(ctx context.Context, p *assembly, options lifecycle.Optio
 	for i, result := range results {
 		results[i].After.Warnings = would[result.Name].Warnings // not those of what was rehearsed with
 		var commands []world.Command
+		var writes []string
 		for _, target := range r.targets[result.Name] {
-			commands = append(commands, target.Commands()...)
+			commands, writes = append(commands, target.Commands()...), append(writes, target.Writes()...)
 		}
-		doc.Add(result, would[result.Name], r.level(result.Name), commands)
+		doc.Add(result, would[result.Name], r.level(result.Name), commands, writes)
 	}
 	if err := a.write(doc, asJSON); err != nil {
 		return err

@@ -144,6 +144,7 @@ type Rehearsed struct {
 	Renewed
 	WouldChange bool       `json:"would_change"`
 	Commands    [][]string `json:"commands"`
+	Writes      []string   `json:"writes,omitempty"` // paths of the files that would be replaced
 	Level       string     `json:"level"`
 
 	intention string
@@ -155,7 +156,7 @@ func NewRehearsal() Rehearsal {
 }
 
 // Add adds how a rehearsal ended for one certificate, which began with a view of it as it really is.
-func (d *Rehearsal) Add(r lifecycle.Result, really lifecycle.View, level lifecycle.Level, commands []world.Command) {
+func (d *Rehearsal) Add(r lifecycle.Result, really lifecycle.View, level lifecycle.Level, commands []world.Command, writes []string) {
 	unchanged := lifecycle.Result{
 		Name: r.Name, Before: really, After: really, Deployed: map[string]bool{}, Requests: r.Requests, Duration: r.Duration, Troubles: r.Troubles, Warnings: r.Warnings,
 	}
@@ -163,7 +164,7 @@ func (d *Rehearsal) Add(r lifecycle.Result, really lifecycle.View, level lifecyc
 		unchanged.Deployed[target] = false
 	}
 	one := Rehearsed{
-		Renewed: NewRenewed(unchanged), WouldChange: really.Plan.IsWork(), Commands: [][]string{}, Level: string(level), intention: intention(really),
+		Renewed: NewRenewed(unchanged), WouldChange: really.Plan.IsWork(), Commands: [][]string{}, Writes: writes, Level: string(level), intention: intention(really),
 	}
 	for _, command := range commands {
 		one.Commands = append(one.Commands, append([]string{command.Path}, command.Args...))
@@ -187,6 +188,9 @@ func (d Rehearsed) Words(w io.Writer) {
 		string(lifecycle.Issued):    "the directory for dry runs issued a certificate, which was not kept",
 	}[d.Level]
 	fmt.Fprintf(w, "%s: rehearsed: %s\n", d.Name, level)
+	for _, path := range d.Writes {
+		fmt.Fprintf(w, "%s: would write: %s\n", d.Name, path)
+	}
 	for _, command := range d.Commands {
 		fmt.Fprintf(w, "%s: would run: %s\n", d.Name, world.Command{Path: command[0], Args: command[1:]})
 	}
