@@ -30,11 +30,12 @@ func Deploy(ctx context.Context, target Target, d Deployment) (Outcome, error) {
 	}
 	before := Judged(target.Probe(ctx), d.Bundle, d.Trust)
 	outcome, failure := try(ctx, target, change, d)
-	if failure != nil && outcome.Tries > 0 && ctx.Err() == nil {
+	later := failure != nil && outcome.earlier > 0
+	if later && ctx.Err() == nil {
 		// It took the bundle before that, and may serve nothing now.
 		outcome.Endpoints = Judged(target.Probe(ctx), d.Bundle, d.Trust)
 	}
-	if failure != nil && (outcome.Tries == 0 || ctx.Err() != nil) || Serving(outcome.Endpoints) {
+	if failure != nil && (!later || ctx.Err() != nil) || Serving(outcome.Endpoints) {
 		return outcome, failure
 	}
 	nobody := failure
@@ -47,7 +48,7 @@ func Deploy(ctx context.Context, target Target, d Deployment) (Outcome, error) {
 	// It was served before, whoever trusted it: there is nothing to test.
 	outcome.Endpoints = nil
 	if err := change.Undo(ctx, d.Previous); err != nil {
-		return outcome, fmt.Errorf("putting the previous certificate back: %w", err)
+		return outcome, errors.Join(failure, fmt.Errorf("putting the previous certificate back: %w", err))
 	}
 	outcome.RolledBack = true
 	outcome.Endpoints = Judged(target.Probe(ctx), d.Bundle, d.Trust)
@@ -92,7 +93,7 @@ func try(ctx context.Context, target Target, change Change, d Deployment) (outco
 		if err := d.BeforeTry(); err != nil {
 			return outcome, err
 		}
-		outcome.Endpoints = nil
+		outcome.Endpoints, outcome.earlier = nil, outcome.Tries
 		telling, err := change.Make(ctx)
 		if outcome.Tries == 0 {
 			outcome.Telling = telling // a second try that fails takes nothing back

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -153,8 +154,8 @@ func certificateBlocks(text []byte) []byte {
 }
 
 // Prepare makes ready to write the files, test the service's configuration with them, and have it read them. To undo it the files
-// get the bytes that they had.
-func (f *Files) Prepare(_ context.Context, bundle *certstore.Bundle, _ Want) (Change, error) {
+// get the bytes that they had, if those are of the pair that was served.
+func (f *Files) Prepare(ctx context.Context, bundle *certstore.Bundle, _ Want) (Change, error) {
 	s, err := f.swap(bundle)
 	if err != nil {
 		return Change{}, err
@@ -166,6 +167,7 @@ func (f *Files) Prepare(_ context.Context, bundle *certstore.Bundle, _ Want) (Ch
 			before[one.path] = text
 		}
 	}
+	held, unheld := f.held(ctx)
 	var commands []world.Command
 	for _, args := range [][]string{f.keys.Test, f.keys.Reload} {
 		if len(args) > 0 {
@@ -176,6 +178,9 @@ func (f *Files) Prepare(_ context.Context, bundle *certstore.Bundle, _ Want) (Ch
 		Commands: commands, Writes: paths, Within: f.keys.VerifyTimeout, Settles: f.kind.settles,
 		Make: func(ctx context.Context) (Telling, error) { return f.bring(ctx, bundle, nil) },
 		Undo: func(ctx context.Context, previous *certstore.Bundle) error {
+			if unheld != nil || held.Fingerprint() != previous.Fingerprint() {
+				clear(before)
+			}
 			_, err := f.bring(ctx, previous, before)
 			return err
 		},
@@ -196,8 +201,7 @@ func (f *Files) bring(ctx context.Context, bundle *certstore.Bundle, undone map[
 	if err != nil {
 		return NotTold, err
 	}
-	_, err = f.held(ctx)
-	keep := err != nil || undone != nil
+	keep := undone != nil || f.isBroken()
 	for i, one := range s.files {
 		if text, ok := undone[one.path]; ok {
 			s.files[i].data = text
@@ -209,16 +213,42 @@ func (f *Files) bring(ctx context.Context, bundle *certstore.Bundle, undone map[
 	telling := NotTold
 	if _, err = f.run(ctx, "the configuration test", f.keys.Test); err == nil {
 		telling, err = f.run(ctx, "the reload", f.keys.Reload)
+		if err != nil && keep && forbidden(err.Error(), "") == "" {
+			err = hint.Again(err, "the files are there; start the service; then: maascert renew")
+		}
 	}
 	switch {
 	case err == nil:
 		return Told, s.forget()
 	case keep && ctx.Err() == nil:
-		// There is nothing to go back to; with these files the service can be started.
-		return telling, errors.Join(hint.Again(err, "the files are there; start the service, or mend what it says; then: maascert renew"), s.forget())
+		return telling, errors.Join(err, s.forget()) // there is nothing to go back to
 	default:
 		return telling, errors.Join(err, s.back())
 	}
+}
+
+// isBroken tells whether no service could load what the files hold: one is missing, or a key and a certificate do not belong together.
+// What cannot be read is not known to be so.
+func (f *Files) isBroken() bool {
+	texts := map[string][]byte{}
+	for _, one := range f.keys.paths() {
+		text, err := f.read(one.path)
+		if err != nil {
+			return errors.Is(err, fs.ErrNotExist)
+		}
+		texts[one.key] = text
+	}
+	for _, key := range []string{"pem", "key"} {
+		for _, cert := range []string{"pem", "fullchain", "cert"} {
+			if texts[key] == nil || texts[cert] == nil {
+				continue
+			}
+			if _, err := tls.X509KeyPair(texts[cert], texts[key]); err != nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ready makes sure, under the lock, that the files may be written and that no earlier swap is open.
@@ -310,18 +340,8 @@ func (f *Files) lockPath() string {
 func (f *Files) lock(ctx context.Context) (unlock func() error, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*f.keys.Timeout, errors.New("another run has these files and does not end"))
 	defer cancel()
-	path := f.lockPath()
-	if err := f.parts.FS.MkdirAll(filepath.Dir(f.parts.StateDir), 0o755); err != nil {
-		return nil, writing(err)
-	}
-	if err := f.parts.FS.MkdirAll(f.parts.StateDir, 0o711); err != nil {
-		return nil, writing(err)
-	}
-	if err := f.parts.FS.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, writing(err)
-	}
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		unlock, err := f.parts.FS.TryLock(path)
+		unlock, err := f.tryLock()
 		if err == nil || !errors.Is(err, world.ErrLocked) {
 			return unlock, writing(err)
 		}
@@ -329,6 +349,19 @@ func (f *Files) lock(ctx context.Context) (unlock func() error, err error) {
 			return nil, err
 		}
 	}
+}
+
+func (f *Files) tryLock() (unlock func() error, err error) {
+	path := f.lockPath()
+	for _, folder := range []struct {
+		path string
+		perm fs.FileMode
+	}{{filepath.Dir(f.parts.StateDir), 0o755}, {f.parts.StateDir, 0o711}, {filepath.Dir(path), 0o700}} {
+		if err := f.parts.FS.MkdirAll(folder.path, folder.perm); err != nil {
+			return nil, err
+		}
+	}
+	return f.parts.FS.TryLock(path)
 }
 
 // Tidy puts back what a run left that was killed between one file and the next.
@@ -340,7 +373,7 @@ func (f *Files) Tidy(context.Context) error {
 	if open, err := s.isOpen(); !open || err != nil {
 		return err
 	}
-	unlock, err := f.parts.FS.TryLock(f.lockPath())
+	unlock, err := f.tryLock()
 	if errors.Is(err, world.ErrLocked) {
 		return nil // somebody is at work there
 	}

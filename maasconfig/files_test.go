@@ -2,6 +2,7 @@ package maasconfig_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -91,7 +92,7 @@ func TestFilesSectionCheck(t *testing.T) {
 func TestFilesEntrusted(t *testing.T) {
 	t.Parallel()
 	s, _ := filesSection("haproxy", func(s *maasconfig.FilesSection) { s.Reload = []string{"sh", "/usr/local/bin/reload", "now"} })
-	require.Equal(t, []string{"/etc/x/.key.pem.maascert-new", "/etc/x/.cert.pem.maascert-new", "haproxy", "/etc/haproxy/haproxy.cfg", "sh", "/usr/local/bin/reload"}, s.Entrusted())
+	require.Equal(t, []string{"/etc/x/.key.pem.maascert-free", "/etc/x/.cert.pem.maascert-free", "haproxy", "/etc/haproxy/haproxy.cfg", "sh", "/usr/local/bin/reload"}, s.Entrusted())
 }
 
 // programs answers as the programs of a host do, by their command line.
@@ -289,20 +290,27 @@ func TestFilesOwnerHasToExist(t *testing.T) {
 	require.EqualError(t, guard(t, target, "files"), err.Error(), "it is said before anything is ordered")
 }
 
-// filesIn is a target whose files are in a folder, and a bundle for it.
+// filesIn is a target whose files are in a folder, and a bundle that its endpoint serves, whatever lies there.
 func filesIn(t *testing.T, dir string, fsys world.FS, change func(*maasconfig.FilesSection)) (maasconfig.Target, *certstore.Bundle) {
 	t.Helper()
 	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	bundle, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example")
 	require.NoError(t, err)
+	pair, err := tls.X509KeyPair(bundle.FullChainPEM(), bundle.KeyPEM())
+	require.NoError(t, err)
+	serving := httptest.NewUnstartedServer(http.NotFoundHandler())
+	serving.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	serving.StartTLS()
+	t.Cleanup(serving.Close)
 	s, _ := filesSection("files", func(s *maasconfig.FilesSection) {
+		s.Endpoints = []string{serving.Listener.Addr().String()}
 		s.Key, s.Fullchain, s.Test, s.Reload, s.Timeout = filepath.Join(dir, "key"), filepath.Join(dir, "cert"), nil, nil, time.Second
 		if change != nil {
 			change(s)
 		}
 	})
-	return s.Make(maasconfig.Parts{Name: "front", FS: fsys, Runner: programs{"never now": {Exit: 1}}, UID: os.Geteuid(), StateDir: t.TempDir()}), bundle
+	return s.Make(maasconfig.Parts{Name: "front", FS: fsys, Runner: programs{"never now": {Exit: 1}}, UID: os.Geteuid(), StateDir: t.TempDir(), Dial: new(net.Dialer).DialContext}), bundle
 }
 
 func makeOnce(t *testing.T, target maasconfig.Target, bundle *certstore.Bundle) error {
@@ -387,6 +395,73 @@ func TestFilesADamagedFileIsMended(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "key"), []byte(text), 0o600))
 		require.NoError(t, guard(t, target, "configuration"), "it is not asked")
 	}
+}
+
+// What a service cannot load, although it is whole, does not keep it from something better.
+func TestFilesThatAreNotServedRefuseNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	target, _ := filesIn(t, dir, world.OS{}, func(s *maasconfig.FilesSection) { s.Test = []string{"never", "now"} })
+	_, other := filesIn(t, dir, world.OS{}, nil)
+	require.Error(t, makeOnce(t, target, other))
+	require.FileExists(t, filepath.Join(dir, "key"))
+	require.NoError(t, guard(t, target, "configuration"), "its endpoint serves something else")
+}
+
+// The old files are put back when a service could load them, also where they hold more than we would write.
+func TestFilesWithMoreInThemArePutBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	target, bundle := filesIn(t, dir, world.OS{}, func(s *maasconfig.FilesSection) { s.Test = []string{"never", "now"} })
+	old := map[string][]byte{
+		"key":  bundle.KeyPEM(),
+		"cert": append(bundle.FullChainPEM(), []byte("-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n")...),
+	}
+	for name, text := range old {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), text, 0o600))
+	}
+	_, other := filesIn(t, dir, world.OS{}, nil)
+	require.Error(t, makeOnce(t, target, other))
+	for name, text := range old {
+		have, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Equal(t, string(text), string(have))
+	}
+}
+
+// What is undone is what was served: other bytes that lay in the files do not come back.
+func TestFilesUndoBringsWhatWasServed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	target, served := filesIn(t, dir, world.OS{}, nil)
+	_, waiting := filesIn(t, dir, world.OS{}, nil)
+	require.NoError(t, makeOnce(t, target, waiting))
+	_, next := filesIn(t, dir, world.OS{}, nil)
+	change, err := target.Prepare(t.Context(), next, maasconfig.Want{})
+	require.NoError(t, err)
+	_, err = change.Make(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, change.Undo(t.Context(), served))
+	held, err := target.Backup(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, served.Fingerprint(), held.Fingerprint())
+}
+
+// A run that was killed leaves names beside the files that belong to the owner whom the configuration names: they hold up nothing.
+func TestFilesWithAnOwnerAreHealedAfterAKill(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	fsys := strangers{path: filepath.Join(dir, "key")}
+	target, bundle := filesIn(t, dir, fsys, func(s *maasconfig.FilesSection) { s.Owner = fmt.Sprint(os.Geteuid()) })
+	left := filepath.Join(dir, ".key.maascert-new")
+	require.NoError(t, os.WriteFile(left, nil, 0o600))
+	if os.Geteuid() == 0 {
+		require.NoError(t, os.Chown(left, 4242, 0))
+	}
+	require.NoError(t, guard(t, target, "files"))
+	require.NoError(t, target.Tidy(t.Context()))
+	require.NoFileExists(t, left)
+	require.NoError(t, makeOnce(t, target, bundle))
 }
 
 // A configuration that names the key and not the certificate would have the service load two that do not belong together.

@@ -37,7 +37,7 @@ func (f *Files) Guards(Want) []Guard {
 		}})
 	}
 	if len(f.keys.Test) > 0 {
-		guards = append(guards, Guard{Code: "configuration", Promise: "the service's configuration passes its test now, where its files are there", Ask: func(ctx context.Context) (string, error) {
+		guards = append(guards, Guard{Code: "configuration", Promise: "the service's configuration passes its test now, or these files are not what it serves", Ask: func(ctx context.Context) (string, error) {
 			return f.command(f.keys.Test).String(), f.passesNow(ctx)
 		}})
 	}
@@ -132,10 +132,16 @@ func (f *Files) isRunning(ctx context.Context, unit string) error {
 	}
 }
 
-// passesNow runs the service's own test, when what is in the files is a pair that could be loaded: it cannot pass while they are
-// missing or broken, which is what is to be mended.
+// isServed tells whether an endpoint serves what the files hold.
+func (f *Files) isServed(ctx context.Context) bool {
+	held, err := f.held(ctx)
+	return err == nil && slices.ContainsFunc(f.Probe(ctx), func(s Served) bool { return s.Fingerprint() == held.Fingerprint() })
+}
+
+// passesNow runs the service's own test, when the service was able to load what is in the files: while they are missing, broken, or
+// nothing that it takes, its test cannot pass, which is what is to be mended.
 func (f *Files) passesNow(ctx context.Context) error {
-	if _, err := f.held(ctx); err != nil {
+	if !f.isServed(ctx) {
 		return nil
 	}
 	if _, err := f.parts.Runner.LookPath(f.keys.Test[0]); err != nil {
@@ -260,27 +266,32 @@ func (f *Files) isNamedIn(named map[string]bool, one path) bool {
 	return one.key == "chain" || named[one.path] || f.kind.name == "haproxy" && named[filepath.Dir(one.path)]
 }
 
-// halfNamed finds a file that the service's configuration names and another one that it does not; none where it names all or none, or
-// is not known.
+// halfNamed finds a key that the service's configuration names without any of the certificates, or the other way round; none where it is
+// not known.
 func (f *Files) halfNamed() (one, other string) {
 	text, whole := f.configuration()
 	if !whole {
 		return "", ""
 	}
 	named := f.namedPaths(text)
+	keys, certs := map[bool]string{}, map[bool]string{} // by whether they are named
 	for _, file := range f.keys.paths() {
-		switch {
-		case file.key == "chain":
-		case f.isNamedIn(named, file):
-			one = file.path
-		default:
-			other = file.path
+		isNamed := f.isNamedIn(named, file)
+		if file.holdsKey {
+			keys[isNamed] = file.path
+		}
+		if file.key != "key" && file.key != "chain" {
+			certs[isNamed] = file.path
 		}
 	}
-	if one == "" {
+	switch {
+	case keys[true] != "" && certs[true] == "":
+		return keys[true], certs[false]
+	case certs[true] != "" && keys[true] == "":
+		return certs[true], keys[false]
+	default:
 		return "", ""
 	}
-	return one, other
 }
 
 // namedPaths are all words of a configuration that could be paths, made absolute.

@@ -32,8 +32,8 @@ func (f *Files) read(path string) ([]byte, error) {
 // isSafe explains why a file may neither be read nor replaced: somebody else could have laid a link there, or put his own.
 func (f *Files) isSafe(path string) error {
 	dir := filepath.Dir(path)
-	// Of a name that is to be there; the folder itself could be one in which everybody may make files.
-	if err := world.Replaceable(beside(path, newBeside), f.parts.UID); err != nil {
+	// Of a name in it: the folder itself could be one in which everybody may make files.
+	if err := world.Replaceable(beside(path, freeBeside), f.parts.UID); err != nil {
 		return &errUnsafe{hint.Add(fmt.Errorf("%s is not safe for a key: %w", dir, err), "keep the files in a folder that only root may write; owner and mode let the service read them")}
 	}
 	info, err := f.parts.FS.Lstat(path)

@@ -112,12 +112,12 @@ func (s *FilesSection) mode() fs.FileMode {
 	return fs.FileMode(mode)
 }
 
-// Entrusted are the programs that test and reload the service, with the files that they name, and the names of new files beside those
-// that are kept.
+// Entrusted are the programs that test and reload the service, with the files that they name, and names beside the files that nobody else
+// may take.
 func (s *FilesSection) Entrusted() []string {
 	var all []string
 	for _, one := range s.paths() {
-		all = append(all, beside(one.path, newBeside))
+		all = append(all, beside(one.path, freeBeside))
 	}
 	for _, command := range [][]string{s.Test, s.Reload} {
 		all = append(all, command[:min(len(command), 1)]...)

@@ -37,6 +37,7 @@ const (
 	oldBeside  = "old"
 	noneBeside = "none"
 	copyBeside = "copy" // what is to be the old one, while it is written
+	freeBeside = "free" // never there: could somebody else take such a name?
 )
 
 func beside(path, what string) string {

@@ -125,6 +125,8 @@ type Outcome struct {
 	Tries      int        // that the target took
 	Telling    Telling    // what became of the last call for the bundle
 	RolledBack bool       // the previous pair was put back
+
+	earlier int // tries that the target took before the last one
 }
 
 // Telling says whether a target took the call that tells it of a bundle.

@@ -219,7 +219,7 @@ func checkServed(view lifecycle.View, target maasconfig.Target, t lifecycle.Targ
 		case e.IsTrusted():
 			good = append(good, e.Address)
 			continue
-		case !target.Info().Shared && (ours || e.State == maasconfig.Unknown):
+		case !target.Info().Shared && (e.State == maasconfig.Unknown || ours && (e.State == maasconfig.None || e.Fleeting != nil)):
 			one.Fix = e.Served.Remedy
 		case e.State == maasconfig.Unknown:
 			one.Fix = "is this region up, and is the port open from here?"

@@ -436,7 +436,7 @@ func (p *pass) tendOwn(ctx context.Context) {
 	now.State.Force, now.State.ByHand = options.Force, options.ByHand
 	now.decide(p.cert.Name)
 	own := p.lagging(now)
-	if p.postponed {
+	if p.postponed && ctx.Err() == nil {
 		p.askGuards(ctx, now, own)
 		own = p.lagging(now)
 		// What they refused is remembered, and part of how the certificate is.
@@ -559,6 +559,10 @@ func (p *pass) askGuards(ctx context.Context, view View, targets []maasconfig.Ta
 		}
 		info := targets[i].Info()
 		p.refused[info.Name] = true
+		if ctx.Err() != nil {
+			p.failAt(info.Name, StageGuard, context.Cause(ctx)) // which nobody has to mend
+			continue
+		}
 		p.failAt(info.Name, StageGuard, err)
 		p.recordFailureAt(ctx, info, StageGuard, err)
 	}

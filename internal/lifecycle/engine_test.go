@@ -947,3 +947,42 @@ func TestAProxysGuardIsAskedWhenMAASHasItsCertificate(t *testing.T) {
 	require.NoError(t, r.Err())
 	require.NotNil(t, front.serves["front"])
 }
+
+// What a person does on one host does not have the deployment follow that host's wish, where it followed another one's or has no CA.
+func TestAPinLeavesTheWishThatIsFollowed(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(eng *lifecycle.Engine){
+		"a host that follows another one": func(eng *lifecycle.Engine) { eng.Certificates[0].Wish.Names = []string{"maas.example"} },
+		"a host without a CA": func(eng *lifecycle.Engine) {
+			eng.Certificates[0].Issuer = nil
+			eng.Certificates[0].Wish.Directory = ""
+		},
+	} {
+		e := new(effects)
+		eng := engine(e, newMemory(e), newCA(t, e, 90*day), newPlace(e, "a"))
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{Force: true})[0].Err())
+		followed, _, err := certstore.LoadRecord(t.Context(), eng.Store, "maas")
+		require.NoError(t, err)
+
+		other := *eng
+		other.Node = "region2"
+		other.Certificates = slices.Clone(eng.Certificates)
+		change(&other)
+		record, revision, err := certstore.LoadRecord(t.Context(), eng.Store, "maas")
+		require.NoError(t, err)
+		record.WishByHost["region2"] = other.Certificates[0].Wish.Hash()
+		_, err = certstore.SaveRecord(t.Context(), eng.Store, "maas", record, revision)
+		require.NoError(t, err)
+		version, err := other.RollBack(t.Context(), other.Certificates[0], 0, day, lifecycle.Options{})
+		require.NoError(t, err, name)
+		require.Equal(t, 1, version.Number)
+		record, _, err = certstore.LoadRecord(t.Context(), eng.Store, "maas")
+		require.NoError(t, err)
+		require.Equal(t, followed.WishHash, record.WishHash, name)
+		for _, host := range []*lifecycle.Engine{eng, &other} {
+			r := host.Pass(t.Context(), lifecycle.Options{})[0]
+			require.False(t, r.Obtained, name)
+		}
+	}
+}

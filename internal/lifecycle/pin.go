@@ -105,7 +105,7 @@ func (p *pass) isUsable(ctx context.Context, bundle *certstore.Bundle) error {
 	case leaf.NotBefore.After(now):
 		return fmt.Errorf("it is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
-	if err := p.cert.Trust.Check(leaf, bundle.Chain()); err != nil {
+	if _, err := certstore.Verify(leaf, bundle.Chain(), p.cert.Trust.Pool(leaf, bundle.Chain()), now); err != nil {
 		advice := "is its chain whole? Else set acme.issuer_root to the root that clients trust"
 		if p.cert.Issuer == nil {
 			advice = "is its chain whole? Else add the root that clients trust to the system's: update-ca-certificates"
@@ -153,7 +153,11 @@ func (e *Engine) pin(ctx context.Context, cert Certificate, why string, held tim
 	wish := cert.Wish
 	return version, p.update(ctx, func(r *certstore.Record) {
 		r.Current, r.Pinned, r.PinnedAt, r.HeldUntil = version.Number, version.Number, e.Now().Round(0).UTC(), held.Round(0).UTC()
-		r.Wish, r.WishHash = &wish, wish.Hash()
+		// A host that follows another one's wish goes on doing so, and one without a CA has none that could be ordered.
+		own := wish.Hash()
+		if isFollowed := r.Wish == nil || own == r.WishHash || r.WishByHost[e.Node] != own; isFollowed && cert.Issuer != nil {
+			r.Wish, r.WishHash = &wish, own
+		}
 		r.Order, r.Attempt, r.CutOff = nil, nil, 0
 		if r.WishByHost == nil {
 			r.WishByHost = map[string]string{}
