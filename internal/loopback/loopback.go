@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
 	"syscall"
 )
 
@@ -27,12 +28,15 @@ func Hosts(n int, ports ...int) ([]netip.Addr, error) {
 	return nil, errors.New("no free loopback addresses")
 }
 
-// Port returns a port that is free on all of the machine's addresses. It lies below the range from which the kernel
-// takes the ports of outgoing connections.
+// given are the ports that this process was given: some are used only now and then, and look free in between.
+var given sync.Map
+
+// Port returns a port that is free on all of the machine's addresses, and not the same twice. It lies below the range from which
+// the kernel takes the ports of outgoing connections.
 func Port() (int, error) {
 	for range 100 {
 		port := 10000 + rand.N(20000)
-		if isFree(netip.IPv4Unspecified(), []int{port}) {
+		if _, again := given.LoadOrStore(port, true); !again && isFree(netip.IPv4Unspecified(), []int{port}) {
 			return port, nil
 		}
 	}
