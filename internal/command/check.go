@@ -36,14 +36,26 @@ func (a *app) check(c *cli.Context) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
-	ctx, cancel := context.WithTimeout(c.Context, time.Minute)
-	defer cancel()
-	doc := report.NewChecklist(config.Node, checks(ctx, p))
+	doc := report.NewChecklist(config.Node, checks(c.Context, p))
 	return a.show(doc, c.Bool("json"), doc.OK)
 }
 
+// checkTime bounds the questions about what all certificates share, about one certificate, and about one target of it. Each has its
+// own, so that one that takes all its time leaves the others theirs.
+const checkTime = time.Minute
+
 // checks asks everything that can be asked without changing anything.
 func checks(ctx context.Context, p *assembly) []report.Item {
+	items := checkShared(ctx, p)
+	for _, cert := range p.engine.Certificates {
+		items = append(items, checkCertificate(ctx, p, cert)...)
+	}
+	return items
+}
+
+func checkShared(ctx context.Context, p *assembly) []report.Item {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
 	items := []report.Item{
 		report.Asked("config", "the configuration is valid", fmt.Sprintf("%d certificate(s)", len(p.config.Certificates)), nil),
 		report.Asked("store", "the store can be written", p.config.Store.Path, p.store.Writable(ctx)),
@@ -55,28 +67,32 @@ func checks(ctx context.Context, p *assembly) []report.Item {
 		items = append(items, checkCA(ctx, p, name, issuer)...)
 		items = append(items, checkChallenges(ctx, p, name, issuer)...)
 	}
-	for _, cert := range p.engine.Certificates {
-		view, err := p.engine.Look(ctx, cert)
-		items = append(items, report.Asked("certificate", certificateWords(view), cert.Name, err))
-		if err != nil {
-			continue
+	return items
+}
+
+func checkCertificate(ctx context.Context, p *assembly, cert lifecycle.Certificate) []report.Item {
+	looking, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	view, err := p.engine.Look(looking, cert)
+	items := []report.Item{report.Asked("certificate", certificateWords(view), cert.Name, err)}
+	if err != nil {
+		return items
+	}
+	if cert.Issuer == nil {
+		items = append(items, report.Warning("issuer", "no CA is configured: what a person brings in is deployed and watched", cert.Name, "maascert deploy --cert FILE --key FILE; or name a CA in the section acme:"))
+	}
+	for _, warning := range view.Warnings {
+		items = append(items, report.Warning("certificate", warning, cert.Name, ""))
+	}
+	if changes := report.ChangesOf(view).String(); changes != "" {
+		items = append(items, report.Warning("changes", "the next certificate's names differ from those that are served: "+changes, cert.Name, "if that is not what you want, mend the certificate's names"))
+	}
+	for i := range cert.Targets {
+		about := slices.Concat(checkGuards(ctx, p, view, cert, i), checkServed(view, cert.Targets[i], view.State.Targets[i]))
+		for j := range about {
+			about[j].Target = cert.Targets[i].Info().Name
 		}
-		if cert.Issuer == nil {
-			items = append(items, report.Warning("issuer", "no CA is configured: what a person brings in is deployed and watched", cert.Name, "maascert deploy --cert FILE --key FILE; or name a CA in the section acme:"))
-		}
-		for _, warning := range view.Warnings {
-			items = append(items, report.Warning("certificate", warning, cert.Name, ""))
-		}
-		if changes := report.ChangesOf(view).String(); changes != "" {
-			items = append(items, report.Warning("changes", "the next certificate's names differ from those that are served: "+changes, cert.Name, "if that is not what you want, mend the certificate's names"))
-		}
-		for i := range cert.Targets {
-			about := slices.Concat(checkGuards(ctx, p, view, cert, i), checkServed(view, cert.Targets[i], view.State.Targets[i]))
-			for j := range about {
-				about[j].Target = cert.Targets[i].Info().Name
-			}
-			items = append(items, about...)
-		}
+		items = append(items, about...)
 	}
 	return items
 }
@@ -95,6 +111,8 @@ func certificateWords(v lifecycle.View) string {
 // checkGuards asks what a renewal would ask. A first enabling that nobody asked for yet is a warning, and what else it
 // would meet is asked as well.
 func checkGuards(ctx context.Context, p *assembly, view lifecycle.View, cert lifecycle.Certificate, i int) []report.Item {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
 	var items []report.Item
 	target, accept := cert.Targets[i], maasconfig.Accept{}
 	for _, guard := range target.Guards(p.engine.Want(view, target, accept)) {

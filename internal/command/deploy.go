@@ -12,6 +12,7 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
 	"maascert/internal/report"
 	"maascert/maasconfig"
 )
@@ -64,7 +65,7 @@ func (a *app) deploy(c *cli.Context) error {
 		return a.refused(name, "deploy", err)
 	}
 	leaf := bundle.Leaf()
-	fmt.Fprintf(a.stdout, "%s: version %d is current: %s, until %s\n", name, version.Number, strings.Join(certstore.CertificateNames(leaf), ", "), report.Time{Time: leaf.NotAfter})
+	fmt.Fprintf(a.stdout, "%s: version %d is current: %s, until %s\n", name, version.Number, printable.Text(strings.Join(certstore.CertificateNames(leaf), ", ")), report.Time{Time: leaf.NotAfter})
 	return a.passOver(c, p, name, options)
 }
 

@@ -146,18 +146,21 @@ func serveFile(ts *testscript.TestScript, _ bool, args []string) {
 		pair, err := tls.X509KeyPair(text, text)
 		return &pair, err
 	}}
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-				defer cancel()
-				_ = tls.Server(conn, config).HandshakeContext(ctx) // who hangs up is his own business
-			}()
+	go shakeHands(listener, config)
+}
+
+// shakeHands serves TLS until its listener is closed, and nothing after the handshake.
+func shakeHands(listener net.Listener, config *tls.Config) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
 		}
-	}()
+		go func() {
+			defer conn.Close()
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			_ = tls.Server(conn, config).HandshakeContext(ctx) // who hangs up is his own business
+		}()
+	}
 }

@@ -53,17 +53,7 @@ func hangUpServer() {
 	if err := os.WriteFile(os.Args[3], fmt.Appendf(nil, "%d %s\n", os.Getpid(), listener.Addr()), 0o600); err != nil {
 		panic(err)
 	}
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-			_ = tls.Server(conn, config).Handshake() // who hangs up is his own business
-		}()
-	}
+	shakeHands(listener, config)
 }
 
 // tlsService is a TLS server of a site that maascert knows only by its configuration.
