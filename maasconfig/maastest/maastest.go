@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,9 @@ type Options struct {
 	Delay   time.Duration      // from a notification to the take-over; zero: 10 ms
 	Nginx   string             // path of a real nginx to put before each region; empty: a proxy in this process
 	Command []string           // how the maas command is started; empty: the running program, whose main calls Main
+	// NameServer starts what a region publishes MAAS's zones with; nil: they are not published.
+	NameServer func(region *Region) (NameServer, error)
+	PollZones  time.Duration // how often a region of 3.7 or later looks for changes in the zones; zero: a minute
 }
 
 // Deployment is a running deployment. It is safe for concurrent use.
@@ -45,9 +49,11 @@ type Deployment struct {
 	Regions []*Region
 	Command string // path of the maas command
 
-	options Options
-	control *http.Server
-	done    chan struct{}
+	options    Options
+	control    *http.Server
+	done       chan struct{}
+	publishing sync.WaitGroup
+	unpublish  func() // ends it
 }
 
 // Database holds all that a deployment's regions share: what is stored, the maas command before it, and what is wrong with
@@ -59,11 +65,12 @@ type Database struct {
 	faults  facts
 	mute    bool // nobody is notified
 	changed func()
+	rest    *rest
 }
 
 // NewDatabase is a database without regions; the user that runs the test is root.
 func NewDatabase(version maasconfig.Version) *Database {
-	return &Database{faults: facts{Version: version, Root: os.Geteuid()}, changed: func() {}}
+	return &Database{faults: facts{Version: version, Root: os.Geteuid()}, changed: func() {}, rest: newREST()}
 }
 
 // New starts a deployment that is stopped at the test's end.
@@ -86,6 +93,9 @@ func Start(options Options) (*Deployment, error) {
 	if !options.Version.IsKnown() {
 		options.Version = maasconfig.Version{Major: 3, Minor: 7, Patch: 3}
 	}
+	if options.PollZones == 0 {
+		options.PollZones = pollsZones
+	}
 	if options.Delay == 0 {
 		options.Delay = 10 * time.Millisecond
 	}
@@ -96,7 +106,7 @@ func Start(options Options) (*Deployment, error) {
 		}
 		options.Command = []string{self}
 	}
-	d := &Deployment{Database: NewDatabase(options.Version), options: options}
+	d := &Deployment{Database: NewDatabase(options.Version), options: options, unpublish: func() {}}
 	d.changed = d.notify
 	if err := d.serveControl(); err != nil {
 		return nil, err
@@ -106,11 +116,47 @@ func Start(options Options) (*Deployment, error) {
 	for tries := 1; tries < startTries && errors.Is(err, syscall.EADDRINUSE); tries++ {
 		err = d.startRegions()
 	}
+	if err == nil {
+		err = d.startNameServers()
+	}
 	if err != nil {
 		d.Stop()
 		return nil, err
 	}
 	return d, nil
+}
+
+// startNameServers has every region publish MAAS's zones.
+func (d *Deployment) startNameServers() error {
+	if d.options.NameServer == nil {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.unpublish = func() {
+		cancel()
+		d.publishing.Wait()
+	}
+	var publishers []*publisher
+	for _, r := range d.Regions {
+		server, err := d.options.NameServer(r)
+		if err != nil {
+			return err
+		}
+		publishers = append(publishers, &publisher{
+			database: d.Database, server: server, version: d.options.Version, poll: d.options.PollZones, address: r.Address, changes: make(chan zoneChange, maxChanges),
+		})
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rest.published = func(change zoneChange) {
+		for _, p := range publishers {
+			p.tell(change)
+		}
+	}
+	for _, p := range publishers {
+		d.publishing.Go(func() { p.run(ctx) })
+	}
+	return nil
 }
 
 // startTries is how often places for the regions are looked for.
@@ -123,6 +169,7 @@ func (d *Deployment) startRegions() error {
 		return err
 	}
 	d.Regions = nil
+	var controllers []Controller
 	for i, host := range hosts {
 		r := &Region{
 			Address: host, HTTPDir: filepath.Join(d.options.Dir, fmt.Sprintf("region%d", i+1), "http"),
@@ -133,7 +180,9 @@ func (d *Deployment) startRegions() error {
 			r.proxy = &nginxProxy{program: d.options.Nginx, region: r}
 		}
 		d.Regions = append(d.Regions, r)
+		controllers = append(controllers, Controller{SystemID: fmt.Sprintf("sys%03d", i+1), Hostname: fmt.Sprintf("region%d", i+1), Addresses: []netip.Prefix{netip.PrefixFrom(host, 8)}})
 	}
+	d.SetControllers(controllers...)
 	// A region answers with all of them, so they are there before the first one answers.
 	for _, r := range d.Regions {
 		if err := r.start(); err != nil {
@@ -150,6 +199,7 @@ func (d *Deployment) startRegions() error {
 
 // Stop ends the deployment.
 func (d *Deployment) Stop() {
+	d.unpublish()
 	for _, r := range d.Regions {
 		r.stop()
 	}

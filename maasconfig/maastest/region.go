@@ -370,12 +370,16 @@ func (p *goProxy) configuration() configuration {
 	return p.current
 }
 
-func (p *goProxy) home(w http.ResponseWriter, _ *http.Request) {
+func (p *goProxy) home(w http.ResponseWriter, r *http.Request) {
 	if p.region.isStopped() {
 		badGateway(w)
 		return
 	}
 	w.Header().Set("Strict-Transport-Security", fmt.Sprintf("max-age=%d; includeSubdomains", hsts(p.configuration().version)))
+	if strings.HasPrefix(r.URL.Path, "/MAAS/api/") {
+		p.region.deployment.serveAPI(w, r)
+		return
+	}
 	// A client that hung up does not read the answer.
 	_, _ = io.WriteString(w, "MAAS")
 }
@@ -415,6 +419,10 @@ func (r *Region) answerPlain(c configuration, w http.ResponseWriter, req *http.R
 		badGateway(w)
 		return
 	}
+	if strings.HasPrefix(req.URL.Path, "/MAAS/api/") && !redirects {
+		r.deployment.serveAPI(w, req)
+		return
+	}
 	if isPlain {
 		w.Header().Set("Content-Type", "application/json")
 		// Maps of text and numbers always marshal.
@@ -425,14 +433,13 @@ func (r *Region) answerPlain(c configuration, w http.ResponseWriter, req *http.R
 	if err != nil {
 		host = req.Host
 	}
-	switch {
-	case redirects:
-		http.Redirect(w, req, fmt.Sprintf("https://%s%s", net.JoinHostPort(host, strconv.Itoa(c.secret.Port)), req.URL.RequestURI()), http.StatusMovedPermanently)
-	case req.URL.Path == "/MAAS/api/2.0/version/":
-		w.Header().Set("Content-Type", "application/json")
-		// A struct of strings always marshals.
-		_ = json.NewEncoder(w).Encode(map[string]any{"version": c.version.String(), "subversion": "", "capabilities": []string{}})
-	default:
-		http.NotFound(w, req)
+	if redirects {
+		w.Header().Set("Content-Type", "text/html")
+		w.Header().Set("Location", fmt.Sprintf("https://%s%s", net.JoinHostPort(host, strconv.Itoa(c.secret.Port)), req.URL.RequestURI()))
+		w.WriteHeader(http.StatusMovedPermanently)
+		// A client that hung up does not read the answer.
+		_, _ = io.WriteString(w, "<html><head><title>301 Moved Permanently</title></head></html>")
+		return
 	}
+	http.NotFound(w, req)
 }
