@@ -381,3 +381,12 @@ func (d *Database) fillRecord(one *record, r request) *reply {
 	}
 	return nil
 }
+
+// AddRecord gives a name in one of MAAS's domains a record with a TTL in seconds.
+func (d *Database) AddRecord(name, domain, rrtype, data string, ttl int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	in := d.rest.domain(domain)
+	d.rest.lastID++
+	d.rest.records = append(d.rest.records, &record{ID: d.rest.lastID, name: name, domain: in.ID, FQDN: fqdnOf(name, in), RRType: rrtype, RRData: data, TTL: &ttl})
+}

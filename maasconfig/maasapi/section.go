@@ -1,0 +1,92 @@
+package maasapi
+
+import (
+	"cmp"
+	"errors"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"maascert/internal/secret"
+	"maascert/internal/section"
+)
+
+// UsualURL is where a region host's own MAAS answers, whether TLS is on or not (MAAS fact 2.6).
+const UsualURL = "http://127.0.0.1:5240/MAAS"
+
+// Section says in the configuration where MAAS's API is, and who asks it.
+type Section struct {
+	URL string           `yaml:"url"`
+	Key secret.Reference `yaml:"key"`
+
+	key Key
+}
+
+// IsUsed tells whether there is a key, without which nothing is asked.
+func (s Section) IsUsed() bool { return s.Key != "" }
+
+// APIKey is what the reference led to.
+func (s Section) APIKey() Key { return s.key }
+
+// Check fills in defaults, finds what is wrong, and reads the key.
+func (s *Section) Check(at section.Place) {
+	if !s.IsUsed() {
+		if s.URL != "" {
+			at.Fault("", "key is missing: a reference to an API key of an administrator, such as file:api.key")
+		}
+		return
+	}
+	s.URL = strings.TrimSuffix(cmp.Or(s.URL, UsualURL), "/")
+	address, err := url.Parse(s.URL)
+	switch {
+	case strings.Contains(s.URL, "@"):
+		at.Hide("url")
+		at.Fault("url", "a URL here holds no user and no password")
+	case err != nil || address.Scheme != "http" && address.Scheme != "https" || address.Hostname() == "" || address.RawQuery != "" || address.Fragment != "":
+		at.Fault("url", "%q is no URL of MAAS; write %s", s.URL, UsualURL)
+	case strings.Contains(address.Path, "/api"):
+		at.Fault("url", "the URL ends before /api: write %s://%s/MAAS", address.Scheme, address.Host)
+	}
+	text := at.Secret("key", s.Key)
+	if text == "" {
+		return
+	}
+	if s.key, err = ParseKey(text); err != nil {
+		at.Fault("key", "%s: %v", s.Key, err)
+	}
+}
+
+// IsPlain tells whether what is sent to a URL, the key with it, can be read on a network.
+func IsPlain(text string) bool {
+	address, err := url.Parse(text)
+	if err != nil || address.Scheme != "http" || address.Hostname() == "localhost" {
+		return false
+	}
+	ip, err := netip.ParseAddr(address.Hostname())
+	return err != nil || !ip.IsLoopback()
+}
+
+// Key is an API key of MAAS's (MAAS fact 4.1).
+type Key struct{ consumer, token, secret string }
+
+// ParseKey reads a key as `maas apikey` prints it: three parts with colons between them. The error does not repeat it.
+func ParseKey(text string) (Key, error) {
+	parts := strings.Split(text, ":")
+	if len(parts) != 3 || strings.ContainsAny(text, " \t\r\n\"\\,") {
+		return Key{}, errors.New("it holds no API key, which is one line of three parts with colons between them (maas apikey --username ADMIN prints it)")
+	}
+	for _, part := range parts {
+		if part == "" {
+			return Key{}, errors.New("it holds half an API key: one of its three parts is empty")
+		}
+	}
+	return Key{parts[0], parts[1], parts[2]}, nil
+}
+
+// String keeps the secret.
+func (k Key) String() string { return k.consumer + ":…" }
+
+// GoString keeps it as well.
+func (k Key) GoString() string { return k.String() }
+
+func (k Key) text() string { return k.consumer + ":" + k.token + ":" + k.secret }
