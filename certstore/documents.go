@@ -157,6 +157,29 @@ type Record struct {
 	Versions    map[string]VersionInfo `json:"versions,omitempty"`    // those that are kept, by fingerprint; a Ledger keeps them
 	Revocations []Revocation           `json:"revocations,omitempty"` // asked for, oldest first
 	Window      *Window                `json:"window,omitempty"`      // what the CA said last of the version in use
+	Discovered  *Discovered            `json:"discovered,omitempty"`  // names that the wish's rule led to; nil: none yet
+	Roots       []Root                 `json:"roots,omitempty"`       // that clients verified our certificates with, the present one last
+
+	unknown
+}
+
+// Root is a root that clients verify our certificates with, or did until it was replaced.
+type Root struct {
+	Fingerprint string    `json:"fingerprint"`
+	Subject     string    `json:"subject"`
+	PEM         string    `json:"pem"`
+	Since       time.Time `json:"since"`
+	Until       time.Time `json:"until,omitzero"` // for how long it is published beside the one that replaced it; zero: it is the present one
+
+	unknown
+}
+
+// Discovered are names that a certificate has because a rule leads to them, and what has been seen of them since.
+type Discovered struct {
+	Rule    string               `json:"rule"`              // the wish's that led to them
+	Names   []string             `json:"names"`             // of the next certificate, beside those of the wish; sorted
+	Added   map[string]time.Time `json:"added,omitempty"`   // that the rule leads to and the certificate lacks: when a pass first saw each
+	Missing map[string]time.Time `json:"missing,omitempty"` // of Names, to which the rule does not lead any more: likewise
 
 	unknown
 }
@@ -251,6 +274,8 @@ type Deployment struct {
 	VerifiedAt time.Time `json:"verified_at,omitzero"` // when it was first seen so, or so again after a trouble
 	Port       int       `json:"port,omitempty"`       // on which all of them were seen to serve it; 0 for none or several
 
+	Regions map[string]string `json:"regions,omitempty"` // where MAAS's regions were asked last, by MAAS's number of each
+
 	Version    int               `json:"version"`        // the one being brought there
 	Tries      int               `json:"calls"`          // of config-tls, for this version and these laggards
 	Laggards   map[string]string `json:"laggards"`       // endpoint to what it answered instead
@@ -270,7 +295,7 @@ type Deployment struct {
 // For carries over to another version for the same target what was verified, and what a later
 // maascert wrote.
 func (d Deployment) For(version int) Deployment {
-	return Deployment{Verified: d.Verified, VerifiedAt: d.VerifiedAt, Port: d.Port, Version: version, unknown: d.unknown}
+	return Deployment{Verified: d.Verified, VerifiedAt: d.VerifiedAt, Port: d.Port, Regions: d.Regions, Version: version, unknown: d.unknown}
 }
 
 // Fail remembers that something failed at a target, under the key of its deployment.
@@ -542,6 +567,8 @@ type (
 	plainAccount      Account
 	plainRegistration Registration
 	plainNode         Node
+	plainDiscovered   Discovered
+	plainRoot         Root
 )
 
 func (r *Record) UnmarshalJSON(data []byte) error {
@@ -584,10 +611,20 @@ func (r *Registration) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainRegistration)(r)), r.take(data, *r))
 }
 
+func (r *Root) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainRoot)(r)), r.take(data, *r))
+}
+
+func (d *Discovered) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainDiscovered)(d)), d.take(data, *d))
+}
+
 func (n *Node) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainNode)(n)), n.take(data, *n))
 }
 
+func (d Discovered) MarshalJSON() ([]byte, error)   { return d.add(json.Marshal(plainDiscovered(d))) }
+func (r Root) MarshalJSON() ([]byte, error)         { return r.add(json.Marshal(plainRoot(r))) }
 func (n Node) MarshalJSON() ([]byte, error)         { return n.add(json.Marshal(plainNode(n))) }
 func (r Record) MarshalJSON() ([]byte, error)       { return r.add(json.Marshal(plainRecord(r))) }
 func (o Order) MarshalJSON() ([]byte, error)        { return o.add(json.Marshal(plainOrder(o))) }

@@ -54,6 +54,7 @@ type Wish struct {
 	KeyType   KeyType  `json:"key_type"`
 	Directory string   `json:"directory"` // of the CA
 	Profile   string   `json:"profile,omitempty"`
+	Rule      string   `json:"rule,omitempty"` // that leads to further names; empty: none
 }
 
 // Hash identifies a wish; the order of the names does not count.

@@ -37,6 +37,9 @@ func (f *Files) Info() Info {
 	return Info{Name: f.parts.Name, Type: f.kind.name, Logs: f.kind.logs}
 }
 
+// Discover has nothing to find: endpoints are configured.
+func (f *Files) Discover(context.Context, map[string]string) {}
+
 // Probe shakes hands with every endpoint, and looks whether the files hold what is served: a service serves what it read at its
 // start, whatever lies in its files since then.
 func (f *Files) Probe(ctx context.Context) []Served {

@@ -27,9 +27,10 @@ type Config struct {
 	// maascert runs. Without an installation nothing is deployed, but endpoints can be asked.
 	Detect func(context.Context) (Installation, error)
 
-	Port          int      // for a first enabling of TLS; 0: DefaultPort
-	Endpoints     []string // host or host:port of every region; none: this host
-	ServerName    string   // sent as SNI; may be empty
+	Port          int          // for a first enabling of TLS; 0: DefaultPort
+	Endpoints     []string     // host or host:port of every region; none: those that MAAS's API lists
+	Regions       *RegionHosts // that are asked where no endpoints are named; nil: this host
+	ServerName    string       // sent as SNI; may be empty
 	Trust         certstore.Trust
 	Timeout       time.Duration // for one config-tls call
 	VerifyTimeout time.Duration // for every endpoint to serve a bundle after a call
@@ -51,6 +52,8 @@ type MAAS struct {
 	found    Installation
 	foundErr error
 	looked   time.Time
+	regions  []RegionHost // as they were found last
+	unsure   error        // why there may be others
 }
 
 // detectionAge is for how long a found installation is relied on: about as long as a pass takes.
@@ -80,9 +83,11 @@ var _ Target = (*MAAS)(nil)
 // New makes the target. It asks nothing of MAAS yet.
 func New(config Config) *MAAS {
 	m := &MAAS{config: config}
-	if len(config.Endpoints) == 0 {
-		m.config.Endpoints = []string{"127.0.0.1"}
-		m.unseen = hint.Add(errors.New("only this host is verified"), "with more than one region, list every region in targets.%s.endpoints", config.Name)
+	switch {
+	case len(config.Endpoints) > 0:
+		m.config.Regions = nil
+	case config.Regions == nil:
+		m.unseen = hint.Add(errors.New("only this host is verified"), "with more than one region, list every region in targets.%s.endpoints, or set maas.api", config.Name)
 	}
 	return m
 }
@@ -92,7 +97,9 @@ const maasType = "maas"
 
 // Info says that all of a MAAS deployment is one target.
 func (m *MAAS) Info() Info {
-	return Info{Name: m.config.Name, Type: maasType, Shared: true, Logs: "MAAS's and nginx's log", Unseen: m.unseen}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return Info{Name: m.config.Name, Type: maasType, Shared: true, Logs: "MAAS's and nginx's log", Unseen: m.unseen, Unsure: m.unsure}
 }
 
 // Guards are asked in this order: first what can be known without the network, then what the regions say of TLS, then what
@@ -333,8 +340,8 @@ func (m *MAAS) mayEnable(ctx context.Context, port int, want Want) error {
 		return hint.Add(fmt.Errorf("MAAS uses port %d itself", port), "set targets.%s.port", m.config.Name)
 	}
 	// One that is elsewhere may be a load balancer that passes TCP through.
-	if !slices.ContainsFunc(m.config.Endpoints, func(endpoint string) bool {
-		_, own := splitEndpoint(endpoint)
+	if !slices.ContainsFunc(m.endpoints(), func(host RegionHost) bool {
+		_, own := splitEndpoint(host.Address)
 		return own == "" || own == strconv.Itoa(port)
 	}) {
 		return hint.Add(fmt.Errorf("no endpoint is on port %d, where MAAS would serve TLS", port), "set targets.%s.port, or leave the endpoints' ports out", m.config.Name)
@@ -416,9 +423,10 @@ func covers(names []string, name string) bool {
 }
 
 func (m *MAAS) hosts() []string {
-	hosts := make([]string, len(m.config.Endpoints))
-	for i, endpoint := range m.config.Endpoints {
-		hosts[i], _ = splitEndpoint(endpoint)
+	endpoints := m.endpoints()
+	hosts := make([]string, len(endpoints))
+	for i, endpoint := range endpoints {
+		hosts[i], _ = splitEndpoint(endpoint.Address)
 	}
 	return hosts
 }
@@ -435,8 +443,8 @@ func splitEndpoint(endpoint string) (host, port string) {
 func (m *MAAS) Probe(ctx context.Context) []Served {
 	// What reads the certificate at its start in any case is restarted (MAAS fact 2.5).
 	remedy := "on that region: " + m.here(ctx).Restart() + " (it restarts MAAS's services there), then: maascert renew"
-	return sideBySide(m.config.Endpoints, func(endpoint string) Served {
-		host, port := splitEndpoint(endpoint)
+	return sideBySide(m.endpoints(), func(endpoint RegionHost) Served {
+		host, port := splitEndpoint(endpoint.Address)
 		if port == "" {
 			port = strconv.Itoa(m.portOf(ctx, host))
 		}
@@ -444,7 +452,7 @@ func (m *MAAS) Probe(ctx context.Context) []Served {
 		go func() { stopped <- isStopped(ctx, m.config.Dial, host) }()
 		served := Handshake(ctx, m.config.Dial, net.JoinHostPort(host, port), m.config.ServerName)
 		served.Stopped = <-stopped
-		served.Remedy = remedy
+		served.Remedy, served.Region = remedy, endpoint.Region
 		return served
 	})
 }

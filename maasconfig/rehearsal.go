@@ -47,7 +47,7 @@ func (r *Rehearsal) Probe(ctx context.Context) []Served {
 	defer r.mu.Unlock()
 	if r.bundle != nil {
 		for i := range served {
-			served[i] = Served{Address: served[i].Address, Certs: append([]*x509.Certificate{r.bundle.Leaf()}, r.bundle.Chain()...), Pretended: true}
+			served[i] = Served{Address: served[i].Address, Certs: append([]*x509.Certificate{r.bundle.Leaf()}, r.bundle.Chain()...), Pretended: true, Region: served[i].Region}
 		}
 	}
 	return served

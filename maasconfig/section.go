@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -49,6 +50,7 @@ type Parts struct {
 	ServerName string // sent as SNI; empty when the certificate has only addresses
 	Trust      certstore.Trust
 	MAAS       HostSection
+	Regions    *RegionHosts // that MAAS's API knows; nil: it is not asked
 	StateDir   string
 
 	FS     world.FS
@@ -92,12 +94,9 @@ func (s *MAASSection) Entrusted() []string { return nil }
 
 // Make makes the MAAS deployment that this host belongs to.
 func (s *MAASSection) Make(parts Parts) Target {
-	here := InstallationConfig{
-		Command: parts.MAAS.Command, StageDir: parts.MAAS.StageDir, HTTPDir: parts.MAAS.HTTPDir, Version: parts.MAAS.Version,
-		StateDir: parts.StateDir, FS: parts.FS, Runner: parts.Runner,
-	}
+	here := parts.MAAS.Installation(parts.StateDir, parts.FS, parts.Runner)
 	return New(Config{
-		Name: parts.Name, Port: s.Port, Endpoints: s.Endpoints, ServerName: parts.ServerName, Trust: parts.Trust,
+		Name: parts.Name, Port: s.Port, Endpoints: s.Endpoints, Regions: parts.Regions, ServerName: parts.ServerName, Trust: parts.Trust,
 		Timeout: parts.MAAS.Timeout, VerifyTimeout: s.VerifyTimeout,
 		Detect: func(ctx context.Context) (Installation, error) { return Detect(ctx, here) },
 		Stages: Stages(here), FS: parts.FS, Runner: parts.Runner, Dial: parts.Dial, UID: parts.UID,
@@ -126,21 +125,35 @@ func CheckTogether(targets map[string]TargetSection) error {
 	return nil
 }
 
-// HostSection says in the configuration where MAAS is on this host; what is left out is detected.
+// HostSection says in the configuration where MAAS is on this host, where what is left out is detected; which of its regions' addresses
+// are asked; and whether MAAS's own notice of expiry follows ours.
 type HostSection struct {
 	Command  string        `yaml:"command,program"`
 	StageDir string        `yaml:"stage_dir,path"`
 	HTTPDir  string        `yaml:"http_dir,path"`
 	Version  string        `yaml:"version"`
 	Timeout  time.Duration `yaml:"timeout"`
+	Networks []string      `yaml:"networks"`
+	Align    bool          `yaml:"align_expiry_notice"`
+
+	networks []netip.Prefix
 }
 
 // UsualHostSection is what holds where a configuration says nothing of MAAS.
 func UsualHostSection() HostSection { return HostSection{Timeout: 2 * time.Minute} }
 
+// WantedNetworks are those of which a region's address is to be.
+func (s HostSection) WantedNetworks() []netip.Prefix { return s.networks }
+
+// Installation says what is not to be detected.
+func (s HostSection) Installation(stateDir string, fsys world.FS, runner world.Runner) InstallationConfig {
+	return InstallationConfig{Command: s.Command, StageDir: s.StageDir, HTTPDir: s.HTTPDir, Version: s.Version, StateDir: stateDir, FS: fsys, Runner: runner}
+}
+
 // Check finds what is wrong.
 func (s *HostSection) Check(at section.Place) {
 	checkDuration(at, "timeout", s.Timeout)
+	s.networks = checkNetworks(at, "networks", s.Networks)
 	if s.Version != "" {
 		if _, err := ParseVersion(s.Version); err != nil {
 			at.Fault("version", "%v; write 3.7.3", err)

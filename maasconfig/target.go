@@ -27,6 +27,9 @@ type Target interface {
 	Info() Info
 	// Guards are what must be right before anything is ordered, in the order in which they are asked.
 	Guards(want Want) []Guard
+	// Discover finds out which endpoints there are, before they are looked at; those that are configured need nothing of the kind.
+	// known are the regions of MAAS that were looked at before, by MAAS's number of each: where they were asked.
+	Discover(ctx context.Context, known map[string]string)
 	// Probe sees what every endpoint serves now. What cannot be seen is in the Served. There is at least one, or nobody would
 	// know what is served.
 	Probe(ctx context.Context) []Served
@@ -45,6 +48,7 @@ type Info struct {
 	Shared bool   // the whole deployment has one, and not each host its own
 	Logs   string // what says why it took no certificate, for people
 	Unseen error  // what of it is perhaps not looked at, with a hint; nil: nothing
+	Unsure error  // why there may be endpoints that were not found, with a hint; nil: all were
 }
 
 // Origin is that of a pair which the target served before ours.
@@ -205,6 +209,7 @@ type Served struct {
 	Stopped   bool   // what would take a certificate over does not run there
 	Fleeting  error  // why what is served is served only until the next start; nil: it is not known to be so
 	Remedy    string // what to do there when it keeps another certificate, for people
+	Region    string // MAAS's number of the region, where MAAS told of it; else empty
 }
 
 // Fingerprint returns the leaf's, or nothing.

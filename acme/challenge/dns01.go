@@ -27,6 +27,14 @@ type Records interface {
 	Patience() time.Duration
 }
 
+// Published are Records of a provider that knows the servers which publish them. All of these have to have a record before the CA is told
+// to look, and one that does not answer is waited for as long as one that lacks it.
+type Published interface {
+	Records
+	// Nameservers are the servers, as host:port.
+	Nameservers(ctx context.Context) ([]string, error)
+}
+
 // TXT is a record that proves a name.
 type TXT struct {
 	FQDN  string // where it stands, CNAMEs followed; with the final dot
@@ -185,16 +193,23 @@ func (d *DNS) await(ctx context.Context, r TXT) error {
 	if wanted := records.Patience(); wanted > 0 {
 		patience = min(wanted, longestPatience)
 	}
+	servers, forgives := d.Nameservers, min(grace, patience/2)
+	if published, ok := records.(Published); ok && len(servers) == 0 {
+		if servers, err = published.Nameservers(ctx); err != nil {
+			return fmt.Errorf("which servers publish it cannot be told: %s", printable.Phrase(err.Error()))
+		}
+		forgives = patience
+	}
 	begun := time.Now()
 	for pause := firstDNSLook; ; pause = min(pause*8/5, longestDNSLook) {
 		waited := time.Since(begun)
-		look, err := d.look(ctx, view, r, waited > min(grace, patience/2))
+		look, err := d.look(ctx, view, r, servers, waited > forgives)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err == nil && look.isEverywhere():
 			return nil
-		case err == nil && look.isWhereAsked() && waited > min(grace, patience/2):
+		case err == nil && look.isWhereAsked() && waited > forgives:
 			return nil
 		case waited > patience:
 			if err == nil {
@@ -209,11 +224,11 @@ func (d *DNS) await(ctx context.Context, r TXT) error {
 	}
 }
 
-// look asks all servers that should have a record, side by side. Where none of a zone's answers, such as behind a
+// look asks all servers that should have a record, side by side: those that are known, or else those of its zone. Where none of a zone's answers, such as behind a
 // firewall, the resolvers may be asked; not at once, because they remember what is not there yet.
-func (d *DNS) look(ctx context.Context, view *View, r TXT, resolvers bool) (look, error) {
-	servers := make([]server, len(d.Nameservers))
-	for i, address := range d.Nameservers {
+func (d *DNS) look(ctx context.Context, view *View, r TXT, known []string, resolvers bool) (look, error) {
+	servers := make([]server, len(known))
+	for i, address := range known {
 		servers[i] = server{name: address, addresses: []string{address}}
 	}
 	if len(servers) == 0 {
@@ -223,7 +238,7 @@ func (d *DNS) look(ctx context.Context, view *View, r TXT, resolvers bool) (look
 		}
 	}
 	seen := view.lookAt(ctx, servers, r, false)
-	if resolvers && len(d.Nameservers) == 0 && !seen.anyAnswered() {
+	if resolvers && len(known) == 0 && !seen.anyAnswered() {
 		addresses, err := view.servers()
 		if err != nil {
 			return nil, err

@@ -54,6 +54,7 @@ type Settings map[string]string
 type Parts struct {
 	Runner    world.Runner
 	Resolvers []string // that tell zones, as host:port; none: the system's
+	Zone      Zone     // MAAS's DNS; nil: there is none
 }
 
 // lego makes the providers of its kind that need nothing special.
@@ -73,6 +74,7 @@ var known = map[string]Provider{
 	"exec":         {Prefixes: []string{"EXEC_"}, build: newProgram},
 	"httpreq":      lego(cloudCalls, httpreq.NewDNSProvider, "HTTPREQ_"),
 	"infoblox":     lego(cloudCalls, infoblox.NewDNSProvider, "INFOBLOX_"),
+	MAAS:           {Prefixes: []string{"MAAS_"}, build: newMAAS},
 	"pdns":         lego(1, pdns.NewDNSProvider, "PDNS_"),
 	"rfc2136":      lego(16, newRFC2136, rfc2136Prefixes...),
 	"route53":      lego(cloudCalls, route53.NewDNSProvider, "AWS_"),

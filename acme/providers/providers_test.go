@@ -37,6 +37,7 @@ var settings = map[string]providers.Settings{
 	"digitalocean": {"DO_AUTH_TOKEN": "hunter2"},
 	"exec":         {"EXEC_PATH": "/bin/true"},
 	"httpreq":      {"HTTPREQ_ENDPOINT": "http://127.0.0.1:9"},
+	"maas":         {"MAAS_PROPAGATION_TIMEOUT": "9"},
 	"infoblox":     {"INFOBLOX_HOST": "127.0.0.1", "INFOBLOX_USERNAME": "u", "INFOBLOX_PASSWORD": "hunter2"},
 	"pdns":         {"PDNS_API_URL": "http://127.0.0.1:9", "PDNS_API_KEY": "hunter2", "PDNS_API_VERSION": "1"},
 	"rfc2136":      {"RFC2136_NAMESERVER": "127.0.0.1:9"},
@@ -80,7 +81,9 @@ func TestEachProviderIsBuiltFromItsSettingsAndLeavesNoneBehind(t *testing.T) {
 		if row == nil {
 			continue
 		}
+		p.Zone = &maasZone{}
 		records, err := providers.Connect(t.Context(), name, row, nil, p)
+		p.Zone = nil
 		require.NoError(t, err, name)
 		require.GreaterOrEqual(t, records.Patience(), time.Duration(0))
 		for key := range row {
@@ -258,6 +261,55 @@ func TestACallThatHangsIsLeftToItselfAndCleanedUpAfter(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	require.False(t, s.there)
+}
+
+// maasZone is MAAS's DNS as far as the provider sees it.
+type maasZone struct {
+	mu      sync.Mutex
+	records []string
+}
+
+func (z *maasZone) PutTXT(_ context.Context, fqdn, value string) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.records = append(z.records, fqdn+" "+value)
+	return nil
+}
+
+func (z *maasZone) RemoveTXT(_ context.Context, fqdn, value string) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.records = slices.DeleteFunc(z.records, func(have string) bool { return have == fqdn+" "+value })
+	return nil
+}
+
+func (z *maasZone) Nameservers(context.Context) ([]string, error) {
+	return []string{"10.0.0.11:53", "10.0.0.12:53"}, nil
+}
+
+func TestMAAS(t *testing.T) {
+	zone := &maasZone{}
+	records, err := providers.Connect(t.Context(), "maas", nil, nil, providers.Parts{Zone: zone})
+	require.NoError(t, err)
+	require.Equal(t, 180*time.Second, records.Patience())
+	servers, err := records.(challenge.Published).Nameservers(t.Context())
+	require.NoError(t, err)
+	require.Len(t, servers, 2)
+	require.NoError(t, records.Put(t.Context(), txt))
+	require.Equal(t, []string{txt.FQDN + " " + txt.Value}, zone.records)
+	require.NoError(t, records.Remove(t.Context(), txt))
+	require.Empty(t, zone.records)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 { // whichever comes first, the turn or the end
+		if err := records.Put(ctx, txt); err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+	}
+	for _, settings := range []providers.Settings{{"MAAS_TTL": "30"}, {"MAAS_PROPAGATION_TIMEOUT": "soon"}, {"MAAS_PROPAGATION_TIMEOUT": "0"}} {
+		_, err := providers.Connect(t.Context(), "maas", settings, nil, providers.Parts{Zone: zone})
+		require.ErrorContains(t, err, "the only setting is MAAS_PROPAGATION_TIMEOUT")
+	}
 }
 
 func TestProgram(t *testing.T) {

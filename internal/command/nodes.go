@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
@@ -121,12 +123,16 @@ func (p *assembly) writeStatus(end passEnd, now time.Time) error {
 		if !ok {
 			continue
 		}
-		path := ""
-		if roots := p.config.Issuers[p.config.Certificate(cert.Name).Issuer].IssuerRootsPEM(); len(roots) > 0 {
-			path = filepath.Join(dir, cert.Name+".roots.pem")
+		path := filepath.Join(dir, cert.Name+".roots.pem")
+		configured := p.config.Issuers[p.config.Certificate(cert.Name).Issuer].IssuerRootsPEM()
+		if roots := r.After.RootsPEM(configured); len(roots) > 0 {
 			if err := replaceChanged(p.fsys, path, roots); err != nil {
 				return err
 			}
+		} else if err := p.fsys.Remove(path); err == nil || errors.Is(err, fs.ErrNotExist) {
+			path = "" // it is the system's that clients trust
+		} else {
+			return err
 		}
 		doc.Add(cert, r.After, path)
 	}

@@ -71,6 +71,8 @@ func (s *reloaded) Guards(maasconfig.Want) []maasconfig.Guard {
 	}
 }
 
+func (s *reloaded) Discover(context.Context, map[string]string) {}
+
 func (s *reloaded) Probe(ctx context.Context) []maasconfig.Served {
 	var all []maasconfig.Served
 	for _, endpoint := range s.Endpoints {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -37,6 +38,7 @@ type assembly struct {
 	clients map[string]*acme.Client // by issuer
 	solvers *solvers
 	reach   world.Dial // to whoever answers challenges; nil: the network
+	maas    deployment
 	engine  *lifecycle.Engine
 }
 
@@ -44,26 +46,37 @@ type assembly struct {
 func (a *app) assemble(config *config.Config) *assembly {
 	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, store: certstore.NewFileStore(a.fsys, config.Store.Path)}
 	p.store.Node = config.Node
-	p.clients, p.solvers = map[string]*acme.Client{}, newSolvers(a.fsys, config.Resolvers)
+	p.maas = p.deployment(world.Exec{}, new(net.Dialer).DialContext)
+	p.clients, p.solvers = map[string]*acme.Client{}, p.newSolvers()
 	for name, issuer := range config.Issuers {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
 	}
 	p.engine = &lifecycle.Engine{
 		Period: period(config.Times()), Progress: a.progress,
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log, Revoke: p.revoke,
+		Broken: func(former []*x509.Certificate, served *certstore.Bundle, trust certstore.Trust) []maasconfig.Profile {
+			return maasconfig.BrokenProfiles(a.fsys, former, served, trust)
+		},
 	}
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]
 		built := lifecycle.Certificate{
 			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.IssuerRoots()}, Means: meansOf(issuer, config.Resolvers),
-			Wish: certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile},
+			Wish:    certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile, Rule: cert.NamesFromMAAS.Rule()},
+			Reissue: cert.NamesFromMAAS.Reissues(),
+		}
+		if namer := p.maas.namer(cert, issuer); namer != nil {
+			built.Namer = namer
+		}
+		if config.MAAS.Align && p.servesMAAS(cert) && p.maas.api != nil {
+			built.Aligner = &aligner{api: p.maas.api}
 		}
 		if client, ok := p.clients[cert.Issuer]; ok {
 			built.Issuer = client
 		}
 		for _, name := range cert.Targets {
 			built.Targets = append(built.Targets, config.Targets[name].Make(maasconfig.Parts{
-				Name: name, ServerName: firstHost(cert.Names), Trust: built.Trust, MAAS: config.MAAS, StateDir: config.StateDir,
+				Name: name, ServerName: firstHost(cert.Names), Trust: built.Trust, MAAS: config.MAAS.HostSection, Regions: p.maas.hosts, StateDir: config.StateDir,
 				FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
 			}))
 		}
@@ -107,13 +120,14 @@ func meansOf(issuer config.Issuer, resolvers []string) string {
 type solvers struct {
 	fsys      world.FS
 	resolvers []string
+	zone      providers.Zone // MAAS's DNS; nil: it cannot be asked
 
 	mu  sync.Mutex
 	all map[string]challenge.Solver
 }
 
-func newSolvers(fsys world.FS, resolvers []string) *solvers {
-	return &solvers{fsys: fsys, resolvers: resolvers, all: map[string]challenge.Solver{}}
+func (p *assembly) newSolvers() *solvers {
+	return &solvers{fsys: p.fsys, resolvers: p.config.Resolvers, zone: p.maas.zone(), all: map[string]challenge.Solver{}}
 }
 
 func (s *solvers) solver(c config.Challenge) challenge.Solver {
@@ -124,7 +138,7 @@ func (s *solvers) solver(c config.Challenge) challenge.Solver {
 	switch {
 	case s.all[key] != nil:
 	case c.Type == "dns-01":
-		s.all[key] = newDNS(c.DNS, s.resolvers)
+		s.all[key] = s.newDNS(c.DNS)
 	case c.Webroot != "":
 		s.all[key] = &challenge.Webroot{Dir: c.Webroot, FS: s.fsys}
 	case c.Type == "tls-alpn-01":
@@ -135,14 +149,14 @@ func (s *solvers) solver(c config.Challenge) challenge.Solver {
 	return s.all[key]
 }
 
-func newDNS(c providers.Section, resolvers []string) *challenge.DNS {
+func (s *solvers) newDNS(c providers.Section) *challenge.DNS {
 	settings := providers.Settings(maps.Clone(c.SecretSettings()))
 	maps.Copy(settings, c.Settings)
 	secrets := slices.Collect(maps.Values(c.SecretSettings()))
 	return &challenge.DNS{
-		Resolvers: resolvers, Nameservers: c.Nameservers,
+		Resolvers: s.resolvers, Nameservers: c.Nameservers,
 		Connect: func(ctx context.Context) (challenge.Records, error) {
-			return providers.Connect(ctx, c.Provider, settings, secrets, providers.Parts{Runner: world.Exec{}, Resolvers: resolvers})
+			return providers.Connect(ctx, c.Provider, settings, secrets, providers.Parts{Runner: world.Exec{}, Resolvers: s.resolvers, Zone: s.zone})
 		},
 	}
 }
@@ -190,7 +204,7 @@ type rehearsal struct {
 func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 	store := certstore.NewOverlay(p.store)
 	r := &rehearsal{issuers: map[string]*lifecycle.Rehearser{}, targets: map[string][]*maasconfig.Rehearsal{}}
-	known := newSolvers(p.fsys, p.config.Resolvers)
+	known := p.newSolvers()
 	open := func(config acme.Config) *acme.Client {
 		client := acme.New(config)
 		r.clients = append(r.clients, client)
@@ -216,7 +230,7 @@ func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 			issuer := &lifecycle.Rehearser{Client: client, DryRun: dryRuns[name], Now: time.Now, Keep: busy[cert.Name]}
 			twin.Issuer, r.issuers[cert.Name] = issuer, issuer
 		}
-		twin.Trust = certstore.Rehearsed(cert.Trust)
+		twin.Trust, twin.Aligner = certstore.Rehearsed(cert.Trust), nil
 		for _, target := range cert.Targets {
 			harmless := maasconfig.Rehearse(target)
 			twin.Targets = append(twin.Targets, harmless)

@@ -24,22 +24,29 @@ import (
 	"maascert/certstore"
 	"maascert/internal/section"
 	"maascert/maasconfig"
+	"maascert/maasconfig/maasapi"
 )
 
 // Config is the configuration file. examples/maascert.yaml names every key and says what it means; a test keeps it so.
 type Config struct {
-	Node         string                 `yaml:"node"`
-	StateDir     string                 `yaml:"state_dir,path"`
-	ACME         Issuer                 `yaml:"acme"`
-	Issuers      map[string]Issuer      `yaml:"issuers"`
-	Certificates []Certificate          `yaml:"certificates"`
-	Targets      map[string]Target      `yaml:"targets"`
-	MAAS         maasconfig.HostSection `yaml:"maas"`
-	Store        certstore.Section      `yaml:"store"`
-	Schedule     string                 `yaml:"schedule"`
-	Resolvers    []string               `yaml:"resolvers"`
+	Node         string            `yaml:"node"`
+	StateDir     string            `yaml:"state_dir,path"`
+	ACME         Issuer            `yaml:"acme"`
+	Issuers      map[string]Issuer `yaml:"issuers"`
+	Certificates []Certificate     `yaml:"certificates"`
+	Targets      map[string]Target `yaml:"targets"`
+	MAAS         MAAS              `yaml:"maas"`
+	Store        certstore.Section `yaml:"store"`
+	Schedule     string            `yaml:"schedule"`
+	Resolvers    []string          `yaml:"resolvers"`
 
 	schedule cron.Schedule
+}
+
+// MAAS says where MAAS is, on this host and behind its API.
+type MAAS struct {
+	maasconfig.HostSection `yaml:",inline"`
+	API                    maasapi.Section `yaml:"api"`
 }
 
 // Issuer is a CA, and how names are proven to it.
@@ -87,6 +94,8 @@ type Certificate struct {
 	KeyType certstore.KeyType `yaml:"key_type"`
 	Keep    int               `yaml:"keep"`
 	Targets []string          `yaml:"targets"`
+
+	NamesFromMAAS maasconfig.NamesSection `yaml:"names_from_maas"`
 }
 
 // Target is one place that serves a certificate: its type, and the keys that this type has.
@@ -142,7 +151,7 @@ func Load(file string, types maasconfig.Types) (*Config, error) {
 	if err != nil {
 		return nil, withoutOp(err)
 	}
-	config := Config{MAAS: maasconfig.UsualHostSection()}
+	config := Config{MAAS: MAAS{HostSection: maasconfig.UsualHostSection()}}
 	doc := decodeYAML(file, text, types, &config)
 	if !doc.broken {
 		v := &validator{document: doc, config: &config}
@@ -174,10 +183,10 @@ func (v *validator) run() {
 	}
 	c.StateDir = cmp.Or(c.StateDir, "/var/lib/maascert")
 	section.CheckServers(v.place(""), "resolvers", c.Resolvers)
+	v.maas()
 	v.issuers()
 	v.targets()
 	v.certificates()
-	c.MAAS.Check(v.place("maas"))
 	c.Store.Check(filepath.Join(c.StateDir, "store"), v.place("store").Fault)
 	c.Schedule = cmp.Or(c.Schedule, "@every 12h")
 	var err error
@@ -185,6 +194,23 @@ func (v *validator) run() {
 		v.fault("schedule", "%q is no schedule: write @every 12h, or five fields as cron takes them", c.Schedule)
 	} else if c.schedule.Next(time.Now()).IsZero() {
 		v.fault("schedule", "%q never comes", c.Schedule)
+	}
+}
+
+// maas checks where MAAS is. What needs its API is an error without a key for it.
+func (v *validator) maas() {
+	maas := &v.config.MAAS
+	maas.HostSection.Check(v.place("maas"))
+	maas.API.Check(v.place("maas.api"))
+	if maas.Align {
+		v.needsAPI("maas.align_expiry_notice")
+	}
+}
+
+// needsAPI finds a key that cannot do without MAAS's API.
+func (v *validator) needsAPI(key string) {
+	if !v.config.MAAS.API.IsUsed() {
+		v.fault(key, "this asks MAAS's API, which needs maas.api.key: a reference to an API key of an administrator, such as file:api.key")
 	}
 }
 
@@ -254,6 +280,9 @@ func (v *validator) challenge(key string, c *Challenge) {
 	switch {
 	case c.Type == "dns-01":
 		c.DNS.Check(at.Under("dns"))
+		if c.DNS.Provider == providers.MAAS {
+			v.needsAPI(key + ".dns.provider")
+		}
 	case slices.Contains(challenge.Types, c.Type) && v.has(key+".dns"):
 		at.Fault("dns", "only dns-01 has a dns section")
 	}
@@ -365,7 +394,13 @@ func (v *validator) unused(taken map[string]string) {
 }
 
 func (v *validator) names(key string, cert *Certificate) {
-	if len(cert.Names) == 0 {
+	if v.has(key + ".names_from_maas") {
+		cert.NamesFromMAAS.Check(v.place(key+".names_from_maas"), v.config.MAAS.Networks)
+	}
+	if cert.NamesFromMAAS.AsksRegions() {
+		v.needsAPI(key + ".names_from_maas.regions")
+	}
+	if len(cert.Names) == 0 && !cert.NamesFromMAAS.IsUsed() {
 		v.fault(key, "names is missing: every name and address under which MAAS is reached")
 	}
 	for i, name := range cert.Names {
@@ -397,6 +432,14 @@ func (v *validator) provable(key string, cert *Certificate, issuer *Issuer) {
 			v.fault(at, "%s: an address cannot be proven by dns-01: set http-01 or tls-alpn-01 for it in the issuer's challenges", name)
 		}
 	}
+}
+
+// CheckName says why a name that nobody wrote down cannot be certified by an issuer; nil: it can, as far as is known before it is asked.
+func (a Issuer) CheckName(name string) error {
+	if certstore.IsAddress(name) && a.ChallengeFor(name).Type == "dns-01" {
+		return errors.New("an address cannot be proven by dns-01: set http-01 or tls-alpn-01 for it in the issuer's challenges")
+	}
+	return acme.CheckNames(a.Directory, a.Profile, []string{name})[name]
 }
 
 // issuable finds names that a CA is known not to issue for.

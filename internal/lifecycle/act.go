@@ -33,7 +33,7 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 	defer cancel()
 	ordered := false // the CA was asked for a new order and took it
 	issued, err := p.cert.Issuer.Obtain(bounded, acme.Request{
-		Names: plan.Wish.Names, KeyType: plan.Wish.KeyType, Resume: resume, Predecessor: p.result.After.State.Current,
+		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, Predecessor: p.result.After.State.Current,
 		Save: func(order certstore.Order) error {
 			ordered = ordered || resume == nil || order.URL != resume.URL
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
@@ -108,7 +108,7 @@ func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, b
 		attempt := p.attempt("", nil)
 		r.Attempt = &attempt
 		hash := plan.Wish.Hash()
-		r.Wish, r.WishHash = &plan.Wish, hash
+		r.Wish, r.WishHash, r.Discovered = &plan.Wish, hash, plan.Discovered
 		if r.WishByHost == nil {
 			r.WishByHost = map[string]string{}
 		}
@@ -208,8 +208,10 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 	if err != nil {
 		return hint.Add(err, "make room; the order is kept, and the next run fetches the same certificate")
 	}
+	renewed := p.result.After.State
+	renewed.Current, renewed.Root = &version, rootOf(version, p.cert.Trust, renewed.Record.Roots)
 	err = p.update(ctx, func(r *certstore.Record) {
-		r.Current, r.Order, r.Attempt = version.Number, nil, nil
+		r.Current, r.Order, r.Attempt, r.Roots = version.Number, nil, nil, renewed.roots()
 		r.CutOff, r.Failures, r.Refused, r.FailedWith = 0, 0, false, ""
 		r.NextAttempt, r.RetryAfter, r.HeldUntil, r.FailedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 		r.Pinned, r.PinnedAt = 0, time.Time{}
@@ -291,6 +293,9 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 	err := p.update(ctx, func(r *certstore.Record) {
 		d := before
 		d.Tries = before.Tries + outcome.Tries
+		if regions := (TargetState{Endpoints: outcome.Endpoints}).regions(); regions != nil {
+			d.Regions = regions
+		}
 		if tried > 0 {
 			d.Told = p.Now().UTC()
 			d = countToday(d, before, tried)

@@ -9,6 +9,8 @@ package lifecycle
 import (
 	"cmp"
 	"crypto/x509"
+	"maps"
+	"net"
 	"slices"
 	"time"
 
@@ -49,15 +51,21 @@ type State struct {
 	Window      *acme.Window                     // nil when the CA has none or could not be asked
 	Targets     []TargetState
 	Force       bool
-	ByHand      bool             // a person asked for this pass
-	Means       string           // hash of this host's configuration of CA and challenges
-	Period      time.Duration    // between two passes of the schedule; 0: unknown
-	Unpublished bool             // the public copy of the current version is not there
-	Nodes       []certstore.Node // what hosts said of their last pass
-	Unindexed   bool             // the record does not list the versions that there are
-	Watched     bool             // no CA is configured: a person brings in the next certificate
-	Rollover    bool             // the account's key is being replaced, and not every CA has the new one
-	Account     error            // why the ACME account cannot be used as it is; nil: it can, or there is none yet
+	ByHand      bool                 // a person asked for this pass
+	Means       string               // hash of this host's configuration of CA and challenges
+	Period      time.Duration        // between two passes of the schedule; 0: unknown
+	Unpublished bool                 // the public copy of the current version is not there
+	Nodes       []certstore.Node     // what hosts said of their last pass
+	Unindexed   bool                 // the record does not list the versions that there are
+	Watched     bool                 // no CA is configured: a person brings in the next certificate
+	Rollover    bool                 // the account's key is being replaced, and not every CA has the new one
+	Account     error                // why the ACME account cannot be used as it is; nil: it can, or there is none yet
+	Found       maasconfig.Found     // where the wish has a rule: the names that it leads to now
+	Reissue     bool                 // another certificate is ordered when it leads to more names
+	LoseNames   bool                 // somebody accepts that names are lost to which it does not lead any more
+	Began       time.Time            // when the pass did, or the look that is none
+	Root        *x509.Certificate    // that clients verify the version in use with; nil: they do not
+	Broken      []maasconfig.Profile // that refuse it because they pin a former root
 }
 
 // TargetState compares what a target's endpoints serve with the version in use.
@@ -65,6 +73,23 @@ type TargetState struct {
 	Name      string
 	Key       string // under which the record remembers it, where that is not the name: a host's own are "NAME.at.NODE"
 	Endpoints []maasconfig.Endpoint
+	Unsure    error // why there may be endpoints that were not found; nil: all were
+}
+
+// regions are those of MAAS's that are its endpoints, by MAAS's number, with where they were asked; nil where MAAS did not tell of them.
+func (t TargetState) regions() map[string]string {
+	var regions map[string]string
+	for _, e := range t.Endpoints {
+		host, _, err := net.SplitHostPort(e.Address)
+		if e.Region == "" || err != nil {
+			continue
+		}
+		if regions == nil {
+			regions = map[string]string{}
+		}
+		regions[e.Region] = host
+	}
+	return regions
 }
 
 func (t TargetState) key() string { return cmp.Or(t.Key, t.Name) }
@@ -73,16 +98,20 @@ func (t TargetState) key() string { return cmp.Or(t.Key, t.Name) }
 type Plan struct {
 	Why          Reason
 	Obtain       bool
-	Wait         time.Time      // an order is due but held back until then
-	Wish         certstore.Wish // what is ordered
-	Differ       bool           // this host's configuration asks for something else than the deployment follows
-	Deploy       []string       // targets that are to be told
-	Stuck        []string       // targets that are not told again although they serve something else
-	Needs        bool           // a person has to bring in another certificate now
-	Housekeeping bool           // nothing to do but to write down what was seen
-	RenewAt      time.Time      // when an order gets due by time
-	Next         time.Time      // when to look again, if earlier than the schedule; zero for no such time
-	again        time.Time      // when a target may be told again that was told often enough for now
+	Wait         time.Time             // an order is due but held back until then
+	Wish         certstore.Wish        // what is ordered, but for names that only its rule leads to
+	Names        []string              // of the next certificate
+	Discovered   *certstore.Discovered // what is to be remembered of the rule's names
+	Roots        []certstore.Root      // to be remembered
+	Unnamed      error                 // why the names are not known yet, so that nothing is ordered; nil: they are
+	Differ       bool                  // this host's configuration asks for something else than the deployment follows
+	Deploy       []string              // targets that are to be told
+	Stuck        []string              // targets that are not told again although they serve something else
+	Needs        bool                  // a person has to bring in another certificate now
+	Housekeeping bool                  // nothing to do but to write down what was seen
+	RenewAt      time.Time             // when an order gets due by time
+	Next         time.Time             // when to look again, if earlier than the schedule; zero for no such time
+	again        time.Time             // when a target may be told again that was told often enough for now
 }
 
 // IsWork tells whether the plan changes anything.
@@ -179,16 +208,12 @@ func (s State) isServedElsewhere(version int) bool {
 func Decide(s State) Plan {
 	var p Plan
 	p.Wish, p.Differ = s.wish()
-	for _, rule := range rules {
-		if rule.applies(s, p.Wish) {
-			p.Why, p.Obtain = rule.reason, rule.orders
-			break
-		}
-	}
+	p.settleNames(s)
+	wanted := p.wanted()
 	if s.Watched {
 		p.Obtain, p.Needs = false, p.Obtain && p.Why != Lifetime
 	}
-	if why, cut := s.cutOff(p.Wish); cut && !p.Obtain && !s.Watched {
+	if why, cut := s.cutOff(wanted); cut && !p.Obtain && !s.Watched {
 		p.Why, p.Obtain = why, true
 	}
 	if wait := s.backOff(); p.Obtain && wait.After(s.Now) {
@@ -197,7 +222,7 @@ func Decide(s State) Plan {
 	p.RenewAt = s.renewAt()
 	if !p.Obtain && s.Current != nil {
 		for _, t := range s.Targets {
-			what, again := s.decideTarget(t, p.Wish)
+			what, again := s.decideTarget(t, wanted)
 			p.again = earlier(p.again, again)
 			switch what {
 			case tell:
@@ -208,8 +233,16 @@ func Decide(s State) Plan {
 				p.Stuck = append(p.Stuck, t.Name)
 			case leave:
 			}
+			if regions := t.regions(); t.Unsure == nil && regions != nil && !maps.Equal(regions, s.Record.Deployments[t.key()].Regions) {
+				p.Housekeeping = true
+			}
 		}
 	}
+	if p.Unnamed != nil && s.Current == nil {
+		p.Obtain = false
+	}
+	p.Roots = s.roots()
+	p.Housekeeping = p.Housekeeping || !p.Obtain && !(sameDiscovered(p.Discovered, s.Record.Discovered) && sameRoots(p.Roots, s.Record.Roots))
 	if !p.Obtain && p.Wait.IsZero() && (s.Record.Attempt != nil || s.Record.Order != nil) {
 		p.Housekeeping = true
 	}
@@ -218,6 +251,16 @@ func Decide(s State) Plan {
 	p.Housekeeping = p.Housekeeping || s.Unpublished && s.Current != nil && !p.Obtain
 	p.Next = s.next(p)
 	return p
+}
+
+// reason is the first rule that applies to a certificate as it is wanted, and whether it orders another.
+func (s State) reason(wanted certstore.Wish) (Reason, bool) {
+	for _, rule := range rules {
+		if rule.applies(s, wanted) {
+			return rule.reason, rule.orders
+		}
+	}
+	return Fresh, false
 }
 
 // cutOff tells whether a run was killed while it ordered what is still wished: it is taken up again at once, because the
@@ -311,6 +354,7 @@ func (s State) next(p Plan) time.Time {
 	if s.Window != nil {
 		moments = append(moments, s.Window.AskAgain)
 	}
+	moments = append(moments, s.secondLook(p.Discovered))
 	for _, t := range s.Targets {
 		if !maasconfig.Serving(t.Endpoints) {
 			moments = append(moments, lookAgain(s.Record.Deployments[t.key()].Since, s.Now))

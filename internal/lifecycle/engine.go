@@ -43,7 +43,10 @@ type Certificate struct {
 	Trust   certstore.Trust // of those who connect to its targets
 	Issuer  Issuer          // nil: nobody renews it; a person brings in another one in time
 	Targets []maasconfig.Target
-	Means   string // hash of the configuration of its CA and its challenges: when it changes, a back-off ends
+	Namer   Namer   // of the wish's rule; nil where it has none
+	Aligner Aligner // of MAAS's own notice of expiry; nil: it is left alone
+	Reissue bool    // another certificate is ordered when the rule leads to more names
+	Means   string  // hash of the configuration of its CA and its challenges: when it changes, a back-off ends
 }
 
 // Engine runs passes. Its parts are given from outside; a rehearsal is the same engine made of harmless parts.
@@ -55,6 +58,8 @@ type Engine struct {
 	Period       time.Duration // between two passes of the schedule; 0: unknown
 	// Revoke has the CA that issued a version revoke it.
 	Revoke func(ctx context.Context, version certstore.Version, reason uint) error
+	// Broken finds who on this host refuses a certificate because of its root; nil: nobody looks.
+	Broken Pinned
 	// Progress is told what a pass waits for; nil: nobody is.
 	Progress func(cert, words string)
 	Now      func() time.Time
@@ -68,6 +73,8 @@ type Options struct {
 	ByHand       bool     // a person asked for it: a target that was told often enough is told once more
 	Accept       maasconfig.Accept
 	Wait         time.Duration // for a lock that another run holds
+
+	began time.Time // when the pass did
 }
 
 // Stage names the step at which something failed.
@@ -209,6 +216,8 @@ func (e *Engine) Pass(ctx context.Context, options Options) []Result {
 			continue
 		}
 		begun := e.Now()
+		options := options
+		options.began = begun.Round(0)
 		p := &pass{
 			Engine: e, cert: cert, options: options, grace: grace, seen: map[string][]maasconfig.Endpoint{}, refused: map[string]bool{},
 			result: Result{Name: cert.Name, Deployed: map[string]bool{}, Told: map[string]maasconfig.Telling{}},
@@ -244,7 +253,10 @@ func (e *Engine) Look(ctx context.Context, cert Certificate) (View, error) {
 func (e *Engine) look(ctx context.Context, ledger *certstore.Ledger, cert Certificate, options Options) (View, *certstore.Ledger, error) {
 	state := State{
 		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand,
-		Watched: cert.Issuer == nil,
+		Watched: cert.Issuer == nil, Reissue: cert.Reissue, LoseNames: options.Accept[maasconfig.NamesLost], Began: options.began,
+	}
+	if state.Began.IsZero() {
+		state.Began = state.Now
 	}
 	var err error
 	if ledger == nil {
@@ -258,9 +270,10 @@ func (e *Engine) look(ctx context.Context, ledger *certstore.Ledger, cert Certif
 	if err != nil {
 		return e.blind(ctx, cert, state), nil, err
 	}
+	e.lookAtRoots(cert, &state)
 	e.ask(ctx, cert, &state)
 	plan := Decide(state)
-	return View{State: state, Plan: plan, Summary: Summary(cert.Name, state, plan), Warnings: warnings(state, cert.Trust.Roots)}, ledger, context.Cause(ctx)
+	return View{State: state, Plan: plan, Summary: Summary(cert.Name, state, plan), Warnings: warnings(state, plan, cert)}, ledger, context.Cause(ctx)
 }
 
 // recall reads what is remembered.
@@ -293,8 +306,8 @@ func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View 
 	seen := State{Now: state.Now, Node: state.Node, Wish: state.Wish}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	seen.Targets = e.probe(ctx, cert, nil)
-	return View{State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish}, Summary: StateFailed}
+	seen.Targets = e.probe(ctx, cert, nil, certstore.Record{})
+	return View{State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish, Names: state.Wish.Names}, Summary: StateFailed}
 }
 
 // lookAtAccount finds out whether the ACME account could be used, long before it is.
@@ -337,18 +350,27 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 			}
 		}()
 	}
-	state.Targets = e.probe(ctx, cert, bundle)
+	named := make(chan struct{})
+	go func() {
+		defer close(named)
+		if cert.Namer != nil {
+			state.Found = cert.Namer.Find(ctx)
+		}
+	}()
+	state.Targets = e.probe(ctx, cert, bundle, state.Record)
 	<-windowed
+	<-named
 }
 
 // probe asks the endpoints of all targets at the same time.
-func (e *Engine) probe(ctx context.Context, cert Certificate, bundle *certstore.Bundle) []TargetState {
+func (e *Engine) probe(ctx context.Context, cert Certificate, bundle *certstore.Bundle, record certstore.Record) []TargetState {
 	states := make([]TargetState, len(cert.Targets))
 	var group sync.WaitGroup
 	for i, target := range cert.Targets {
 		group.Go(func() {
+			target.Discover(ctx, record.Deployments[e.key(target.Info())].Regions)
 			info := target.Info()
-			states[i] = TargetState{Name: info.Name, Key: e.key(info), Endpoints: maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)}
+			states[i] = TargetState{Name: info.Name, Key: e.key(info), Unsure: info.Unsure, Endpoints: maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)}
 		})
 	}
 	group.Wait()
@@ -398,6 +420,7 @@ func (p *pass) trouble(one Trouble) {
 }
 
 func (p *pass) run(ctx context.Context) {
+	defer p.align(ctx)
 	for _, target := range p.cert.Targets {
 		if err := target.Tidy(ctx); err != nil {
 			p.Log.Warn("wiping what a killed run left", "target", target.Info().Name, "error", err)
@@ -412,6 +435,9 @@ func (p *pass) run(ctx context.Context) {
 	if view.Plan.Needs {
 		p.fail(StageObtain, hint.Add(fmt.Errorf("another certificate is needed (%s), and the configuration has no CA", view.Plan.Why),
 			"maascert deploy --cert FILE --key FILE, or name a CA in the section acme:"))
+	}
+	if view.Plan.Unnamed != nil && view.State.Current == nil {
+		p.fail(StageLook, unnamed(view.Plan.Unnamed))
 	}
 	if !view.Plan.IsWork() {
 		p.conclude(ctx)
@@ -573,7 +599,7 @@ func (p *pass) askGuards(ctx context.Context, view View, targets []maasconfig.Ta
 func (e *Engine) Want(view View, target maasconfig.Target, accept maasconfig.Accept) maasconfig.Want {
 	d := view.State.Record.Deployments[e.key(target.Info())]
 	return maasconfig.Want{
-		Names: view.Plan.Wish.Names, Earlier: earlierNames(view.State), KeyType: view.Plan.Wish.KeyType,
+		Names: view.Plan.Names, Earlier: earlierNames(view.State), KeyType: view.Plan.Wish.KeyType,
 		Accept: accept, Ours: d.Verified != 0, Port: d.Port,
 	}
 }
@@ -583,6 +609,9 @@ func earlierNames(state State) []string {
 	var names []string
 	if state.Record.Wish != nil {
 		names = append(names, state.Record.Wish.Names...)
+	}
+	if state.Record.Discovered != nil {
+		names = append(names, state.Record.Discovered.Names...)
 	}
 	for _, version := range state.Known {
 		if version.Origin == certstore.FromACME || version.Origin == certstore.FromDeploy {
@@ -651,7 +680,7 @@ func (p *pass) lookBack(ctx context.Context) bool {
 		p.unsee()
 		return false
 	}
-	view, _, err := p.look(ctx, p.ledger, p.cert, Options{})
+	view, _, err := p.look(ctx, p.ledger, p.cert, Options{began: p.options.began})
 	if err != nil {
 		p.unsee()
 		p.fail(StageLook, err)
@@ -755,11 +784,12 @@ func (p *pass) housekeep(ctx context.Context, view View) error {
 		p.warn("%v", err)
 	}
 	return p.update(ctx, func(r *certstore.Record) {
-		r.Attempt, r.CutOff, r.Answers = nil, 0, stays
+		r.Attempt, r.CutOff, r.Answers, r.Discovered, r.Roots = nil, 0, stays, view.Plan.Discovered, view.Plan.Roots
 		if view.Plan.Wait.IsZero() {
 			r.Order = nil
 		}
 		for _, t := range view.State.Targets {
+			p.rememberRegions(r, t)
 			if maasconfig.Serving(t.Endpoints) {
 				p.verified(r, t.key(), r.Current, t.Endpoints)
 			}
@@ -808,6 +838,15 @@ func (p *pass) setDeployment(r *certstore.Record, key string, d certstore.Deploy
 	r.Deployments[key] = d
 }
 
+// rememberRegions remembers where MAAS's regions were asked, for when MAAS cannot be asked for them.
+func (p *pass) rememberRegions(r *certstore.Record, t TargetState) {
+	if regions := t.regions(); regions != nil {
+		d := r.Deployments[t.key()]
+		d.Regions = regions
+		p.setDeployment(r, t.key(), d)
+	}
+}
+
 // conclude turns a state that is not as it should be into troubles, where nothing else failed with the certificate, or at
 // the target.
 func (p *pass) conclude(ctx context.Context) {
@@ -843,7 +882,7 @@ func (p *pass) notServing(view View, t TargetState, target maasconfig.Info) erro
 	switch {
 	case maasconfig.Serving(t.Endpoints):
 		return hint.Add(err, "is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another")
-	case view.State.isForeign(t, view.Plan.Wish):
+	case view.State.isForeign(t, view.Plan.wanted()):
 		return hint.Add(errors.New("every endpoint serves a good certificate that is not ours; it is left until a renewal is due"),
 			"to put ours back now: maascert renew --force")
 	case view.State.Record.Deployments[t.key()].RolledBack >= maxRollbacks:
@@ -892,7 +931,7 @@ func (v View) Changes() (added, removed []string) {
 	if len(served) == 0 {
 		return nil, nil
 	}
-	for _, name := range v.Plan.Wish.Names {
+	for _, name := range v.Plan.Names {
 		if !served[name] {
 			added = append(added, name)
 		}

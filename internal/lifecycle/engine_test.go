@@ -223,6 +223,8 @@ func (p *place) Guards(maasconfig.Want) []maasconfig.Guard {
 	}}}
 }
 
+func (p *place) Discover(context.Context, map[string]string) {}
+
 func (p *place) Probe(context.Context) []maasconfig.Served {
 	p.mu.Lock()
 	defer p.mu.Unlock()

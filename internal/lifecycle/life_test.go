@@ -306,6 +306,8 @@ func (s simTarget) Guards(maasconfig.Want) []maasconfig.Guard {
 	}}}
 }
 
+func (simTarget) Discover(context.Context, map[string]string) {}
+
 func (s simTarget) Probe(context.Context) []maasconfig.Served {
 	s.mu.Lock()
 	defer s.mu.Unlock()

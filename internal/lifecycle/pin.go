@@ -80,7 +80,11 @@ func (p *pass) earlier(number int) (int, error) {
 // hasNames refuses a bundle that has not all names of the configuration, unless somebody accepts that.
 func (p *pass) hasNames(bundle *certstore.Bundle) error {
 	var lost []string
-	for _, name := range p.cert.Wish.Names {
+	wished := p.cert.Wish.Names
+	if d := p.ledger.Record().Discovered; d != nil && d.Rule == p.cert.Wish.Rule {
+		wished = union(wished, d.Names)
+	}
+	for _, name := range wished {
 		if !slices.Contains(certstore.CertificateNames(bundle.Leaf()), name) && bundle.Leaf().VerifyHostname(name) != nil {
 			lost = append(lost, name)
 		}

@@ -13,8 +13,19 @@ import (
 )
 
 // warnings tell what is as it should be and may not stay so.
-func warnings(s State, roots *x509.CertPool) []string {
-	return slices.Concat(revocations(s), rollover(s), watched(s), issuerExpiry(s, roots), limits(s))
+func warnings(s State, p Plan, cert Certificate) []string {
+	return slices.Concat(trustChange(s, p, cert), revocations(s), rollover(s), watched(s), unsure(s), drift(s, p), issuerExpiry(s, cert.Trust.Roots), limits(s))
+}
+
+// unsure tells of endpoints that may be there and were not found.
+func unsure(s State) []string {
+	var found []string
+	for _, t := range s.Targets {
+		if t.Unsure != nil {
+			found = append(found, t.Name+": "+printable.Error(t.Unsure))
+		}
+	}
+	return found
 }
 
 // rollover tells of an account whose key is between two.

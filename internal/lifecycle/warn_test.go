@@ -22,14 +22,14 @@ func TestWarnings(t *testing.T) {
 		return State{Now: time.Now(), Current: &certstore.Version{Number: 1, Created: time.Now(), Bundle: bundle}}
 	}
 	const year = 365 * 24 * time.Hour
-	require.Empty(t, warnings(state(year), authority.Pool()))
-	require.Empty(t, warnings(State{Now: time.Now()}, authority.Pool()))
+	require.Empty(t, warnings(state(year), Plan{}, Certificate{Trust: certstore.Trust{Roots: authority.Pool()}}))
+	require.Empty(t, warnings(State{Now: time.Now()}, Plan{}, Certificate{Trust: certstore.Trust{Roots: authority.Pool()}}))
 	for _, roots := range []int{1, 0} {
 		pool := authority.Pool()
 		if roots == 0 {
 			pool = nil
 		}
-		found := warnings(state(8*year), pool)
+		found := warnings(state(8*year), Plan{}, Certificate{Trust: certstore.Trust{Roots: pool}})
 		require.Len(t, found, 1+roots, "the intermediate, and the root where it is known")
 		require.Contains(t, found[0], `the CA certificate "CN=certtest intermediate" expires at `)
 	}
@@ -47,15 +47,15 @@ func TestWarnings(t *testing.T) {
 		remember(time.Hour, "ari", nil)
 	}
 	s.Wish.Directory = acme.LetsEncrypt
-	require.Empty(t, warnings(s, nil))
+	require.Empty(t, warnings(s, Plan{}, Certificate{}))
 	for range 4 {
 		remember(time.Hour, "forced", nil)
 	}
-	require.Contains(t, warnings(s, nil)[0], "4 certificates were ordered within a week")
+	require.Contains(t, warnings(s, Plan{}, Certificate{})[0], "4 certificates were ordered within a week")
 	for range 4 {
 		remember(time.Minute, "missing", errors.New("validation: a.example: connection: refused"))
 	}
-	require.Contains(t, warnings(s, nil)[1], "4 orders failed within an hour")
+	require.Contains(t, warnings(s, Plan{}, Certificate{})[1], "4 orders failed within an hour")
 	s.Wish.Directory = "https://ca.example/directory"
-	require.Empty(t, warnings(s, nil))
+	require.Empty(t, warnings(s, Plan{}, Certificate{}))
 }

@@ -65,6 +65,12 @@ func ChangesOf(v lifecycle.View) Changes {
 	return Changes{Added: append([]string{}, added...), Removed: append([]string{}, removed...)}
 }
 
+// driftOf are the names that changed by themselves and that no certificate follows yet.
+func driftOf(v lifecycle.View) Changes {
+	added, missing := v.Drift()
+	return Changes{Added: append([]string{}, added...), Removed: append([]string{}, missing...)}
+}
+
 // String lists what changes, as "- region1 + region9"; empty for nothing.
 func (c Changes) String() string {
 	var words []string

@@ -79,6 +79,7 @@ type Certificate struct {
 	Error       string    `json:"error"` // last_failure's
 	Hint        string    `json:"hint"`
 	Changes     Changes   `json:"changes"`
+	Drift       Changes   `json:"drift"`              // names that the rule names_from_maas leads to and the next certificate lacks, and the other way round
 	Troubles    []Trouble `json:"troubles,omitempty"` // what failed and has not succeeded since, the last first
 	LastFailure *Failure  `json:"last_failure"`
 	Warnings    []string  `json:"warnings,omitempty"`
@@ -146,9 +147,9 @@ func (s *Status) Add(cert lifecycle.Certificate, v lifecycle.View) {
 // NewCertificate documents a view of a certificate.
 func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 	doc := Certificate{
-		Name: cert.Name, State: string(v.Summary), Reason: string(v.Plan.Why), Names: cert.Wish.Names,
+		Name: cert.Name, State: string(v.Summary), Reason: string(v.Plan.Why), Names: v.Plan.Names,
 		RenewAt: Time{v.Plan.RenewAt}, Failures: v.State.Record.Failures, NextAttempt: Time{v.Plan.Wait}, Version: v.Version(),
-		Changes: ChangesOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), differs: v.Plan.Differ, account: v.State.Account,
+		Changes: ChangesOf(v), Drift: driftOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), differs: v.Plan.Differ, account: v.State.Account,
 	}
 	if v.State.Window != nil {
 		doc.Explanation = v.State.Window.Explanation

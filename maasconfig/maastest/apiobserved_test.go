@@ -38,11 +38,16 @@ func newAPISite(t *testing.T) *apiSite {
 	bundle, err := authority.Issue("ec256", 0, time.Hour, "maas.example")
 	require.NoError(t, err)
 	require.NoError(t, s.Enable(t.Context(), bundle, 5443))
-	s.client = &http.Client{
+	s.client = newPlainClient()
+	return s
+}
+
+// newPlainClient is a client that follows nothing and trusts everybody.
+func newPlainClient() *http.Client {
+	return &http.Client{
 		Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return s
 }
 
 // oauth are the parts of an Authorization header, which a row may change.

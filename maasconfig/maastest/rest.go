@@ -421,3 +421,6 @@ func settingValue(name, text string) (any, *reply) {
 		return text, nil
 	}
 }
+
+// API answers as a region's API does, whatever is before it.
+func (d *Database) API() http.Handler { return http.HandlerFunc(d.serveAPI) }

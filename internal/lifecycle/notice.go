@@ -1,0 +1,53 @@
+package lifecycle
+
+import (
+	"context"
+	"time"
+
+	"maascert/internal/hint"
+	"maascert/maasconfig"
+)
+
+// Aligner has MAAS's own notice of expiry follow what is served.
+type Aligner interface {
+	// Align has MAAS tell of the certificate's end so many days before, or not at all for 0.
+	Align(ctx context.Context, days int) error
+}
+
+const (
+	// shortestNoticed is the lifetime from which on MAAS's notice makes sense: it calls a certificate expired that has a day left.
+	shortestNoticed = 7 * day
+	// alignTime bounds the calls for that.
+	alignTime = 15 * time.Second
+	// longestNotice is how many days before the end MAAS tells of it at the most.
+	longestNotice = 90
+)
+
+// noticeDays is how many days before a certificate's end MAAS should tell of it: when half of the time has gone in which it should have
+// been renewed, so that it does not cry wolf. 0: it should not.
+func noticeDays(s State) int {
+	if lifetime(s.leaf()) < shortestNoticed {
+		return 0
+	}
+	left := s.leaf().NotAfter.Sub(s.renewAt())
+	return max(1, min(longestNotice, int(left/2/day)))
+}
+
+// align has MAAS's own notice follow the version in use, once every region serves it. That it cannot is a warning.
+func (p *pass) align(ctx context.Context) {
+	state := p.result.After.State
+	if p.cert.Aligner == nil || state.Current == nil || ctx.Err() != nil {
+		return
+	}
+	for i, t := range state.Targets {
+		if !p.cert.Targets[i].Info().Shared || !maasconfig.Serving(t.Endpoints) {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, alignTime)
+		defer cancel()
+		if err := p.cert.Aligner.Align(ctx, noticeDays(state)); err != nil {
+			p.warn("MAAS's own notice of expiry is not aligned: %v (%s)", err, hint.Of(err))
+		}
+		return
+	}
+}

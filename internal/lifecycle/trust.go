@@ -1,0 +1,137 @@
+package lifecycle
+
+import (
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/printable"
+	"maascert/maasconfig"
+)
+
+// A certificate under another root is good for whoever trusts that root, and locks out whoever was told to trust the former one alone.
+// That cannot be seen in what is served, so the roots are remembered: for as long as a certificate lives after the change both are
+// published, and it is said who has to be told.
+
+// maxRoots bounds the roots that are remembered.
+const maxRoots = 5
+
+// rootOf is the root that clients verify a version with: the one that they did before where that still leads there.
+func rootOf(version certstore.Version, trust certstore.Trust, before []certstore.Root) *x509.Certificate {
+	leaf, chain := version.Bundle.Leaf(), version.Bundle.Chain()
+	chains, err := certstore.Verify(leaf, chain, trust.Roots, trust.Time())
+	if err != nil {
+		return nil
+	}
+	ends := func(chain []*x509.Certificate) *x509.Certificate { return chain[len(chain)-1] }
+	for _, chain := range chains {
+		if len(before) > 0 && certstore.Fingerprint(ends(chain)) == before[len(before)-1].Fingerprint {
+			return ends(chain)
+		}
+	}
+	return ends(chains[0])
+}
+
+// roots are those to be remembered: the present one last, and before it those that were replaced within a lifetime.
+func (s State) roots() []certstore.Root {
+	before := s.Record.Roots
+	if s.Root == nil || s.Current == nil {
+		return before
+	}
+	fingerprint := certstore.Fingerprint(s.Root)
+	kept := slices.DeleteFunc(slices.Clone(before), func(r certstore.Root) bool { return !r.Until.IsZero() && !r.Until.After(s.Now) })
+	if n := len(kept); n > 0 && kept[n-1].Fingerprint == fingerprint {
+		return kept
+	}
+	for i := range kept {
+		if kept[i].Until.IsZero() {
+			kept[i].Until = s.Now.Add(lifetime(s.leaf())).UTC()
+		}
+	}
+	kept = slices.DeleteFunc(kept, func(r certstore.Root) bool { return r.Fingerprint == fingerprint })
+	kept = append(kept, certstore.Root{
+		Fingerprint: fingerprint, Subject: printable.Phrase(s.Root.Subject.String()), Since: s.Now.UTC(), PEM: string(certstore.EncodeCertificates([]*x509.Certificate{s.Root})),
+	})
+	return kept[max(0, len(kept)-maxRoots):]
+}
+
+func sameRoots(a, b []certstore.Root) bool {
+	return slices.EqualFunc(a, b, func(a, b certstore.Root) bool { return a.Fingerprint == b.Fingerprint && a.Until.Equal(b.Until) })
+}
+
+// FormerRoots are those that were replaced within a lifetime.
+func (v View) FormerRoots() []*x509.Certificate {
+	var former []*x509.Certificate
+	for _, r := range v.Plan.Roots {
+		if r.Until.IsZero() {
+			continue
+		}
+		if certs, err := certstore.ParseCertificates([]byte(r.PEM)); err == nil {
+			former = append(former, certs...)
+		}
+	}
+	return former
+}
+
+// RootsPEM are what clients are to trust as one file: the configured roots, none for the system's, and those that were replaced within a
+// lifetime. With these it is never empty: the present one is among them.
+func (v View) RootsPEM(configured []byte) []byte {
+	former := v.FormerRoots()
+	if len(former) == 0 {
+		return configured
+	}
+	var all []*x509.Certificate
+	add := func(certs []*x509.Certificate) {
+		for _, cert := range certs {
+			if !slices.ContainsFunc(all, cert.Equal) {
+				all = append(all, cert)
+			}
+		}
+	}
+	if certs, err := certstore.ParseCertificates(configured); err == nil {
+		add(certs)
+	} else if v.State.Root != nil {
+		add([]*x509.Certificate{v.State.Root})
+	}
+	add(former)
+	return certstore.EncodeCertificates(all)
+}
+
+// trustChange says loudly that clients have to be told of another root, and which are known to refuse it.
+func trustChange(s State, p Plan, cert Certificate) []string {
+	n := len(p.Roots)
+	if n < 2 || s.Root == nil {
+		return nil
+	}
+	now, former := p.Roots[n-1], p.Roots[n-2]
+	file := "public/" + cert.Name + ".roots.pem"
+	found := []string{fmt.Sprintf(
+		"CLIENTS MUST TRUST ANOTHER ROOT since %s: %q instead of %q. Who pins the former one refuses the certificate: profiles of the maas command (maas login --cacerts), Terraform's provider, Juju's clouds, scripts. %s holds both until %s; give it to them",
+		now.Since.UTC().Format(time.RFC3339), now.Subject, former.Subject, file, former.Until.UTC().Format(time.RFC3339))}
+	if len(s.Broken) > 0 {
+		var names []string
+		for _, profile := range s.Broken[:min(len(s.Broken), 10)] {
+			names = append(names, profile.String())
+		}
+		found = append(found, fmt.Sprintf("profiles of the maas command on this host that refuse the certificate now: %s; for each: maas logout PROFILE; maas login --cacerts STATE_DIR/%s PROFILE URL",
+			strings.Join(names, ", "), file))
+	}
+	return found
+}
+
+// lookAtRoots finds out which root the version in use leads to, and, for a lifetime after a change, who refuses it.
+func (e *Engine) lookAtRoots(cert Certificate, state *State) {
+	if state.Current == nil {
+		return
+	}
+	state.Root = rootOf(*state.Current, cert.Trust, state.Record.Roots)
+	if former := (View{State: *state, Plan: Plan{Roots: state.roots()}}).FormerRoots(); len(former) > 0 && e.Broken != nil {
+		state.Broken = e.Broken(former, state.Current.Bundle, cert.Trust)
+	}
+}
+
+// Pinned finds the profiles of the maas command on this host that trust former roots alone and refuse a bundle.
+type Pinned func(former []*x509.Certificate, served *certstore.Bundle, trust certstore.Trust) []maasconfig.Profile

@@ -1,0 +1,275 @@
+package maasconfig
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"maascert/certstore"
+	"maascert/internal/printable"
+	"maascert/internal/section"
+	"maascert/internal/world"
+)
+
+// NamesSection says in the configuration which names a certificate has because MAAS has them.
+type NamesSection struct {
+	MAASURL  bool     `yaml:"maas_url"`
+	Regions  string   `yaml:"regions"`
+	Networks []string `yaml:"networks"`
+	OnChange string   `yaml:"on_change"`
+
+	networks []netip.Prefix
+}
+
+// What is taken of each region.
+const (
+	noneOfRegions      = "none"
+	namesOfRegions     = "fqdn"
+	addressesOfRegions = "addresses"
+	bothOfRegions      = "both"
+)
+
+// What is done when MAAS has more names.
+const (
+	onChangeReport  = "report"
+	onChangeReissue = "reissue"
+)
+
+// Check fills in defaults and finds what is wrong. networks are those of the section maas:, which are taken where none are named here.
+func (s *NamesSection) Check(at section.Place, networks []string) {
+	s.Regions, s.OnChange = cmp.Or(s.Regions, noneOfRegions), cmp.Or(s.OnChange, onChangeReport)
+	if !slices.Contains([]string{noneOfRegions, namesOfRegions, addressesOfRegions, bothOfRegions}, s.Regions) {
+		at.Fault("regions", "%q is unknown; there are: none, fqdn, addresses, both", s.Regions)
+	}
+	if s.OnChange != onChangeReport && s.OnChange != onChangeReissue {
+		at.Fault("on_change", "%q is unknown; there are: report, reissue", s.OnChange)
+	}
+	s.networks = checkNetworks(at, "networks", s.Networks)
+	if len(s.Networks) == 0 {
+		s.networks = checkNetworks(at, "", networks) // which the other section found the faults of
+	}
+	if s.wantsAddresses() && len(s.networks) == 0 {
+		at.Fault("", "networks is missing: which of a region's addresses are certified; those of its bridges and containers are addresses as well")
+	}
+}
+
+// IsUsed tells whether the section leads to any name.
+func (s NamesSection) IsUsed() bool { return s.MAASURL || s.AsksRegions() }
+
+// AsksRegions tells whether MAAS's API is asked.
+func (s NamesSection) AsksRegions() bool { return s.Regions != "" && s.Regions != noneOfRegions }
+
+// Reissues tells whether another certificate is ordered when MAAS has more names.
+func (s NamesSection) Reissues() bool { return s.OnChange == onChangeReissue }
+
+// WantsAddresses tells whether addresses of regions are certified.
+func (s NamesSection) wantsAddresses() bool {
+	return s.Regions == addressesOfRegions || s.Regions == bothOfRegions
+}
+
+func (s NamesSection) wantsNames() bool {
+	return s.Regions == namesOfRegions || s.Regions == bothOfRegions
+}
+
+// Networks that addresses are taken from.
+func (s NamesSection) WantedNetworks() []netip.Prefix {
+	if !s.wantsAddresses() {
+		return nil
+	}
+	return s.networks
+}
+
+// Rule is what the section says in one word, as far as it says which names there are; empty for none. It is part of the wish.
+func (s NamesSection) Rule() string {
+	if !s.IsUsed() {
+		return ""
+	}
+	words := []string{fmt.Sprintf("maas_url=%t", s.MAASURL), "regions=" + s.Regions}
+	for _, network := range s.WantedNetworks() {
+		words = append(words, network.String())
+	}
+	return strings.Join(words, " ")
+}
+
+// checkNetworks reads networks, each as 10.0.0.0/24.
+func checkNetworks(at section.Place, key string, texts []string) []netip.Prefix {
+	var networks []netip.Prefix
+	for i, text := range texts {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			at.Fault(fmt.Sprintf("%s[%d]", key, i), "%q is no network; write 10.0.0.0/24", text)
+			continue
+		}
+		networks = append(networks, network.Masked())
+	}
+	return networks
+}
+
+// Found are the names that a rule leads to, as far as they could be seen.
+type Found struct {
+	Names        []string // canonical
+	NamesDoubt   error    // why there may be other DNS names than these; nil: there are none
+	AddressDoubt error    // why there may be other addresses; likewise
+	LeftOut      []string // names that no certificate can have here, each with the reason
+}
+
+// Doubt is why there may be other names; nil: these are all.
+func (f Found) Doubt() error { return cmp.Or(f.NamesDoubt, f.AddressDoubt) }
+
+// DoubtOf is why a name might be there although it was not seen; nil: it is not there.
+func (f Found) DoubtOf(name string) error {
+	if certstore.IsAddress(name) {
+		return f.AddressDoubt
+	}
+	return f.NamesDoubt
+}
+
+// RegionLister lists MAAS's region controllers. An error says that it is not known which there are.
+type RegionLister interface {
+	Regions(ctx context.Context) ([]Region, error)
+}
+
+// Names finds the names that a section leads to.
+type Names struct {
+	Section NamesSection
+	Regions RegionLister
+	MAASURL func(ctx context.Context) (string, error)
+	Check   func(name string) error // why a name cannot be certified here; nil: it can
+}
+
+// Find asks MAAS. Whatever cannot be told is a doubt, never a name less.
+func (n Names) Find(ctx context.Context) Found {
+	var f Found
+	if n.Section.MAASURL {
+		n.addURL(ctx, &f)
+	}
+	if n.Section.AsksRegions() {
+		n.addRegions(ctx, &f)
+	}
+	slices.Sort(f.Names)
+	f.Names = slices.Compact(f.Names)
+	return f
+}
+
+func (n Names) addURL(ctx context.Context, f *Found) {
+	text, err := n.MAASURL(ctx)
+	if err != nil {
+		f.doubt(err, err)
+		return
+	}
+	address, err := url.Parse(text)
+	if err != nil || address.Hostname() == "" {
+		err := fmt.Errorf("maas_url is no URL: %s", printable.Phrase(text))
+		f.doubt(err, err)
+		return
+	}
+	if name, err := certstore.CanonicalName(address.Hostname()); err == nil && isOfThisHost(name) {
+		f.LeftOut = append(f.LeftOut, name+" (maas_url): it means another host to everybody who asks")
+		return
+	}
+	n.add(f, address.Hostname())
+}
+
+// isOfThisHost tells whether a name means the host that uses it.
+func isOfThisHost(name string) bool {
+	address, err := netip.ParseAddr(name)
+	return name == "localhost" || strings.HasSuffix(name, ".localhost") || err == nil && (address.IsLoopback() || address.IsUnspecified())
+}
+
+func (n Names) addRegions(ctx context.Context, f *Found) {
+	regions, err := n.Regions.Regions(ctx)
+	if err == nil && len(regions) == 0 {
+		err = errors.New("MAAS lists no region")
+	}
+	if err != nil {
+		f.doubt(err, err)
+		return
+	}
+	for _, region := range regions {
+		if n.Section.wantsNames() {
+			n.add(f, region.Name)
+		}
+		if !n.Section.wantsAddresses() {
+			continue
+		}
+		if len(region.Addresses) == 0 {
+			f.doubt(nil, fmt.Errorf("MAAS does not know the addresses of %s yet", region.Name))
+		}
+		for _, address := range region.Addresses {
+			if contains(n.Section.networks, address) {
+				n.add(f, address.String())
+			}
+		}
+	}
+}
+
+func contains(networks []netip.Prefix, address netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(network netip.Prefix) bool { return network.Contains(address) })
+}
+
+func (f *Found) doubt(names, addresses error) {
+	f.NamesDoubt, f.AddressDoubt = cmp.Or(f.NamesDoubt, names), cmp.Or(f.AddressDoubt, addresses)
+}
+
+// add adds a name, unless no certificate can have it.
+func (n Names) add(f *Found, text string) {
+	name, err := certstore.CanonicalName(text)
+	if err == nil && strings.HasPrefix(name, "*.") {
+		err = errors.New("a host has no wildcard for a name")
+	}
+	if err == nil && n.Check != nil {
+		err = n.Check(name)
+	}
+	if err != nil {
+		f.LeftOut = append(f.LeftOut, fmt.Sprintf("%s: %v", printable.Line(text, 253), err))
+		return
+	}
+	f.Names = append(f.Names, name)
+}
+
+// regiondConf is where each kind of installation keeps regiond's configuration (MAAS fact 5.2).
+var regiondConf = map[string]string{"snap": "/var/snap/maas/current/regiond.conf", "deb": debRegion}
+
+// ReadMAASURL reads MAAS's own URL from this region's configuration, or has the snap tell it. The API does not tell it (MAAS fact 4.3).
+func ReadMAASURL(ctx context.Context, config InstallationConfig) (string, error) {
+	here, err := Detect(ctx, config)
+	if err != nil {
+		return "", err
+	}
+	path := regiondConf[here.Kind]
+	if path == "" && here.HTTPDir != "" { // an installation of somebody's own keeps it beside
+		path = filepath.Join(filepath.Dir(here.HTTPDir), "regiond.conf")
+	}
+	text, readErr := config.FS.ReadFile(path)
+	if readErr == nil {
+		var conf struct {
+			URL string `yaml:"maas_url"`
+		}
+		if yaml.Unmarshal(text, &conf) == nil && conf.URL != "" {
+			return conf.URL, nil
+		}
+		readErr = fmt.Errorf("%s does not say maas_url", path)
+	}
+	if here.Kind != "snap" {
+		return "", fmt.Errorf("maas_url: %w", readErr)
+	}
+	result, err := config.Runner.Run(ctx, world.Command{Path: here.Command, Args: []string{"config", "--parsable"}, Timeout: 10 * time.Second})
+	if err != nil {
+		return "", fmt.Errorf("maas_url: %w", err)
+	}
+	for line := range strings.Lines(string(result.Stdout)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "maas_url="); ok && value != "" {
+			return value, nil
+		}
+	}
+	return "", fmt.Errorf("maas_url: maas config --parsable does not say it (exit %d)", result.Exit)
+}
