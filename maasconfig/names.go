@@ -45,7 +45,7 @@ const (
 )
 
 // Check fills in defaults and finds what is wrong. networks are those of the section maas:, which are taken where none are named here.
-func (s *NamesSection) Check(at section.Place, networks []string) {
+func (s *NamesSection) Check(at section.Place, networks []netip.Prefix) {
 	s.Regions, s.OnChange = cmp.Or(s.Regions, noneOfRegions), cmp.Or(s.OnChange, onChangeReport)
 	if !slices.Contains([]string{noneOfRegions, namesOfRegions, addressesOfRegions, bothOfRegions}, s.Regions) {
 		at.Fault("regions", "%q is unknown; there are: none, fqdn, addresses, both", s.Regions)
@@ -55,7 +55,7 @@ func (s *NamesSection) Check(at section.Place, networks []string) {
 	}
 	s.networks = checkNetworks(at, "networks", s.Networks)
 	if len(s.Networks) == 0 {
-		s.networks = checkNetworks(at, "", networks) // which the other section found the faults of
+		s.networks = networks
 	}
 	if s.wantsAddresses() && len(s.networks) == 0 {
 		at.Fault("", "networks is missing: which of a region's addresses are certified; those of its bridges and containers are addresses as well")
@@ -71,16 +71,17 @@ func (s NamesSection) AsksRegions() bool { return s.Regions != "" && s.Regions !
 // Reissues tells whether another certificate is ordered when MAAS has more names.
 func (s NamesSection) Reissues() bool { return s.OnChange == onChangeReissue }
 
-// WantsAddresses tells whether addresses of regions are certified.
+// wantsAddresses tells whether addresses of regions are certified.
 func (s NamesSection) wantsAddresses() bool {
 	return s.Regions == addressesOfRegions || s.Regions == bothOfRegions
 }
 
+// wantsNames tells whether names of regions are certified.
 func (s NamesSection) wantsNames() bool {
 	return s.Regions == namesOfRegions || s.Regions == bothOfRegions
 }
 
-// Networks that addresses are taken from.
+// WantedNetworks are those that addresses are taken from; none where no addresses are certified.
 func (s NamesSection) WantedNetworks() []netip.Prefix {
 	if !s.wantsAddresses() {
 		return nil

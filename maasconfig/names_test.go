@@ -129,7 +129,7 @@ func TestTheRuleOfNames(t *testing.T) {
 	section := maasconfig.NamesSection{Regions: "addresses"}
 	found := []string{}
 	at := faults{all: &found}
-	section.Check(at, []string{"10.0.0.0/24"})
+	section.Check(at, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")})
 	require.Empty(t, found, "the networks of the section maas will do")
 	require.Equal(t, "maas_url=false regions=addresses 10.0.0.0/24", section.Rule())
 }
@@ -210,6 +210,7 @@ func TestRegionHosts(t *testing.T) {
 	_, err := hosts.Nameservers(t.Context())
 	require.ErrorContains(t, err, "no region is known")
 	source.err = nil
+	now = now.Add(time.Minute)
 	servers, err := hosts.Nameservers(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"10.2.0.1:53", "10.9.0.2:53"}, servers)

@@ -40,6 +40,7 @@ type RegionHosts struct {
 	mu     sync.Mutex
 	asked  time.Time
 	listed []Region
+	failed error
 }
 
 // RegionHost is where a region is asked.
@@ -48,8 +49,12 @@ type RegionHost struct {
 	Address string
 }
 
-// regionsAge is for how long a list of regions is relied on: about as long as it takes several who want it to ask.
-const regionsAge = 10 * time.Second
+const (
+	// regionsAge is for how long an answer about the regions is relied on: about as long as it takes several who want it to ask.
+	regionsAge = 10 * time.Second
+	// regionsTime bounds the wait for one: the regions themselves are asked after it, and a pass waits for them.
+	regionsTime = 5 * time.Second
+)
 
 // Regions are MAAS's. Whoever asks within a moment shares one answer.
 func (h *RegionHosts) Regions(ctx context.Context) ([]Region, error) {
@@ -60,13 +65,15 @@ func (h *RegionHosts) Regions(ctx context.Context) ([]Region, error) {
 		clock = time.Now
 	}
 	if now := clock().Round(0); h.asked.IsZero() || now.Sub(h.asked) > regionsAge || now.Before(h.asked) {
-		regions, err := h.Lister.Regions(ctx)
-		if err != nil {
-			return nil, err
+		bounded, cancel := context.WithTimeoutCause(ctx, regionsTime, fmt.Errorf("MAAS's API does not answer within %v", regionsTime))
+		defer cancel()
+		h.listed, h.failed = h.Lister.Regions(bounded)
+		if ctx.Err() != nil { // whoever asks next is not to be answered with that
+			return nil, context.Cause(ctx)
 		}
-		h.listed, h.asked = regions, now
+		h.asked = clock().Round(0)
 	}
-	return h.listed, nil
+	return h.listed, h.failed
 }
 
 // Find finds where each region is asked: where it was before (known, by MAAS's number of the region) as long as MAAS says that it still is

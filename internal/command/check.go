@@ -62,6 +62,7 @@ func checkShared(ctx context.Context, p *assembly) []report.Item {
 		report.Asked("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
 			p.fsys.Writable(filepath.Join(p.config.StateDir, "public"))),
 	}
+	items = slices.Concat(items, checkSecrets(p), checkAPI(ctx, p))
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		issuer := p.config.Issuers[name]
 		items = append(items, checkCA(ctx, p, name, issuer)...)
@@ -81,6 +82,7 @@ func checkCertificate(ctx context.Context, p *assembly, cert lifecycle.Certifica
 	if cert.Issuer == nil {
 		items = append(items, report.Warning("issuer", "no CA is configured: what a person brings in is deployed and watched", cert.Name, "maascert deploy --cert FILE --key FILE; or name a CA in the section acme:"))
 	}
+	items = append(items, checkNames(view, cert)...)
 	for _, warning := range view.Warnings {
 		items = append(items, report.Warning("certificate", warning, cert.Name, ""))
 	}

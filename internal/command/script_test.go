@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -198,7 +199,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "edit": edit, "region": region, "maas": maas, "ca": ca, "counts": counts, "snapshot": snapshot, "hold": hold, "rehearsal-ca": rehearsalCA, "dns": dnsRecord,
+			"exits": exits, "warns": warns, "api": api, "edit": edit, "region": region, "maas": maas, "ca": ca, "counts": counts, "snapshot": snapshot, "hold": hold, "rehearsal-ca": rehearsalCA, "dns": dnsRecord,
 			"serve-file": serveFile, "bundle": newBundle, "trust": trustBundle,
 		},
 	})
@@ -237,6 +238,71 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if want != 0 && stderr != "" && !strings.HasPrefix(stderr, "maascert: ") {
 		ts.Fatalf("standard error does not begin with \"maascert: \"")
+	}
+}
+
+// warns COMMAND…: runs a command that must end well, and say on standard error what is worth a warning and nothing else.
+func warns(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(ts.Exec(args[0], args[1:]...))
+	stderr := ts.ReadFile("stderr")
+	if stderr == "" {
+		ts.Fatalf("it warns of nothing")
+	}
+	for line := range strings.Lines(stderr) {
+		if !strings.HasPrefix(line, "maascert: warning: ") && !strings.HasPrefix(line, "hint: ") {
+			ts.Fatalf("this is no warning: %s", line)
+		}
+	}
+}
+
+// api html|busy|silent|elsewhere|flood|well, or revoked, or key FILE USER [admin]: breaks or mends MAAS's API, or makes a key for it.
+func api(ts *testscript.TestScript, neg bool, args []string) {
+	d := siteOf(ts).maas
+	answer := func(status int, kind, body string) {
+		d.InterceptAPI(func(w http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
+			w.Header().Set("Content-Type", kind)
+			w.Header().Set("Location", "https://elsewhere.example/MAAS/api/2.0/version/")
+			w.WriteHeader(status)
+			fmt.Fprint(w, body)
+		})
+	}
+	switch args[0] {
+	case "html":
+		answer(http.StatusOK, "text/html", "<html>welcome</html>")
+	case "busy":
+		answer(http.StatusServiceUnavailable, "text/plain", "busy")
+	case "elsewhere":
+		answer(http.StatusMovedPermanently, "text/html", "")
+	case "flood":
+		answer(http.StatusOK, "application/json", strings.Repeat("x", 1<<20))
+	case "silent":
+		d.InterceptAPI(func(_ http.ResponseWriter, r *http.Request, _ http.HandlerFunc) { <-r.Context().Done() })
+	case "well":
+		d.InterceptAPI(nil)
+	case "revoked":
+		d.RevokeKeys()
+	case "key":
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(d.APIKey(args[2], len(args) > 3)+"\n"), 0o600))
+	case "domain":
+		d.AddDomain(args[1], len(args) < 3)
+	case "regions": // those that MAAS lists, each N for one with its address, or N- for one without
+		controllers := []maastest.Controller{}
+		for _, word := range args[1:] {
+			n, err := strconv.Atoi(strings.TrimSuffix(word, "-"))
+			ts.Check(err)
+			c := maastest.Controller{SystemID: "sys" + word[:1], Hostname: "region" + word[:1], Domain: "example.internal"}
+			if !strings.HasSuffix(word, "-") {
+				c.Addresses = []netip.Prefix{netip.PrefixFrom(d.Regions[n-1].Address, 8)}
+			}
+			controllers = append(controllers, c)
+		}
+		d.SetControllers(controllers...)
+	case "setting":
+		if got := fmt.Sprint(d.Setting(args[1])); got != args[2] {
+			ts.Fatalf("%s is %s", args[1], got)
+		}
+	default:
+		ts.Fatalf("unknown: %q", args[0])
 	}
 }
 

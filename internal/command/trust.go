@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"maascert/internal/config"
 	"maascert/internal/hint"
@@ -66,17 +65,11 @@ func entrusted(path string, config *config.Config) []trusted {
 			}
 		}
 	}
-	folder := filepath.Dir(path)
-	secrets := []string{}
 	for _, issuer := range config.Issuers {
-		secrets = append(secrets, string(issuer.EAB.HMAC))
 		add("a root certificate", issuer.Root)
 		add("a root certificate", issuer.IssuerRoot)
 		add("a root certificate", issuer.DryRun.Root)
 		for _, way := range issuer.Ways() {
-			for _, reference := range way.DNS.Secrets {
-				secrets = append(secrets, string(reference))
-			}
 			program("EXEC_PATH", way.DNS.Settings["EXEC_PATH"])
 			for name, value := range way.DNS.Settings {
 				if filepath.IsAbs(value) {
@@ -85,13 +78,8 @@ func entrusted(path string, config *config.Config) []trusted {
 			}
 		}
 	}
-	for _, reference := range secrets {
-		if file, isFile := strings.CutPrefix(reference, "file:"); isFile {
-			if !filepath.IsAbs(file) {
-				file = filepath.Join(folder, file)
-			}
-			add("a secret", file)
-		}
+	for _, file := range config.SecretFiles() {
+		add("a secret", file)
 	}
 	return all
 }

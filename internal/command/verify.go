@@ -64,7 +64,9 @@ func verifyOnce(ctx context.Context, p *assembly) (report.Verification, error) {
 			}
 			bundle = version.Bundle
 		}
+		record := ledger.Record()
 		for _, target := range cert.Targets {
+			target.Discover(ctx, record.Deployments[target.Info().Name].Regions)
 			doc.Add(cert.Name, target.Info(), maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust), ledger.Versions())
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"maascert/acme/challenge"
 	"maascert/acme/providers"
 	"maascert/certstore"
+	"maascert/internal/secret"
 	"maascert/internal/section"
 	"maascert/maasconfig"
 	"maascert/maasconfig/maasapi"
@@ -41,6 +42,7 @@ type Config struct {
 	Resolvers    []string          `yaml:"resolvers"`
 
 	schedule cron.Schedule
+	folder   string // of the file
 }
 
 // MAAS says where MAAS is, on this host and behind its API.
@@ -125,6 +127,24 @@ func thereAre(names []string) string {
 // Times are those of the schedule.
 func (c *Config) Times() cron.Schedule { return c.schedule }
 
+// SecretFiles are the paths of all files that hold secrets.
+func (c *Config) SecretFiles() []string {
+	references := []secret.Reference{c.MAAS.API.Key}
+	for _, name := range slices.Sorted(maps.Keys(c.Issuers)) {
+		references = append(references, c.Issuers[name].EAB.HMAC)
+		for _, way := range c.Issuers[name].Ways() {
+			references = append(references, slices.Collect(maps.Values(way.DNS.Secrets))...)
+		}
+	}
+	var files []string
+	for _, reference := range references {
+		if file := reference.File(c.folder); file != "" && !slices.Contains(files, file) {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
 // Certificate is the one of a name; one without a name when there is none.
 func (c *Config) Certificate(name string) Certificate {
 	for _, cert := range c.Certificates {
@@ -151,7 +171,7 @@ func Load(file string, types maasconfig.Types) (*Config, error) {
 	if err != nil {
 		return nil, withoutOp(err)
 	}
-	config := Config{MAAS: MAAS{HostSection: maasconfig.UsualHostSection()}}
+	config := Config{MAAS: MAAS{HostSection: maasconfig.UsualHostSection()}, folder: filepath.Dir(file)}
 	doc := decodeYAML(file, text, types, &config)
 	if !doc.broken {
 		v := &validator{document: doc, config: &config}
@@ -395,7 +415,7 @@ func (v *validator) unused(taken map[string]string) {
 
 func (v *validator) names(key string, cert *Certificate) {
 	if v.has(key + ".names_from_maas") {
-		cert.NamesFromMAAS.Check(v.place(key+".names_from_maas"), v.config.MAAS.Networks)
+		cert.NamesFromMAAS.Check(v.place(key+".names_from_maas"), v.config.MAAS.WantedNetworks())
 	}
 	if cert.NamesFromMAAS.AsksRegions() {
 		v.needsAPI(key + ".names_from_maas.regions")

@@ -145,7 +145,7 @@ func (s State) discover(wish certstore.Wish) (*certstore.Discovered, error) {
 	if s.LoseNames {
 		d.Names = slices.DeleteFunc(d.Names, func(name string) bool {
 			since, gone := d.Missing[name]
-			lost := gone && (s.ByHand || since.Before(s.Began))
+			lost := gone && s.Found.DoubtOf(name) == nil && (s.ByHand || since.Before(s.Began))
 			if lost {
 				delete(d.Missing, name)
 			}

@@ -69,6 +69,7 @@ func TestNamesThatARuleLeadsTo(t *testing.T) {
 		}, Fresh, "a 10.0.0.1 b", "", "", false},
 		"nobody knows the addresses":  {old, func(s *State) { s.Found = maasconfig.Found{AddressDoubt: down} }, Fresh, "a 10.0.0.1 b", "", "b", false},
 		"it went before the outage":   {old, func(s *State) { gone(s, "b"); s.Found = maasconfig.Found{NamesDoubt: down, AddressDoubt: down} }, Fresh, "a 10.0.0.1 b", "", "b", false},
+		"nor is it lost in one":       {old, func(s *State) { gone(s, "b"); s.Found = maasconfig.Found{NamesDoubt: down, AddressDoubt: down}; s.LoseNames, s.ByHand = true, true }, Fresh, "a 10.0.0.1 b", "", "b", false},
 		"another rule":                {old, func(s *State) { s.Wish.Rule = "r2"; s.Found.Names = []string{"c"} }, NamesChanged, "a c", "", "", false},
 		"another rule, and an outage": {old, func(s *State) { s.Wish.Rule = "r2"; s.Found = maasconfig.Found{NamesDoubt: down} }, Fresh, "a 10.0.0.1 b", "", "", false},
 		"no rule any more":            {old, func(s *State) { s.Wish.Rule = "" }, NamesChanged, "a", "", "", false},
@@ -78,7 +79,7 @@ func TestNamesThatARuleLeadsTo(t *testing.T) {
 			s.Wish.Names = []string{"z"}
 			s.Found = maasconfig.Found{NamesDoubt: down}
 		},
-			Fresh, "z a b 10.0.0.1", "", "", false},
+			Fresh, "z 10.0.0.1 a b", "", "", false},
 		"nothing is certified, and an outage": {old, func(s *State) {
 			s.Current, s.Record.Current, s.Record.Discovered = nil, 0, nil
 			s.Found = maasconfig.Found{NamesDoubt: down}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"maascert/certstore"
+	"maascert/internal/printable"
 	"maascert/maasconfig"
 )
 
@@ -16,6 +17,8 @@ type Verification struct {
 	At      Time     `json:"at"`
 	Healthy bool     `json:"healthy"`
 	Targets []Target `json:"targets"`
+
+	Warnings []string `json:"warnings,omitempty"` // what was perhaps not looked at
 }
 
 // NewVerification is one without targets, which are added.
@@ -27,6 +30,9 @@ func NewVerification(node string, now time.Time) Verification {
 func (v *Verification) Add(cert string, info maasconfig.Info, endpoints []maasconfig.Endpoint, known map[string]certstore.VersionInfo) {
 	v.Targets = append(v.Targets, newTarget(cert, info, endpoints, known))
 	v.Healthy = v.Healthy && maasconfig.Trusted(endpoints)
+	if info.Unsure != nil {
+		v.Warnings = append(v.Warnings, info.Name+": "+printable.Error(info.Unsure))
+	}
 }
 
 // Words writes the document for people.
@@ -35,5 +41,8 @@ func (v Verification) Words(w io.Writer) {
 		for _, endpoint := range target.Endpoints {
 			fmt.Fprintf(w, "%s: %s\n", target.Certificate, endpoint)
 		}
+	}
+	for _, warning := range v.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", warning)
 	}
 }

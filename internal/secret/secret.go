@@ -25,6 +25,19 @@ func (r Reference) Check() error {
 	return nil
 }
 
+// File is the path of the file that the reference names; empty where it names none. A relative path is relative to folder.
+func (r Reference) File(folder string) string {
+	name, isFile := strings.CutPrefix(string(r), "file:")
+	switch {
+	case !isFile || name == "":
+		return ""
+	case filepath.IsAbs(name):
+		return name
+	default:
+		return filepath.Join(folder, name)
+	}
+}
+
 // Read reads the secret without the white space around it. A relative path is relative to folder.
 func (r Reference) Read(folder string) (string, error) {
 	if err := r.Check(); err != nil {
