@@ -157,7 +157,11 @@ func (d *DNS) Present(ctx context.Context, p Proof) error {
 	}
 	r := record(p)
 	if err := records.Put(ctx, r); err != nil {
-		return hint.Add(fmt.Errorf("dns-01: %s: %s", p.Name, printable.Phrase(err.Error())), "check the challenge's dns settings and secrets, and that the provider has a zone for %s", r.FQDN)
+		said := fmt.Errorf("dns-01: %s: %s", p.Name, printable.Phrase(err.Error()))
+		if known := hint.Of(err); known != "" {
+			return hint.Add(said, "%s", known)
+		}
+		return hint.Add(said, "check the challenge's dns settings and secrets, and that the provider has a zone for %s", r.FQDN)
 	}
 	if err := d.await(ctx, r); err != nil {
 		return fmt.Errorf("dns-01: %s: %w", p.Name, err)

@@ -88,7 +88,9 @@ func newSiteWith(dir string, habits acmetest.Options) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	deployment, err := maastest.Start(maastest.Options{Dir: dir})
+	deployment, err := maastest.Start(maastest.Options{Dir: dir, PollZones: 20 * time.Millisecond, NameServer: func(*maastest.Region) (maastest.NameServer, error) {
+		return &mirror{dns: ca.DNS}, nil
+	}})
 	if err != nil {
 		ca.Stop()
 		return nil, err
@@ -102,6 +104,34 @@ func newSiteWith(dir string, habits acmetest.Options) (*site, error) {
 		}
 	}
 	return s, nil
+}
+
+// mirror is a region's name server whose TXT records the CA's has, because no test may have port 53.
+type mirror struct {
+	dns   *acmetest.DNS
+	shown []string
+}
+
+func (m *mirror) Publish(zones map[string]string) error {
+	var now []string
+	for _, text := range zones {
+		for line := range strings.Lines(text) {
+			if name, value, isTXT := strings.Cut(strings.TrimSpace(line), " IN TXT "); isTXT {
+				now = append(now, name+" "+value)
+			}
+		}
+	}
+	each := func(all, but []string, do func(name, value string)) {
+		for _, one := range all {
+			if name, value, _ := strings.Cut(one, " "); !slices.Contains(but, one) {
+				do(name, value)
+			}
+		}
+	}
+	each(m.shown, now, m.dns.Remove)
+	each(now, m.shown, m.dns.Put)
+	m.shown = now
+	return nil
 }
 
 func (s *site) config() string {
@@ -297,6 +327,8 @@ func api(ts *testscript.TestScript, neg bool, args []string) {
 			controllers = append(controllers, c)
 		}
 		d.SetControllers(controllers...)
+	case "user-record":
+		d.AddRecord(args[1], args[2], "TXT", "somebodys", 60)
 	case "setting":
 		if got := fmt.Sprint(d.Setting(args[1])); got != args[2] {
 			ts.Fatalf("%s is %s", args[1], got)
@@ -440,6 +472,8 @@ func counts(ts *testscript.TestScript, neg bool, args []string) {
 				got++
 			}
 		}
+	case "records":
+		got = len(s.maas.Records())
 	case "txt":
 		got = len(s.ca.DNS.TXT())
 	case "puts":

@@ -25,6 +25,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"maascert/acme/challenge", "github.com/go-acme/lego/", "answers are visible without lego"},
 	{"maascert/maasconfig", "maascert/acme", "who serves and who obtains meet only in the engine"},
 	{"maascert/maasconfig", "maascert/internal/lifecycle", "the engine drives the targets"},
+	{"maascert/maasconfig", "maascert/maasconfig/maasapi", "a target wants a list of regions, whoever has it"},
+	{"maascert/maasconfig/maasapi", "maascert/acme", "MAAS's API knows nothing of those who put records with it"},
 	{"maascert/internal/config", "maascert/internal/lifecycle", "what somebody wants is known before anything is done about it"},
 	{"maascert/internal/config", "maascert/internal/command", "the command reads the configuration"},
 	{"maascert/internal/config", "maascert/internal/report", "what somebody wants does not depend on what is said of it"},
@@ -39,6 +41,8 @@ var forbidden = []struct{ from, to, why string }{
 // only are packages that exactly one of ours may import, with those below it.
 var only = []struct{ to, by, why string }{
 	{"github.com/go-acme/lego/", "maascert/acme", "lego is a means of one package and its DNS providers, so that a later version is a change in one place"},
+	{"github.com/canonical/gomaasclient/", "maascert/maasconfig/maasapi", "MAAS's API is spoken in one place, which takes care of the key"},
+	{"github.com/juju/gomaasapi/", "maascert/maasconfig/maasapi", "likewise"},
 	{"github.com/urfave/cli/", "maascert/internal/command", "flags and words belong to the command"},
 	{"github.com/letsencrypt/pebble/", "maascert/acme/acmetest", "a CA for tests is no part of the program"},
 	{"os/exec", "maascert/internal/world", "programs are run through world.Runner, so that tests can make them fail"},

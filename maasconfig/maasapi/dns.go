@@ -1,6 +1,7 @@
 package maasapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,45 +20,58 @@ import (
 // longestName is how many characters of a name, without its domain, MAAS takes (MAAS fact 4.5).
 const longestName = 191
 
-// CheckZone finds the domain of MAAS's that a name belongs to. The error says that there is none, or none whose records MAAS publishes.
-func (c *Client) CheckZone(ctx context.Context, fqdn string) (domain string, err error) {
-	err = c.call(ctx, maxAnswer, func(a api) error {
-		_, domain, err = split(a, fqdn)
-		return err
-	})
-	return domain, c.named(err)
+// place is a name as MAAS's API takes it. MAAS's own way to take a whole name apart knows no leading underscore (MAAS fact 4.5).
+type place struct {
+	fqdn, name string
+	domain     entity.Domain
 }
 
 var errNoDomain = errors.New("no domain")
 
-// split finds which name in which domain of MAAS's a whole name is: MAAS's own way to do that knows no leading underscore (MAAS fact 4.5).
-func split(a api, fqdn string) (name, domain string, err error) {
+// find finds which name in which domain of MAAS's a whole name is.
+func find(a api, fqdn string) (place, error) {
 	fqdn = strings.ToLower(strings.TrimSuffix(fqdn, "."))
 	domains, err := a.Domains.Get()
 	if err != nil {
-		return "", "", err
+		return place{}, err
 	}
-	var best *entity.Domain
+	p := place{fqdn: fqdn}
 	var names []string
-	for i, one := range domains {
+	for _, one := range domains {
 		names = append(names, one.Name)
-		if strings.HasSuffix(fqdn, "."+strings.ToLower(one.Name)) && (best == nil || len(one.Name) > len(best.Name)) {
-			best = &domains[i]
+		if strings.HasSuffix(fqdn, "."+strings.ToLower(one.Name)) && len(one.Name) > len(p.domain.Name) {
+			p.domain = one
 		}
 	}
-	if best == nil {
-		return "", "", hint.Add(fmt.Errorf("MAAS has %w for %s; it has: %s", errNoDomain, fqdn, strings.Join(printable.Lines(names, 253, 20), ", ")),
+	if p.domain.Name == "" {
+		return p, hint.Add(fmt.Errorf("MAAS has %w for %s; it has: %s", errNoDomain, fqdn, strings.Join(printable.Lines(names, 253, 20), ", ")),
 			"make one (maas PROFILE domains create name=…), or prove this name in another way")
 	}
-	if !best.Authoritative {
-		return "", "", hint.Add(fmt.Errorf("MAAS is not authoritative for the domain %s of %s: its name servers do not answer for it", best.Name, fqdn),
-			"maas PROFILE domain update %d authoritative=true, or prove this name in another way", best.ID)
+	p.name = fqdn[:len(fqdn)-len(p.domain.Name)-1]
+	return p, nil
+}
+
+// check tells why a record there would not be taken, or not be published.
+func (p place) check() error {
+	switch {
+	case !p.domain.Authoritative:
+		return hint.Add(fmt.Errorf("MAAS is not authoritative for the domain %s of %s: its name servers do not answer for it", p.domain.Name, p.fqdn),
+			"maas PROFILE domain update %d authoritative=true, or prove this name in another way", p.domain.ID)
+	case len(p.name) > longestName:
+		return fmt.Errorf("%s has %d characters in the domain %s; MAAS takes %d", p.fqdn, len(p.name), p.domain.Name, longestName)
+	default:
+		return nil
 	}
-	name = fqdn[:len(fqdn)-len(best.Name)-1]
-	if len(name) > longestName {
-		return "", "", fmt.Errorf("%s has %d characters in the domain %s; MAAS takes %d", fqdn, len(name), best.Name, longestName)
-	}
-	return name, best.Name, nil
+}
+
+// CheckZone finds the domain of MAAS's that a name belongs to. The error says that there is none, or none whose records MAAS publishes.
+func (c *Client) CheckZone(ctx context.Context, fqdn string) (domain string, err error) {
+	err = c.call(ctx, maxAnswer, func(a api) error {
+		at, err := find(a, fqdn)
+		domain = at.domain.Name
+		return cmp.Or(err, at.check())
+	})
+	return domain, c.named(err)
 }
 
 // txtRecord is a record as MAAS shows it. Canonical's client does not tell a TTL of nothing from none.
@@ -67,9 +81,10 @@ type txtRecord struct {
 	TTL  *int   `json:"ttl"`
 }
 
-func list(a api, name, domain string) ([]txtRecord, error) {
+// list are the TXT records at a place.
+func list(a api, at place) ([]txtRecord, error) {
 	var records []txtRecord
-	text, err := a.get("dnsresourcerecords/", url.Values{"rrtype": {"TXT"}, "name": {name}, "domain": {domain}})
+	text, err := a.get("dnsresourcerecords/", url.Values{"rrtype": {"TXT"}, "name": {at.name}, "domain": {at.domain.Name}})
 	if err == nil {
 		err = json.Unmarshal(text, &records)
 	}
@@ -80,18 +95,18 @@ func list(a api, name, domain string) ([]txtRecord, error) {
 // either for all of a name, or for none (MAAS fact 4.5).
 func (c *Client) PutTXT(ctx context.Context, fqdn, value string) error {
 	return c.named(c.call(ctx, maxAnswer, func(a api) error {
-		name, domain, err := split(a, fqdn)
-		if err != nil {
+		at, err := find(a, fqdn)
+		if err = cmp.Or(err, at.check()); err != nil {
 			return err
 		}
-		records, err := list(a, name, domain)
+		records, err := list(a, at)
 		if err != nil {
 			return err
 		}
 		if slices.ContainsFunc(records, func(one txtRecord) bool { return one.Data == value }) {
 			return nil
 		}
-		form := url.Values{"name": {name}, "domain": {domain}, "rrtype": {"TXT"}, "rrdata": {value}}
+		form := url.Values{"name": {at.name}, "domain": {at.domain.Name}, "rrtype": {"TXT"}, "rrdata": {value}}
 		for _, one := range records {
 			if one.TTL != nil {
 				form.Set("ttl", strconv.Itoa(*one.TTL))
@@ -105,14 +120,14 @@ func (c *Client) PutTXT(ctx context.Context, fqdn, value string) error {
 // RemoveTXT takes a TXT record away by MAAS's number of it, as often as it is there. None, and a domain that is gone, is no error.
 func (c *Client) RemoveTXT(ctx context.Context, fqdn, value string) error {
 	return c.named(c.call(ctx, maxAnswer, func(a api) error {
-		name, domain, err := split(a, fqdn)
-		if errors.Is(err, errNoDomain) {
+		at, err := find(a, fqdn)
+		if errors.Is(err, errNoDomain) || len(at.name) > longestName {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		records, err := list(a, name, domain)
+		records, err := list(a, at)
 		if err != nil {
 			return ignoreNotFound(err)
 		}
