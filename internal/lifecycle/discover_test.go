@@ -67,9 +67,13 @@ func TestNamesThatARuleLeadsTo(t *testing.T) {
 			s.Found = maasconfig.Found{Names: []string{"10.0.0.1"}, NamesDoubt: down}
 			s.LoseNames, s.ByHand = true, true
 		}, Fresh, "a 10.0.0.1 b", "", "", false},
-		"nobody knows the addresses":  {old, func(s *State) { s.Found = maasconfig.Found{AddressDoubt: down} }, Fresh, "a 10.0.0.1 b", "", "b", false},
-		"it went before the outage":   {old, func(s *State) { gone(s, "b"); s.Found = maasconfig.Found{NamesDoubt: down, AddressDoubt: down} }, Fresh, "a 10.0.0.1 b", "", "b", false},
-		"nor is it lost in one":       {old, func(s *State) { gone(s, "b"); s.Found = maasconfig.Found{NamesDoubt: down, AddressDoubt: down}; s.LoseNames, s.ByHand = true, true }, Fresh, "a 10.0.0.1 b", "", "b", false},
+		"nobody knows the addresses": {old, func(s *State) { s.Found = maasconfig.Found{AddressDoubt: down} }, Fresh, "a 10.0.0.1 b", "", "b", false},
+		"it went before the outage":  {old, func(s *State) { gone(s, "b"); s.Found = maasconfig.Found{NamesDoubt: down, AddressDoubt: down} }, Fresh, "a 10.0.0.1 b", "", "b", false},
+		"nor is it lost in one": {old, func(s *State) {
+			gone(s, "b")
+			s.Found = maasconfig.Found{NamesDoubt: down, AddressDoubt: down}
+			s.LoseNames, s.ByHand = true, true
+		}, Fresh, "a 10.0.0.1 b", "", "b", false},
 		"another rule":                {old, func(s *State) { s.Wish.Rule = "r2"; s.Found.Names = []string{"c"} }, NamesChanged, "a c", "", "", false},
 		"another rule, and an outage": {old, func(s *State) { s.Wish.Rule = "r2"; s.Found = maasconfig.Found{NamesDoubt: down} }, Fresh, "a 10.0.0.1 b", "", "", false},
 		"no rule any more":            {old, func(s *State) { s.Wish.Rule = "" }, NamesChanged, "a", "", "", false},

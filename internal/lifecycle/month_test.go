@@ -63,7 +63,6 @@ type month struct {
 	ca     *ca
 	engine *lifecycle.Engine
 	begun  time.Time
-	down   bool
 	orders []string
 }
 

@@ -24,13 +24,18 @@ const (
 )
 
 // noticeDays is how many days before a certificate's end MAAS should tell of it: when half of the time has gone in which it should have
-// been renewed, so that it does not cry wolf. 0: it should not.
+// been renewed, so that it does not cry wolf. 0: it should not. A CA's word counts only where it is a late one: it changes, and what MAAS
+// was told should not.
 func noticeDays(s State) int {
-	if lifetime(s.leaf()) < shortestNoticed {
+	leaf := s.leaf()
+	if lifetime(leaf) < shortestNoticed {
 		return 0
 	}
-	left := s.leaf().NotAfter.Sub(s.renewAt())
-	return max(1, min(longestNotice, int(left/2/day)))
+	notice := leaf.NotAfter.Sub(byLifetime(leaf)) / 2
+	if left := leaf.NotAfter.Sub(s.renewAt()); left < notice {
+		notice = left / 2
+	}
+	return max(1, min(longestNotice, int((notice+time.Hour)/day))) // a lifetime of 90 days lacks a second
 }
 
 // align has MAAS's own notice follow the version in use, once every region serves it. That it cannot is a warning.
