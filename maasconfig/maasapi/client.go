@@ -80,8 +80,8 @@ func (a api) get(path string, parameters url.Values) ([]byte, error) {
 	return a.raw.Get(&url.URL{Path: path}, "", parameters)
 }
 
-// call makes a call, and makes it again while MAAS is busy (502, 503) or moved to another port. It may be made more than once, so it
-// looks at what is there before it adds to it.
+// call makes a call, and makes it again while MAAS is busy (502, 503), moved to another port, or hung up. It may be made more than once, so
+// it looks at what is there before it adds to it.
 func (c *Client) call(ctx context.Context, most int64, do func(api) error) error {
 	pause := c.config.Pause
 	for try, moved := 1, false; ; try++ {
@@ -92,8 +92,8 @@ func (c *Client) call(ctx context.Context, most int64, do func(api) error) error
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, errMoved) && !moved:
-			moved = true // TLS was switched on, off, or to another port: nothing was done (MAAS fact 2.6)
+		case (errors.Is(err, errMoved) || t.cut) && !moved && ctx.Err() == nil:
+			moved = true // TLS was switched on, off, or to another port (MAAS fact 2.6), or its proxy took another configuration
 			c.forget()
 			continue
 		case !errors.As(err, &busy):

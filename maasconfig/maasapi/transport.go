@@ -28,6 +28,7 @@ type transport struct {
 	ctx    context.Context
 	most   int64 // bytes of an answer
 
+	cut        bool // the connection failed
 	retryAfter time.Duration
 	skew       time.Duration // by how much MAAS's clock is ahead of ours, by the answer to a refused key
 }
@@ -40,7 +41,8 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	ctx, cancel := t.client.within(t.ctx)
 	response, err := t.client.transport().RoundTrip(request.WithContext(ctx))
 	if err != nil {
-		if ctx.Err() != nil {
+		t.cut = ctx.Err() == nil
+		if !t.cut {
 			err = context.Cause(ctx)
 		}
 		cancel()
