@@ -123,7 +123,7 @@ func (p *assembly) writeStatus(end passEnd, now time.Time) error {
 		if !ok {
 			continue
 		}
-		path := filepath.Join(dir, cert.Name+".roots.pem")
+		path := cert.RootsFile
 		configured := p.config.Issuers[p.config.Certificate(cert.Name).Issuer].IssuerRootsPEM()
 		if roots := r.After.RootsPEM(configured); len(roots) > 0 {
 			if err := replaceChanged(p.fsys, path, roots); err != nil {

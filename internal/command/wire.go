@@ -63,7 +63,7 @@ func (a *app) assemble(config *config.Config) *assembly {
 		built := lifecycle.Certificate{
 			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.IssuerRoots()}, Means: meansOf(issuer, config.Resolvers),
 			Wish:    certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile, Rule: cert.NamesFromMAAS.Rule()},
-			Reissue: cert.NamesFromMAAS.Reissues(),
+			Reissue: cert.NamesFromMAAS.Reissues(), RootsFile: p.rootsFile(cert.Name),
 		}
 		if namer := p.maas.namer(cert, issuer); namer != nil {
 			built.Namer = namer
@@ -83,6 +83,11 @@ func (a *app) assemble(config *config.Config) *assembly {
 		p.engine.Certificates = append(p.engine.Certificates, built)
 	}
 	return p
+}
+
+// rootsFile is the path of the public file of what clients of a certificate are to trust.
+func (p *assembly) rootsFile(cert string) string {
+	return filepath.Join(p.config.StateDir, "public", cert+".roots.pem")
 }
 
 // period measures the time between two passes of a schedule.

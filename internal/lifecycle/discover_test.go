@@ -164,7 +164,7 @@ func TestAnotherRoot(t *testing.T) {
 	require.NoError(t, err)
 	second, err := certtest.NewAuthority()
 	require.NoError(t, err)
-	cert := Certificate{Name: "maas"}
+	cert := Certificate{Name: "maas", RootsFile: "/var/lib/maascert/public/maas.roots.pem"}
 	state := func(authority *certtest.Authority, now time.Time, before []certstore.Root) State {
 		bundle, err := authority.Issue(certstore.EC256, 0, 90*24*time.Hour, "a")
 		require.NoError(t, err)
@@ -193,6 +193,10 @@ func TestAnotherRoot(t *testing.T) {
 	}
 	require.Equal(t, string(second.RootPEM())+string(first.RootPEM()), string(View{State: s, Plan: two}.RootsPEM(second.RootPEM())))
 	require.Equal(t, string(second.RootPEM())+string(first.RootPEM()), string(View{State: s, Plan: two}.RootsPEM(nil)), "the system's are not listed, the present one is")
+
+	s.Wish.Directory = "https://third.example/directory"
+	before := strings.Join(trustChange(s, Decide(s), cert), "; ")
+	require.Contains(t, before, "THE NEXT CERTIFICATE COMES FROM ANOTHER CA")
 
 	s = state(second, now.Add(91*24*time.Hour), two.Roots)
 	s.Current.Created = s.Now

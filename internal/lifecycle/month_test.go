@@ -151,58 +151,34 @@ func TestAMonthOfNamesFromMAAS(t *testing.T) {
 }
 
 func liveAMonth(t *testing.T, reissue bool, want []string) {
-	authority, err := certtest.NewAuthority()
-	require.NoError(t, err)
-	e := &effects{}
-	m := &month{t: t, maas: maastest.NewDatabase(maasconfig.Version{Major: 3, Minor: 7, Patch: 3}), ca: newCA(t, e, 20*day), begun: time.Now()}
-	m.ca.root = authority
-	own := wish
-	own.Names = []string{"maas.example"}
-	m.engine = &lifecycle.Engine{
-		Store: newMemory(e), Node: "region1", Now: time.Now, Log: slog.New(slog.DiscardHandler), Period: 12 * time.Hour,
-		Certificates: []lifecycle.Certificate{{
-			Name: "maas", Wish: own, Keep: 3, Trust: certstore.Trust{Roots: authority.Pool()}, Issuer: m.ca, Targets: []maasconfig.Target{newPlace(e, "region1:5443")}, Means: "m",
-		}},
-	}
 	network := &pipes{waiting: make(chan net.Conn), closed: make(chan struct{})}
+	m := newMonth(t)
 	server := &http.Server{Handler: m.maas.API()}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
 		_ = server.Serve(network) // which ends with the test
 	}()
-	admin := m.maas.APIKey("admin", true)
 	key := func(text string) func() { return func() { m.setKey(text, network.dial, reissue) } }
-	key(admin)()
 	regions := func(all ...maastest.Controller) func() { return func() { m.maas.SetControllers(all...) } }
 	one, two := controller(1, "10.0.0.1", "192.168.0.1"), controller(2, "10.0.0.2")
 	three, four, five := controller(3, "10.0.0.3"), controller(4, "10.0.0.4"), controller(5, "10.0.0.5")
+	key(m.maas.APIKey("admin", true))()
 	regions(one, two)()
-	outage := func(status int) func() {
-		return func() {
-			m.maas.InterceptAPI(func(w http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
-				if status == 0 {
-					<-r.Context().Done() // it hangs
-					return
-				}
-				w.WriteHeader(status)
-			})
-		}
-	}
 	m.live(30, map[float64]func(){
 		2.25: regions(one, two, controller(3)), // it commissions itself
 		3.25: regions(one, two, three),
-		5:    outage(502),
-		6:    outage(0),
+		5:    m.outage(502),
+		6:    m.outage(0),
 		6.25: regions(one, two, three, four),
-		7:    outage(500),
+		7:    m.outage(500),
 		8.25: func() { m.maas.InterceptAPI(nil) },
 		10:   regions(one, three, four), // the second is gone
 		11:   regions(),                 // somebody broke it
 		12:   regions(one, three, four),
 		12.5: key(m.maas.APIKey("somebody", false)),
-		14:   func() { m.maas.RevokeKeys() },
-		16:   func() { admin = m.maas.APIKey("admin", true); key(admin)() },
+		14:   m.maas.RevokeKeys,
+		16:   func() { key(m.maas.APIKey("admin", true))() },
 		17:   regions(one, three, controller(4)), // it commissions itself anew
 		18:   regions(one, three, four),
 		19.25: func() { // a guest of some minutes is there when a person looks, and when nobody does any more
@@ -221,4 +197,35 @@ func liveAMonth(t *testing.T, reissue bool, want []string) {
 		t.Log(order)
 	}
 	require.Equal(t, want, m.orders)
+}
+
+// newMonth is a deployment without regions or a key for its API.
+func newMonth(t *testing.T) *month {
+	authority, err := certtest.NewAuthority()
+	require.NoError(t, err)
+	e := &effects{}
+	m := &month{t: t, maas: maastest.NewDatabase(maasconfig.Version{Major: 3, Minor: 7, Patch: 3}), ca: newCA(t, e, 20*day), begun: time.Now()}
+	m.ca.root = authority
+	own := wish
+	own.Names = []string{"maas.example"}
+	m.engine = &lifecycle.Engine{
+		Store: newMemory(e), Node: "region1", Now: time.Now, Log: slog.New(slog.DiscardHandler), Period: 12 * time.Hour,
+		Certificates: []lifecycle.Certificate{{
+			Name: "maas", Wish: own, Keep: 3, Trust: certstore.Trust{Roots: authority.Pool()}, Issuer: m.ca, Targets: []maasconfig.Target{newPlace(e, "region1:5443")}, Means: "m",
+		}},
+	}
+	return m
+}
+
+// outage has the API answer with a status, or hang for 0.
+func (m *month) outage(status int) func() {
+	return func() {
+		m.maas.InterceptAPI(func(w http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
+			if status == 0 {
+				<-r.Context().Done()
+				return
+			}
+			w.WriteHeader(status)
+		})
+	}
 }

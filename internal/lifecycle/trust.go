@@ -100,24 +100,26 @@ func (v View) RootsPEM(configured []byte) []byte {
 	return certstore.EncodeCertificates(all)
 }
 
-// trustChange says loudly that clients have to be told of another root, and which are known to refuse it.
+// trustChange says loudly that clients have to be told of another root, or will have to be, and which are known to refuse it.
 func trustChange(s State, p Plan, cert Certificate) []string {
 	n := len(p.Roots)
+	if n > 0 && p.Why == IssuerChanged {
+		return []string{fmt.Sprintf("THE NEXT CERTIFICATE COMES FROM ANOTHER CA: clients that pin the root %q (profiles of the maas command, Terraform's provider, Juju's clouds, scripts) have to be given that CA's root first", p.Roots[n-1].Subject)}
+	}
 	if n < 2 || s.Root == nil {
 		return nil
 	}
 	now, former := p.Roots[n-1], p.Roots[n-2]
-	file := "public/" + cert.Name + ".roots.pem"
 	found := []string{fmt.Sprintf(
 		"CLIENTS MUST TRUST ANOTHER ROOT since %s: %q instead of %q. Who pins the former one refuses the certificate: profiles of the maas command (maas login --cacerts), Terraform's provider, Juju's clouds, scripts. %s holds both until %s; give it to them",
-		now.Since.UTC().Format(time.RFC3339), now.Subject, former.Subject, file, former.Until.UTC().Format(time.RFC3339))}
+		now.Since.UTC().Format(time.RFC3339), now.Subject, former.Subject, cert.RootsFile, former.Until.UTC().Format(time.RFC3339))}
 	if len(s.Broken) > 0 {
 		var names []string
 		for _, profile := range s.Broken[:min(len(s.Broken), 10)] {
 			names = append(names, profile.String())
 		}
-		found = append(found, fmt.Sprintf("profiles of the maas command on this host that refuse the certificate now: %s; for each: maas logout PROFILE; maas login --cacerts STATE_DIR/%s PROFILE URL",
-			strings.Join(names, ", "), file))
+		found = append(found, fmt.Sprintf("profiles of the maas command on this host that refuse the certificate now: %s; as their users, for each: maas logout PROFILE; maas login --cacerts %s PROFILE URL",
+			strings.Join(names, ", "), cert.RootsFile))
 	}
 	return found
 }
