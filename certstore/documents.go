@@ -158,6 +158,7 @@ type Record struct {
 	Revocations []Revocation           `json:"revocations,omitempty"` // asked for, oldest first
 	Window      *Window                `json:"window,omitempty"`      // what the CA said last of the version in use
 	Discovered  *Discovered            `json:"discovered,omitempty"`  // names that the wish's rule led to; nil: none yet
+	DoubtSince  time.Time              `json:"doubt_since,omitzero"`  // since when MAAS leaves in doubt which names or regions it has
 	Roots       []Root                 `json:"roots,omitempty"`       // that clients verified our certificates with, the present one last
 
 	unknown
@@ -180,6 +181,7 @@ type Discovered struct {
 	Names   []string             `json:"names"`             // of the next certificate, beside those of the wish; sorted
 	Added   map[string]time.Time `json:"added,omitempty"`   // that the rule leads to and the certificate lacks: when a pass first saw each
 	Missing map[string]time.Time `json:"missing,omitempty"` // of Names, to which the rule does not lead any more: likewise
+	ByHost  map[string]string    `json:"by_host,omitempty"` // the one that only a host itself knows: of MAAS's own URL there
 
 	unknown
 }
@@ -274,7 +276,8 @@ type Deployment struct {
 	VerifiedAt time.Time `json:"verified_at,omitzero"` // when it was first seen so, or so again after a trouble
 	Port       int       `json:"port,omitempty"`       // on which all of them were seen to serve it; 0 for none or several
 
-	Regions map[string]string `json:"regions,omitempty"` // where MAAS's regions were asked last, by MAAS's number of each
+	Regions  map[string]string    `json:"regions,omitempty"`  // where MAAS's regions answered last, by MAAS's number of each
+	Unlisted map[string]time.Time `json:"unlisted,omitempty"` // of them, those that MAAS does not list any more: since when
 
 	Version    int               `json:"version"`        // the one being brought there
 	Tries      int               `json:"calls"`          // of config-tls, for this version and these laggards
@@ -295,7 +298,7 @@ type Deployment struct {
 // For carries over to another version for the same target what was verified, and what a later
 // maascert wrote.
 func (d Deployment) For(version int) Deployment {
-	return Deployment{Verified: d.Verified, VerifiedAt: d.VerifiedAt, Port: d.Port, Regions: d.Regions, Version: version, unknown: d.unknown}
+	return Deployment{Verified: d.Verified, VerifiedAt: d.VerifiedAt, Port: d.Port, Regions: d.Regions, Unlisted: d.Unlisted, Version: version, unknown: d.unknown}
 }
 
 // Fail remembers that something failed at a target, under the key of its deployment.

@@ -37,6 +37,7 @@ func (f faults) Path() string                           { return "targets.front"
 func (f faults) Hide(string)                            {}
 func (f faults) Read(string, string) []byte             { return nil }
 func (f faults) Secret(string, secret.Reference) string { return "" }
+func (f faults) Again(secret.Reference) (string, error) { return "", nil }
 func (f faults) Under(key string) section.Place         { return faults{f.at + key + ".", f.all} }
 func (f faults) Fault(key, format string, args ...any) {
 	*f.all = append(*f.all, f.at+key+": "+fmt.Sprintf(format, args...))

@@ -223,6 +223,14 @@ func localTLS(fsys world.FS, httpDir string) tlsState {
 	return tlsState{known: err == nil, port: port, err: err}
 }
 
+// LocalTLSPort is the port on which this host's region serves TLS, 0 for none, as regiond's own files say; known is whether they do.
+func LocalTLSPort(ctx context.Context, config InstallationConfig) (port int, known bool) {
+	// What is found without an installation is what is configured.
+	here, _ := Detect(ctx, config)
+	state := localTLS(config.FS, here.HTTPDir)
+	return state.port, state.known
+}
+
 // jujuUnit is the Juju unit that manages MAAS here, or empty.
 func jujuUnit(fsys world.FS) string {
 	entries, err := fsys.ReadDir(jujuAgents)

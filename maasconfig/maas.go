@@ -29,7 +29,7 @@ type Config struct {
 
 	Port          int          // for a first enabling of TLS; 0: DefaultPort
 	Endpoints     []string     // host or host:port of every region; none: those that MAAS's API lists
-	Regions       *RegionHosts // that are asked where no endpoints are named; nil: this host
+	Regions       *RegionHosts // that are asked where no endpoints are named, and compared with them else; nil: this host
 	ServerName    string       // sent as SNI; may be empty
 	Trust         certstore.Trust
 	Timeout       time.Duration // for one config-tls call
@@ -54,6 +54,7 @@ type MAAS struct {
 	looked   time.Time
 	regions  []RegionHost // as they were found last
 	unsure   error        // why there may be others
+	unlisted error        // of configured endpoints: regions that are none of them
 }
 
 // detectionAge is for how long a found installation is relied on: about as long as a pass takes.
@@ -83,10 +84,7 @@ var _ Target = (*MAAS)(nil)
 // New makes the target. It asks nothing of MAAS yet.
 func New(config Config) *MAAS {
 	m := &MAAS{config: config}
-	switch {
-	case len(config.Endpoints) > 0:
-		m.config.Regions = nil
-	case config.Regions == nil:
+	if len(config.Endpoints) == 0 && config.Regions == nil {
 		m.unseen = hint.Add(errors.New("only this host is verified"), "with more than one region, list every region in targets.%s.endpoints, or set maas.api", config.Name)
 	}
 	return m
@@ -99,7 +97,7 @@ const maasType = "maas"
 func (m *MAAS) Info() Info {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Info{Name: m.config.Name, Type: maasType, Shared: true, Logs: "MAAS's and nginx's log", Unseen: m.unseen, Unsure: m.unsure}
+	return Info{Name: m.config.Name, Type: maasType, Shared: true, Logs: "MAAS's and nginx's log", Unseen: m.unseen, Unsure: m.unsure, Unlisted: m.unlisted}
 }
 
 // Guards are asked in this order: first what can be known without the network, then what the regions say of TLS, then what
@@ -452,7 +450,7 @@ func (m *MAAS) Probe(ctx context.Context) []Served {
 		go func() { stopped <- isStopped(ctx, m.config.Dial, host) }()
 		served := Handshake(ctx, m.config.Dial, net.JoinHostPort(host, port), m.config.ServerName)
 		served.Stopped = <-stopped
-		served.Remedy, served.Region = remedy, endpoint.Region
+		served.Remedy, served.Region, served.Unlisted = remedy, endpoint.Region, endpoint.Unlisted
 		return served
 	})
 }

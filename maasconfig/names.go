@@ -53,6 +53,9 @@ func (s *NamesSection) Check(at section.Place, networks []netip.Prefix) {
 	if s.OnChange != onChangeReport && s.OnChange != onChangeReissue {
 		at.Fault("on_change", "%q is unknown; there are: report, reissue", s.OnChange)
 	}
+	if !s.IsUsed() {
+		at.Fault("", "it leads to no name: set maas_url or regions")
+	}
 	s.networks = checkNetworks(at, "networks", s.Networks)
 	if len(s.Networks) == 0 {
 		s.networks = networks
@@ -118,6 +121,7 @@ func checkNetworks(at section.Place, key string, texts []string) []netip.Prefix 
 // Found are the names that a rule leads to, as far as they could be seen.
 type Found struct {
 	Names        []string // canonical
+	URL          string   // the name in MAAS's own URL, as this host's region has it; empty: none
 	NamesDoubt   error    // why there may be other DNS names than these; nil: there are none
 	AddressDoubt error    // why there may be other addresses; likewise
 	LeftOut      []string // names that no certificate can have here, each with the reason
@@ -158,8 +162,15 @@ func (n Names) Find(ctx context.Context) Found {
 	}
 	slices.Sort(f.Names)
 	f.Names = slices.Compact(f.Names)
+	if len(f.Names) > MostNames {
+		err := fmt.Errorf("MAAS leads to %d names; more than %d are not believed", len(f.Names), MostNames)
+		f.doubt(err, err)
+	}
 	return f
 }
+
+// MostNames is how many names MAAS is believed to have.
+const MostNames = 100
 
 func (n Names) addURL(ctx context.Context, f *Found) {
 	text, err := n.MAASURL(ctx)
@@ -177,7 +188,7 @@ func (n Names) addURL(ctx context.Context, f *Found) {
 		f.LeftOut = append(f.LeftOut, name+" (maas_url): it means another host to everybody who asks")
 		return
 	}
-	n.add(f, address.Hostname())
+	f.URL = n.checked(f, address.Hostname())
 }
 
 // isOfThisHost tells whether a name means the host that uses it.
@@ -197,7 +208,7 @@ func (n Names) addRegions(ctx context.Context, f *Found) {
 	}
 	for _, region := range regions {
 		if n.Section.wantsNames() {
-			n.add(f, region.Name)
+			f.add(n.checked(f, region.Name))
 		}
 		if !n.Section.wantsAddresses() {
 			continue
@@ -205,10 +216,12 @@ func (n Names) addRegions(ctx context.Context, f *Found) {
 		if len(region.Addresses) == 0 {
 			f.doubt(nil, fmt.Errorf("MAAS does not know the addresses of %s yet", region.Name))
 		}
-		for _, address := range region.Addresses {
-			if contains(n.Section.networks, address) {
-				n.add(f, address.String())
-			}
+		within := addressesIn(region.Addresses, n.Section.networks)
+		for _, address := range within {
+			f.add(n.checked(f, address.String()))
+		}
+		if len(within) == 0 && len(region.Addresses) > 0 {
+			f.LeftOut = append(f.LeftOut, printable.Line(region.Name, 253)+": none of its addresses is in the networks of names_from_maas")
 		}
 	}
 }
@@ -221,8 +234,14 @@ func (f *Found) doubt(names, addresses error) {
 	f.NamesDoubt, f.AddressDoubt = cmp.Or(f.NamesDoubt, names), cmp.Or(f.AddressDoubt, addresses)
 }
 
-// add adds a name, unless no certificate can have it.
-func (n Names) add(f *Found, text string) {
+func (f *Found) add(name string) {
+	if name != "" {
+		f.Names = append(f.Names, name)
+	}
+}
+
+// checked is a name in its one spelling; empty where no certificate can have it, which is noted.
+func (n Names) checked(f *Found, text string) string {
 	name, err := certstore.CanonicalName(text)
 	if err == nil && strings.HasPrefix(name, "*.") {
 		err = errors.New("a host has no wildcard for a name")
@@ -232,9 +251,9 @@ func (n Names) add(f *Found, text string) {
 	}
 	if err != nil {
 		f.LeftOut = append(f.LeftOut, fmt.Sprintf("%s: %v", printable.Line(text, 253), err))
-		return
+		return ""
 	}
-	f.Names = append(f.Names, name)
+	return name
 }
 
 // regiondConf is where each kind of installation keeps regiond's configuration (MAAS fact 5.2).

@@ -3,12 +3,14 @@ package maasconfig_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,6 +74,7 @@ func TestNamesFromMAAS(t *testing.T) {
 		{name: "an empty list", section: maasconfig.NamesSection{Regions: "fqdn"}, regions: nil, names: "MAAS lists no region", addresses: "MAAS lists no region"},
 		{name: "a URL that nobody can read", section: maasconfig.NamesSection{MAASURL: true}, urlErr: errors.New("permission denied"), names: "permission denied", addresses: "permission denied"},
 		{name: "a URL that is none", section: maasconfig.NamesSection{MAASURL: true}, url: "maas", names: "maas_url is no URL", addresses: "maas_url is no URL"},
+		{name: "no address in the networks", section: maasconfig.NamesSection{Regions: "both", Networks: []string{"10.9.0.0/24"}}, regions: regions[1:], want: []string{"region2.maas"}, left: "region2.maas: none of its addresses is in the networks"},
 		{name: "a URL of this host alone", section: maasconfig.NamesSection{MAASURL: true}, url: "http://127.0.0.1:5240/MAAS", left: "127.0.0.1 (maas_url)"},
 		{name: "a URL of localhost", section: maasconfig.NamesSection{MAASURL: true}, url: "http://localhost:5240/MAAS", left: "localhost (maas_url)"},
 		{name: "a name that is none", section: maasconfig.NamesSection{Regions: "fqdn"}, regions: []maasconfig.Region{{ID: "a", Name: "*.maas"}, {ID: "b", Name: "under_score.maas"}, {ID: "c", Name: "good.maas"}}, want: []string{"good.maas"}, left: "*.maas: a host has no wildcard"},
@@ -88,13 +91,17 @@ func TestNamesFromMAAS(t *testing.T) {
 			return nil
 		}}
 		led := names.Find(t.Context())
-		require.Equal(t, row.want, led.Names, row.name)
-		for want, doubt := range map[string]error{row.names: led.DoubtOf("a.example"), row.addresses: led.DoubtOf("10.9.9.9")} {
+		all := led.Names
+		if led.URL != "" {
+			all = append(all, led.URL)
+		}
+		require.ElementsMatch(t, row.want, all, row.name)
+		for name, want := range map[string]string{"a.example": row.names, "10.9.9.9": row.addresses} {
 			if want == "" {
-				require.True(t, doubt == nil || row.names != row.addresses, row.name)
-				continue
+				require.NoError(t, led.DoubtOf(name), row.name)
+			} else {
+				require.ErrorContains(t, led.DoubtOf(name), want, row.name)
 			}
-			require.ErrorContains(t, doubt, want, row.name)
 		}
 		require.Contains(t, strings.Join(led.LeftOut, "; "), row.left, row.name)
 		require.Equal(t, row.left == "", len(led.LeftOut) == 0, row.name)
@@ -104,7 +111,6 @@ func TestNamesFromMAAS(t *testing.T) {
 func TestTheRuleOfNames(t *testing.T) {
 	t.Parallel()
 	for want, section := range map[string]maasconfig.NamesSection{
-		"":                                       {OnChange: "reissue"},
 		"maas_url=true regions=none":             {MAASURL: true},
 		"maas_url=false regions=fqdn":            {Regions: "fqdn", OnChange: "reissue", Networks: []string{"10.0.0.0/24"}},
 		"maas_url=false regions=both 10.0.0.0/8": {Regions: "both", Networks: []string{"10.0.0.1/8"}},
@@ -116,6 +122,7 @@ func TestTheRuleOfNames(t *testing.T) {
 		require.Equal(t, want, section.Rule())
 	}
 	for words, section := range map[string]maasconfig.NamesSection{
+		"it leads to no name":                 {OnChange: "reissue"},
 		`regions: "all" is unknown`:           {Regions: "all"},
 		`on_change: "wait" is unknown`:        {Regions: "fqdn", OnChange: "wait"},
 		"networks is missing":                 {Regions: "addresses"},
@@ -156,10 +163,10 @@ func TestMAASURL(t *testing.T) {
 
 func TestRegionHosts(t *testing.T) {
 	t.Parallel()
-	up := map[string]bool{"10.9.0.2:5240": true}
+	up := map[string]bool{"10.9.0.2:5240": true, "172.17.0.1:5240": true, "127.0.0.1:5240": true} // the last two are everybody's
 	source := &listed{}
 	now := time.Now()
-	hosts := &maasconfig.RegionHosts{
+	hosts := maasconfig.NewRegionHosts(maasconfig.RegionsConfig{
 		Lister: source, Now: func() time.Time { return now },
 		MAASURL: func(context.Context) (string, error) { return "http://maas.example:5240/MAAS", nil },
 		Resolve: func(_ context.Context, host string) ([]netip.Addr, error) {
@@ -175,14 +182,18 @@ func TestRegionHosts(t *testing.T) {
 			client, server := net.Pipe()
 			return client, server.Close()
 		},
-	}
+	})
 	find := func(known map[string]string, want ...string) error {
 		t.Helper()
 		now = now.Add(time.Minute)
 		found, err := hosts.Find(t.Context(), known)
 		var all []string
 		for _, host := range found {
-			all = append(all, host.Region+" "+host.Address)
+			words := host.Region + " " + host.Address
+			if host.Unlisted {
+				words += " unlisted"
+			}
+			all = append(all, words)
 		}
 		require.Equal(t, want, all)
 		return err
@@ -190,11 +201,15 @@ func TestRegionHosts(t *testing.T) {
 	region := func(id string, texts ...string) maasconfig.Region {
 		return maasconfig.Region{ID: id, Name: id + ".maas", Addresses: addresses(texts...), Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}
 	}
-	source.regions = []maasconfig.Region{region("a", "10.9.0.1", "10.1.0.1", "10.2.0.1"), region("b", "fe80::1", "10.9.0.1", "10.9.0.2"), region("c", "10.9.0.3")}
+	source.regions = []maasconfig.Region{region("a", "10.9.0.1", "10.1.0.1", "10.2.0.1", "172.17.0.1"), region("b", "fe80::1", "172.17.0.1", "127.0.0.1", "10.9.0.7", "10.9.0.2"), region("c", "172.17.0.1", "10.9.0.3")}
 	require.NoError(t, find(nil, "a 10.1.0.1", "b 10.9.0.2", "c 10.9.0.3"), "in the URL's subnet; the first that answers; the first")
 	hosts.Networks = []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}
 	require.NoError(t, find(nil, "a 10.2.0.1", "b 10.9.0.2", "c 10.9.0.3"))
-	require.NoError(t, find(map[string]string{"a": "10.1.0.1", "b": "10.9.0.1", "c": "10.9.0.9"}, "a 10.2.0.1", "b 10.9.0.1", "c 10.9.0.3"), "where it was asked before, as long as it is there")
+	up["10.9.0.5:5240"] = true
+	source.regions[1].Addresses = append(source.regions[1].Addresses, addresses("10.9.0.5")...)
+	require.NoError(t, find(map[string]string{"a": "10.1.0.1", "b": "10.9.0.5", "c": "10.9.0.9"}, "a 10.2.0.1", "b 10.9.0.5", "c 10.9.0.3"), "where it was asked before, as long as it is there")
+	delete(up, "10.9.0.5:5240")
+	require.NoError(t, find(map[string]string{"b": "10.9.0.5"}, "a 10.2.0.1", "b 10.9.0.2", "c 10.9.0.3"), "and answers there")
 
 	source.regions[2].Addresses = nil
 	known := map[string]string{"a": "10.2.0.1", "b": "10.9.0.2", "c": "10.9.0.3"}
@@ -202,7 +217,12 @@ func TestRegionHosts(t *testing.T) {
 	delete(known, "c")
 	require.ErrorContains(t, find(known, "a 10.2.0.1", "b 10.9.0.2"), "MAAS does not know an address of c.maas yet")
 	source.regions = source.regions[:2]
-	require.NoError(t, find(known, "a 10.2.0.1", "b 10.9.0.2"), "a region that is gone is not asked")
+	require.NoError(t, find(known, "a 10.2.0.1", "b 10.9.0.2"), "a region that nobody knew")
+	known["c"] = "10.9.0.3"
+	require.NoError(t, find(known, "a 10.2.0.1", "b 10.9.0.2", "c 10.9.0.3 unlisted"), "a region that is not listed any more")
+	known["c"] = "10.9.0.2"
+	require.NoError(t, find(known, "a 10.2.0.1", "b 10.9.0.2"), "a region that was installed anew")
+	delete(known, "c")
 
 	source.err = errors.New("down")
 	require.ErrorContains(t, find(known, "a 10.2.0.1", "b 10.9.0.2"), "only those are asked that were known: down")
@@ -214,6 +234,29 @@ func TestRegionHosts(t *testing.T) {
 	servers, err := hosts.Nameservers(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"10.2.0.1:53", "10.9.0.2:53"}, servers)
+	source.regions = nil
+	for n := range 50 {
+		source.regions = append(source.regions, region(fmt.Sprint("r", n)))
+		for m := range 200 {
+			source.regions[n].Addresses = append(source.regions[n].Addresses, netip.AddrFrom4([4]byte{10, 8, byte(n), byte(m)}))
+		}
+	}
+	now = now.Add(time.Minute)
+	var mu sync.Mutex
+	dials, open, most := 0, 0, 0
+	dial := hosts.Dial
+	hosts.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		mu.Lock()
+		dials, open = dials+1, open+1
+		most = max(most, open)
+		mu.Unlock()
+		defer func() { mu.Lock(); open--; mu.Unlock() }()
+		return dial(ctx, network, address)
+	}
+	_, err = hosts.Find(t.Context(), nil)
+	require.NoError(t, err)
+	require.LessOrEqual(t, dials, 50*8)
+	require.LessOrEqual(t, most, 16)
 	asked := source.asked
 	_, err = hosts.Nameservers(t.Context())
 	require.NoError(t, err)

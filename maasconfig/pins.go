@@ -28,6 +28,8 @@ const (
 	// A host has so many homes and profiles that are looked at.
 	mostHomes    = 100
 	mostProfiles = 20
+	// mostPinned is how many bytes of certificates a profile may have.
+	mostPinned = 32 << 10
 )
 
 // BrokenProfiles are the profiles of the maas command on this host that pin a former root and refuse what is served now.
@@ -55,13 +57,15 @@ func brokenBelow(fsys world.FS, home string, former []*x509.Certificate, served 
 	var broken []Profile
 	for _, below := range []string{profileCerts, filepath.Join(snapHome, profileCerts)} {
 		// Most homes have none.
-		entries, _ := fsys.ReadDir(filepath.Join(home, below))
-		for _, entry := range entries[:min(len(entries), mostProfiles)] {
-			name, isPEM := strings.CutSuffix(entry.Name(), ".pem")
-			if !isPEM {
+		files, _ := root.ReadDir(below, mostProfiles)
+		slices.Sort(files)
+		for _, file := range files {
+			path := filepath.Join(below, file)
+			name, isPEM := strings.CutSuffix(file, ".pem")
+			if info, err := root.Stat(path); !isPEM || err != nil || info.Size() > mostPinned {
 				continue
 			}
-			text, err := root.ReadFile(filepath.Join(below, entry.Name()))
+			text, err := root.ReadFile(path)
 			if err == nil && refuses(text, former, served, trust) {
 				broken = append(broken, Profile{printable.Line(name, 100), home})
 			}

@@ -49,6 +49,8 @@ type Info struct {
 	Logs   string // what says why it took no certificate, for people
 	Unseen error  // what of it is perhaps not looked at, with a hint; nil: nothing
 	Unsure error  // why there may be endpoints that were not found, with a hint; nil: all were
+	// Unlisted says which regions MAAS lists that are none of the configured endpoints, with a hint; nil: none is known.
+	Unlisted error
 }
 
 // Origin is that of a pair which the target served before ours.
@@ -210,6 +212,7 @@ type Served struct {
 	Fleeting  error  // why what is served is served only until the next start; nil: it is not known to be so
 	Remedy    string // what to do there when it keeps another certificate, for people
 	Region    string // MAAS's number of the region, where MAAS told of it; else empty
+	Unlisted  bool   // MAAS does not list the region any more
 }
 
 // Fingerprint returns the leaf's, or nothing.

@@ -46,14 +46,38 @@ const checkTime = time.Minute
 
 // checks asks everything that can be asked without changing anything.
 func checks(ctx context.Context, p *assembly) []report.Item {
-	items := checkShared(ctx, p)
-	for _, cert := range p.engine.Certificates {
-		items = append(items, checkCertificate(ctx, p, cert)...)
+	looks := make([]look, len(p.engine.Certificates))
+	for i, cert := range p.engine.Certificates {
+		looks[i] = lookAt(ctx, p, cert)
+	}
+	items := checkShared(ctx, p, looks)
+	for _, one := range looks {
+		items = append(items, checkCertificate(ctx, p, one)...)
 	}
 	return items
 }
 
-func checkShared(ctx context.Context, p *assembly) []report.Item {
+// look is a certificate as it was found, or why it was not.
+type look struct {
+	cert lifecycle.Certificate
+	view lifecycle.View
+	err  error
+}
+
+func lookAt(ctx context.Context, p *assembly, cert lifecycle.Certificate) look {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	view, err := p.engine.Look(ctx, cert)
+	return look{cert, view, err}
+}
+
+// names are those of the next certificate, and those that it may have, which nobody has proven yet.
+func (l look) names() []string {
+	added, _ := l.view.Drift()
+	return slices.Concat(l.view.Plan.Names, added)
+}
+
+func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	items := []report.Item{
@@ -62,21 +86,25 @@ func checkShared(ctx context.Context, p *assembly) []report.Item {
 		report.Asked("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
 			p.fsys.Writable(filepath.Join(p.config.StateDir, "public"))),
 	}
-	items = slices.Concat(items, checkSecrets(p), checkAPI(ctx, p))
+	items = slices.Concat(items, checkSecrets(p), checkAPI(ctx, p, looks))
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
+		var names []string
+		for _, one := range looks {
+			if p.config.Certificate(one.cert.Name).Issuer == name {
+				names = append(names, one.names()...)
+			}
+		}
 		issuer := p.config.Issuers[name]
 		items = append(items, checkCA(ctx, p, name, issuer)...)
-		items = append(items, checkChallenges(ctx, p, name, issuer)...)
+		items = append(items, checkChallenges(ctx, p.clients[name], issuer, names)...)
 	}
 	return items
 }
 
-func checkCertificate(ctx context.Context, p *assembly, cert lifecycle.Certificate) []report.Item {
-	looking, cancel := context.WithTimeout(ctx, checkTime)
-	defer cancel()
-	view, err := p.engine.Look(looking, cert)
-	items := []report.Item{report.Asked("certificate", certificateWords(view), cert.Name, err)}
-	if err != nil {
+func checkCertificate(ctx context.Context, p *assembly, l look) []report.Item {
+	view, cert := l.view, l.cert
+	items := []report.Item{report.Asked("certificate", certificateWords(view), cert.Name, l.err)}
+	if l.err != nil {
 		return items
 	}
 	if cert.Issuer == nil {
@@ -181,18 +209,13 @@ func checkCA(ctx context.Context, p *assembly, name string, issuer config.Issuer
 
 // checkChallenges gets ready, for a moment, to prove the names that a CA is asked for, and looks whether the proof can be
 // seen and the CA may look for it.
-func checkChallenges(ctx context.Context, p *assembly, issuer string, config config.Issuer) []report.Item {
-	var names, ways []string
-	for _, cert := range p.config.Certificates {
-		if cert.Issuer == issuer {
-			names = append(names, cert.Names...)
-		}
-	}
+func checkChallenges(ctx context.Context, client *acme.Client, config config.Issuer, names []string) []report.Item {
+	var ways []string
 	for _, name := range names {
 		ways = append(ways, config.ChallengeFor(name).String())
 	}
 	slices.Sort(ways)
-	client, evidence := p.clients[issuer], strings.Join(slices.Compact(ways), ", ")
+	evidence := strings.Join(slices.Compact(ways), ", ")
 	unseen, err := client.CheckAnswers(ctx, names)
 	summary := "challenges can be answered"
 	if slices.ContainsFunc(names, func(name string) bool { return config.ChallengeFor(name).Type == "dns-01" }) {

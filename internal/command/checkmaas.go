@@ -16,7 +16,7 @@ import (
 )
 
 // checkAPI asks whether MAAS's API can be used as the configuration wants it.
-func checkAPI(ctx context.Context, p *assembly) []report.Item {
+func checkAPI(ctx context.Context, p *assembly, looks []look) []report.Item {
 	if p.maas.api == nil {
 		return nil
 	}
@@ -35,17 +35,17 @@ func checkAPI(ctx context.Context, p *assembly) []report.Item {
 		items = append(items, report.Warning("api", "while MAAS serves no TLS, the API key travels where others can read it", address, "ask this host's region ("+maasapi.UsualURL+"), or enable TLS"))
 	}
 	if err == nil {
-		items = append(items, checkZones(ctx, p, version)...)
+		items = append(items, checkZones(ctx, p, looks, version)...)
 	}
 	return items
 }
 
 // checkZones asks whether MAAS's DNS can hold the records that prove names.
-func checkZones(ctx context.Context, p *assembly, version string) []report.Item {
+func checkZones(ctx context.Context, p *assembly, looks []look, version string) []report.Item {
 	var proven []string
-	for _, cert := range p.config.Certificates {
-		issuer := p.config.Issuers[cert.Issuer]
-		for _, name := range cert.Names {
+	for _, one := range looks {
+		issuer := p.config.Issuers[p.config.Certificate(one.cert.Name).Issuer]
+		for _, name := range one.names() {
 			if way := issuer.ChallengeFor(name); way.Type == "dns-01" && way.DNS.Provider == providers.MAAS {
 				proven = append(proven, name)
 			}
@@ -79,6 +79,9 @@ func checkZones(ctx context.Context, p *assembly, version string) []report.Item 
 func checkNames(view lifecycle.View, cert lifecycle.Certificate) []report.Item {
 	if cert.Namer == nil || view.State.Found.Doubt() != nil {
 		return nil
+	}
+	if len(view.Plan.Names) == 0 {
+		return []report.Item{report.Asked("names", "", cert.Name, hint.Add(errors.New("MAAS leads to no name that can be certified, and the configuration names none"), "set names, or what names_from_maas takes"))}
 	}
 	return []report.Item{report.Asked("names", "MAAS tells which names there are", strings.Join(view.State.Found.Names, ", "), nil)}
 }

@@ -2,9 +2,12 @@ package command
 
 import (
 	"context"
+	"crypto/x509"
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
 
 	"maascert/acme/providers"
 	"maascert/certstore"
@@ -31,18 +34,19 @@ func (p *assembly) deployment(runner world.Runner, dial world.Dial) deployment {
 		return d
 	}
 	api, err := maasapi.New(maasapi.Config{
-		URL: maas.API.URL, Key: maas.API.APIKey(), Trust: p.trustOfMAAS(), IsOurs: p.isOurs, Dial: dial,
+		URL: maas.API.URL, Key: maas.API.APIKey, Trust: p.trustOfMAAS(), Known: p.known, Dial: dial,
+		TLSPort: func(ctx context.Context) (int, bool) { return maasconfig.LocalTLSPort(ctx, here) }, MayBePlain: world.CheckListener,
 	})
 	if err != nil {
 		return d // the configuration's check found no such URL
 	}
 	d.api = api
-	d.hosts = &maasconfig.RegionHosts{
-		Lister: api, Networks: maas.WantedNetworks(), MAASURL: d.url, Dial: dial,
+	d.hosts = maasconfig.NewRegionHosts(maasconfig.RegionsConfig{
+		Lister: api, Networks: maas.WantedNetworks(), MAASURL: d.url, Dial: dial, Now: time.Now,
 		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
-	}
+	})
 	return d
 }
 
@@ -61,30 +65,76 @@ func (p *assembly) servesMAAS(cert config.Certificate) bool {
 	return slices.ContainsFunc(cert.Targets, func(target string) bool { return p.config.Targets[target].Type == maasconfig.UsualType })
 }
 
-// isOurs tells whether MAAS is known to serve a certificate: it is a version that is kept and that nobody wants revoked, or the one in the
-// files of this host's region.
-func (p *assembly) isOurs(ctx context.Context, fingerprint string) bool {
+// known tells whether MAAS is known to serve a certificate: the version in use of a certificate of its own, the one that every region was
+// seen to serve last, or the one in the files of this host's region. One that somebody wants revoked is none of them, whatever else says so.
+func (p *assembly) known(ctx context.Context, fingerprint string) maasapi.Knowledge {
+	found := maasapi.Unknown
 	for _, cert := range p.engine.Certificates {
 		ledger, err := certstore.OpenLedger(ctx, p.store, cert.Name)
 		if err != nil {
-			continue // what cannot be read proves nothing
+			return maasapi.Unknown // whether it is revoked cannot be told
 		}
 		record := ledger.Record()
-		if version, kept := ledger.Versions()[fingerprint]; kept {
-			return record.Revocation(version.Number) == nil
+		version, kept := ledger.Versions()[fingerprint]
+		if kept && record.Revocation(version.Number) != nil {
+			return maasapi.Revoked
 		}
-	}
-	for _, cert := range p.engine.Certificates {
 		for _, target := range cert.Targets {
-			if target.Info().Type != maasconfig.UsualType {
+			info := target.Info()
+			if info.Type != maasconfig.UsualType {
 				continue
 			}
-			if served, err := target.Backup(ctx); err == nil && served.Fingerprint() == fingerprint {
-				return true
+			isServed := kept && (version.Number == record.Current || version.Number == record.Deployments[info.Name].Verified)
+			if backup, err := target.Backup(ctx); isServed || err == nil && backup.Fingerprint() == fingerprint {
+				found = maasapi.Ours
 			}
 		}
 	}
-	return false
+	return found
+}
+
+// pinned looks for profiles that a change of the root broke. Homes belong to whoever likes to hold it up, and may be on a server that does
+// not answer: so it looks seldom, not for long, and not again while an earlier look hangs.
+type pinned struct {
+	fsys world.FS
+
+	mu      sync.Mutex
+	looking bool
+	served  string // fingerprint of what the answer is about
+	at      time.Time
+	found   []maasconfig.Profile
+}
+
+const (
+	pinnedTime = 2 * time.Second
+	pinnedAge  = time.Hour
+)
+
+// profiles are those that were found last.
+func (p *pinned) profiles(former []*x509.Certificate, served *certstore.Bundle, trust certstore.Trust) []maasconfig.Profile {
+	p.mu.Lock()
+	isFresh := p.served == served.Fingerprint() && trust.Time().Sub(p.at).Abs() < pinnedAge
+	if isFresh || p.looking {
+		defer p.mu.Unlock()
+		return p.found
+	}
+	p.looking, p.served, p.at, p.found = true, served.Fingerprint(), trust.Time(), nil
+	p.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		found := maasconfig.BrokenProfiles(p.fsys, former, served, trust)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.looking, p.found = false, found
+	}()
+	select {
+	case <-done:
+	case <-time.After(pinnedTime):
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.found
 }
 
 // namer finds the names that a certificate has because MAAS has them; nil where its configuration has no such rule.

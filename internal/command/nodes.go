@@ -125,7 +125,11 @@ func (p *assembly) writeStatus(end passEnd, now time.Time) error {
 		}
 		path := cert.RootsFile
 		configured := p.config.Issuers[p.config.Certificate(cert.Name).Issuer].IssuerRootsPEM()
-		if roots := r.After.RootsPEM(configured); len(roots) > 0 {
+		if r.After.Blind {
+			if _, err := p.fsys.Stat(path); err != nil { // what was there, stays
+				path = ""
+			}
+		} else if roots := r.After.RootsPEM(configured); len(roots) > 0 {
 			if err := replaceChanged(p.fsys, path, roots); err != nil {
 				return err
 			}

@@ -216,7 +216,7 @@ func exitOf(results []lifecycle.Result) error {
 func (a *app) rehearse(ctx context.Context, p *assembly, options lifecycle.Options, asJSON bool) error {
 	would, busy := map[string]lifecycle.View{}, map[string]bool{}
 	for _, cert := range p.engine.Certificates {
-		view, err := p.engine.Look(ctx, cert)
+		view, err := p.engine.LookFor(ctx, cert, options)
 		if err != nil {
 			a.complain(fmt.Errorf("%s: %s: %w", cert.Name, lifecycle.StageLook, err))
 			return outcome(exitAttention)

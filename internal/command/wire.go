@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -54,9 +53,7 @@ func (a *app) assemble(config *config.Config) *assembly {
 	p.engine = &lifecycle.Engine{
 		Period: period(config.Times()), Progress: a.progress,
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log, Revoke: p.revoke,
-		Broken: func(former []*x509.Certificate, served *certstore.Bundle, trust certstore.Trust) []maasconfig.Profile {
-			return maasconfig.BrokenProfiles(a.fsys, former, served, trust)
-		},
+		Broken: (&pinned{fsys: a.fsys}).profiles,
 	}
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]

@@ -402,6 +402,19 @@ func (v *validator) certificates() {
 		}
 	}
 	v.unused(taken)
+	v.aligned(taken)
+}
+
+// aligned finds that MAAS's own notice is to follow a certificate that there is not.
+func (v *validator) aligned(taken map[string]string) {
+	for target := range taken {
+		if v.config.Targets[target].Type == maasconfig.UsualType {
+			return
+		}
+	}
+	if v.config.MAAS.Align {
+		v.fault("maas.align_expiry_notice", "no certificate has a target of type maas")
+	}
 }
 
 // unused finds targets that were configured for nobody.

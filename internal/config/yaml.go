@@ -482,6 +482,10 @@ func (p place) Read(key, path string) []byte {
 	return text
 }
 
+func (p place) Again(reference secret.Reference) (string, error) {
+	return reference.Read(p.document.folder)
+}
+
 func (p place) Secret(key string, reference secret.Reference) string {
 	text, err := reference.Read(p.document.folder)
 	if err != nil {

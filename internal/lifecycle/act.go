@@ -50,6 +50,9 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 		}
 	}
 	if err != nil {
+		if words := suspects(view.State, plan); words != "" && acme.IsRefusal(err) {
+			p.warn("names that came from MAAS may be why the order failed: %s", words)
+		}
 		p.failed(ctx, StageObtain, err, ordered)
 		return false
 	}
@@ -57,7 +60,7 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 		p.failed(ctx, StageObtain, err, true)
 		return false
 	}
-	if err := p.keep(ctx, issued); err != nil {
+	if err := p.keep(ctx, issued, plan); err != nil {
 		p.failed(ctx, StageSave, err, false)
 		return false
 	}
@@ -107,12 +110,8 @@ func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, b
 		}
 		attempt := p.attempt("", nil)
 		r.Attempt = &attempt
-		hash := plan.Wish.Hash()
-		r.Wish, r.WishHash, r.Discovered = &plan.Wish, hash, plan.Discovered
-		if r.WishByHost == nil {
-			r.WishByHost = map[string]string{}
-		}
-		r.WishByHost[p.Node] = p.cert.Wish.Hash()
+		p.publishWish(r, plan)
+		r.Discovered = plan.Discovered
 		resume = r.Order
 	})
 	switch {
@@ -123,6 +122,15 @@ func (p *pass) begin(ctx context.Context, plan Plan) (resume *certstore.Order, b
 			"find out what kills maascert: journalctl -u maascert; maascert renew --force tries at once")})
 	}
 	return resume, err == nil && !tooOften
+}
+
+// publishWish says which wish the deployment follows from now on, and what this host's is.
+func (p *pass) publishWish(r *certstore.Record, plan Plan) {
+	r.Wish, r.WishHash = &plan.Wish, plan.Wish.Hash()
+	if r.WishByHost == nil {
+		r.WishByHost = map[string]string{}
+	}
+	r.WishByHost[p.Node] = p.cert.Wish.Hash()
 }
 
 // countFailure counts a failed order and sets when the next may be made. A person's tries do not lengthen the daemon's
@@ -199,7 +207,7 @@ func (p *pass) whenBetter(next, until time.Time) time.Time {
 
 // keep saves what was issued. Once the CA has issued, nothing may lose the key, so this goes on when the pass is
 // interrupted.
-func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
+func (p *pass) keep(ctx context.Context, issued *acme.Issued, plan Plan) error {
 	ctx, cancel := p.grace.Context(ctx, saveTime)
 	defer cancel()
 	version, err := p.ledger.Add(ctx, certstore.Version{
@@ -211,7 +219,7 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued) error {
 	renewed := p.result.After.State
 	renewed.Current, renewed.Root = &version, rootOf(version, p.cert.Trust, renewed.Record.Roots)
 	err = p.update(ctx, func(r *certstore.Record) {
-		r.Current, r.Order, r.Attempt, r.Roots = version.Number, nil, nil, renewed.roots()
+		r.Current, r.Order, r.Attempt, r.Roots, r.Discovered = version.Number, nil, nil, renewed.roots(), plan.adopted
 		r.CutOff, r.Failures, r.Refused, r.FailedWith = 0, 0, false, ""
 		r.NextAttempt, r.RetryAfter, r.HeldUntil, r.FailedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 		r.Pinned, r.PinnedAt = 0, time.Time{}
@@ -293,9 +301,7 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 	err := p.update(ctx, func(r *certstore.Record) {
 		d := before
 		d.Tries = before.Tries + outcome.Tries
-		if regions := (TargetState{Endpoints: outcome.Endpoints}).regions(); regions != nil {
-			d.Regions = regions
-		}
+		d = (TargetState{Endpoints: outcome.Endpoints}).rememberRegions(d, p.options.began)
 		if tried > 0 {
 			d.Told = p.Now().UTC()
 			d = countToday(d, before, tried)

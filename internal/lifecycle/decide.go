@@ -74,22 +74,43 @@ type TargetState struct {
 	Key       string // under which the record remembers it, where that is not the name: a host's own are "NAME.at.NODE"
 	Endpoints []maasconfig.Endpoint
 	Unsure    error // why there may be endpoints that were not found; nil: all were
+	Unlisted  error // regions of MAAS's that are no endpoint although endpoints are configured; nil: none is known
 }
 
-// regions are those of MAAS's that are its endpoints, by MAAS's number, with where they were asked; nil where MAAS did not tell of them.
-func (t TargetState) regions() map[string]string {
-	var regions map[string]string
+// remembersRegions tells whether a deployment remembers a target's regions as they were found.
+func (t TargetState) remembersRegions(d certstore.Deployment, began time.Time) bool {
+	now := t.rememberRegions(d, began)
+	return maps.Equal(now.Regions, d.Regions) && sameMoments(now.Unlisted, d.Unlisted)
+}
+
+// rememberRegions has a deployment remember, for when MAAS cannot be asked, at which addresses its regions answer, or did before. One that
+// MAAS does not list any more is forgotten when it was not listed in an earlier pass either.
+func (t TargetState) rememberRegions(d certstore.Deployment, began time.Time) certstore.Deployment {
+	regions, unlisted := map[string]string{}, map[string]time.Time{}
 	for _, e := range t.Endpoints {
 		host, _, err := net.SplitHostPort(e.Address)
-		if e.Region == "" || err != nil {
+		if e.Region == "" || err != nil || e.State == maasconfig.Unknown && d.Regions[e.Region] != host {
 			continue
 		}
-		if regions == nil {
-			regions = map[string]string{}
+		since, known := d.Unlisted[e.Region]
+		switch {
+		case e.Unlisted && known && since.Before(began):
+			continue
+		case e.Unlisted && known:
+			unlisted[e.Region] = since
+		case e.Unlisted:
+			unlisted[e.Region] = began.UTC()
 		}
 		regions[e.Region] = host
 	}
-	return regions
+	if len(regions) == 0 {
+		return d // MAAS did not tell of any
+	}
+	d.Regions, d.Unlisted = regions, unlisted
+	if len(unlisted) == 0 {
+		d.Unlisted = nil
+	}
+	return d
 }
 
 func (t TargetState) key() string { return cmp.Or(t.Key, t.Name) }
@@ -101,7 +122,9 @@ type Plan struct {
 	Wait         time.Time             // an order is due but held back until then
 	Wish         certstore.Wish        // what is ordered, but for names that only its rule leads to
 	Names        []string              // of the next certificate
-	Discovered   *certstore.Discovered // what is to be remembered of the rule's names
+	Discovered   *certstore.Discovered // what is to be remembered of the rule's names while there is no such certificate
+	adopted      *certstore.Discovered // and once there is one
+	publishes    bool                  // this host wishes something new that needs no order: the others are to follow it
 	Roots        []certstore.Root      // to be remembered
 	Unnamed      error                 // why the names are not known yet, so that nothing is ordered; nil: they are
 	Differ       bool                  // this host's configuration asks for something else than the deployment follows
@@ -174,7 +197,8 @@ func (s State) isRevoked() bool {
 
 // toRevoke are the versions that are to be revoked now, because every target serves another one.
 func (s State) toRevoke() []certstore.Revocation {
-	if s.Current == nil || slices.ContainsFunc(s.Targets, func(t TargetState) bool { return !maasconfig.Serving(t.Endpoints) }) {
+	// Where regions may be that were not found, nobody knows what they serve.
+	if s.Current == nil || slices.ContainsFunc(s.Targets, func(t TargetState) bool { return t.Unsure != nil || !maasconfig.Serving(t.Endpoints) }) {
 		return nil
 	}
 	var now []certstore.Revocation
@@ -233,16 +257,17 @@ func Decide(s State) Plan {
 				p.Stuck = append(p.Stuck, t.Name)
 			case leave:
 			}
-			if regions := t.regions(); t.Unsure == nil && regions != nil && !maps.Equal(regions, s.Record.Deployments[t.key()].Regions) {
-				p.Housekeeping = true
-			}
+			p.Housekeeping = p.Housekeeping || t.Unsure == nil && !t.remembersRegions(s.Record.Deployments[t.key()], s.Began)
 		}
 	}
 	if p.Unnamed != nil && s.Current == nil {
 		p.Obtain = false
 	}
 	p.Roots = s.roots()
-	p.Housekeeping = p.Housekeeping || !p.Obtain && !(sameDiscovered(p.Discovered, s.Record.Discovered) && sameRoots(p.Roots, s.Record.Roots))
+	p.publishes = !p.Obtain && s.Current != nil && !s.Watched && !s.isPinned() && !p.Differ && s.Record.Wish != nil && s.isNewWish()
+	p.Housekeeping = p.Housekeeping || p.publishes
+	remembers := sameDiscovered(p.Discovered, s.Record.Discovered) && sameRoots(p.Roots, s.Record.Roots) && s.doubtSince().IsZero() == s.Record.DoubtSince.IsZero()
+	p.Housekeeping = p.Housekeeping || !p.Obtain && !remembers
 	if !p.Obtain && p.Wait.IsZero() && (s.Record.Attempt != nil || s.Record.Order != nil) {
 		p.Housekeeping = true
 	}
@@ -356,6 +381,9 @@ func (s State) next(p Plan) time.Time {
 	}
 	moments = append(moments, s.secondLook(p.Discovered))
 	for _, t := range s.Targets {
+		if slices.ContainsFunc(t.Endpoints, func(e maasconfig.Endpoint) bool { return e.Unlisted }) {
+			moments = append(moments, s.Now.Add(secondLookAfter))
+		}
 		if !maasconfig.Serving(t.Endpoints) {
 			moments = append(moments, lookAgain(s.Record.Deployments[t.key()].Since, s.Now))
 		}
@@ -567,7 +595,7 @@ func Summary(cert string, s State, p Plan) CertState {
 		return StateFailed
 	case !p.Wait.IsZero(), s.Record.Failures > 0 && p.Obtain, failedAt(StageDeploy) && !serving:
 		return StateWaiting
-	case !serving:
+	case !serving, s.lastingDoubt() != nil:
 		return StateDegraded
 	case s.isOverdue(p):
 		return StateOverdue

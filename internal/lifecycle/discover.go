@@ -2,12 +2,14 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"maascert/acme"
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
@@ -27,32 +29,35 @@ type Namer interface {
 const secondLookAfter = 10 * time.Minute
 
 // maxDiscovered bounds the names of a rule: whoever answers in MAAS's place may name any number.
-const maxDiscovered = 100
+const maxDiscovered = maasconfig.MostNames
 
 // settleNames decides which names the next certificate has, and with them why there is to be one.
 func (p *Plan) settleNames(s State) {
 	p.Discovered, p.Unnamed = s.discover(p.Wish)
 	p.nameFrom(p.Discovered)
+	if len(p.Names) == 0 && p.Unnamed == nil {
+		p.Unnamed = errNoName
+	}
 	if p.Unnamed != nil && s.Current != nil { // what is certified stays so until the names are known
-		p.Names = union(p.Names, certstore.CertificateNames(s.leaf()))
-		p.Why, p.Obtain = s.reason(p.wanted())
-		if p.Why == NamesChanged {
-			p.Why, p.Obtain = s.reason(withNames(p.Wish, certstore.CertificateNames(s.leaf())))
+		certified := certstore.CertificateNames(s.leaf())
+		p.Names = union(p.Names, certified)
+		if p.Why, p.Obtain = s.reason(p.wanted()); p.Why == NamesChanged {
+			p.Why, p.Obtain = s.reason(withNames(p.Wish, certified))
 		}
 		return
 	}
-	if s.Reissue && (s.Current == nil || s.isReplaceable()) {
+	if s.Reissue && !s.isPinned() && (s.Current == nil || s.isReplaceable()) {
 		p.adopt(s)
 	}
 	p.Why, p.Obtain = s.reason(p.wanted())
 	if p.Obtain && !s.Watched { // another certificate has them without a further order
 		p.adopt(s)
 	}
-	if s.isLate() && s.Record.Failures > 0 {
-		p.fallBack(s)
-		p.Why, p.Obtain = s.reason(p.wanted())
-	}
+	p.fallBack(s)
 }
+
+// errNoName says that a rule leads to nothing, and that the wish names nothing either.
+var errNoName = errors.New("MAAS leads to no name that can be certified")
 
 // wanted is the wish with all names of the next certificate.
 func (p Plan) wanted() certstore.Wish { return withNames(p.Wish, p.Names) }
@@ -62,9 +67,9 @@ func withNames(wish certstore.Wish, names []string) certstore.Wish {
 	return wish
 }
 
-// nameFrom sets the names of the next certificate.
+// nameFrom sets the names of the next certificate, and what is to be remembered of them once there is one.
 func (p *Plan) nameFrom(d *certstore.Discovered) {
-	p.Discovered, p.Names = d, p.Wish.Names
+	p.adopted, p.Names = d, p.Wish.Names
 	if d != nil {
 		p.Names = union(p.Wish.Names, d.Names)
 	}
@@ -81,14 +86,16 @@ func union(names, others []string) []string {
 	return all
 }
 
-// adopt takes names along that were seen in an earlier pass as well.
+// adopt takes names along that were seen in an earlier pass as well, or that a person who wants a certificate now sees. What another host
+// looks for, it alone has seen.
 func (p *Plan) adopt(s State) {
-	if p.Discovered == nil {
+	if p.adopted == nil || p.Wish.Rule != s.Wish.Rule {
 		return
 	}
-	d := cloneDiscovered(p.Discovered)
-	for name, since := range p.Discovered.Added {
-		if since.Before(s.Began) && len(d.Names) < maxDiscovered {
+	d := cloneDiscovered(p.adopted)
+	for _, name := range slices.Sorted(maps.Keys(p.adopted.Added)) {
+		isSure := p.adopted.Added[name].Before(s.Began) || s.Force && s.ByHand
+		if isSure && len(d.Names) < maxDiscovered {
 			d.Names = append(d.Names, name)
 			delete(d.Added, name)
 		}
@@ -97,26 +104,39 @@ func (p *Plan) adopt(s State) {
 	p.nameFrom(d)
 }
 
-// fallBack leaves out, when what is served is about to end and orders fail, what may be the reason: names that the certificate in use has
-// not, and names that MAAS does not name any more. They are named again as soon as there is a certificate.
+// fallBack leaves out of an order that has to be made in any case, when the CA refuses orders, what may be the reason: names that the
+// certificate in use has not, and, when that one is about to end, names of MAAS's that could not be proven or that are gone. They stay
+// remembered, and are tried again.
 func (p *Plan) fallBack(s State) {
-	if p.Discovered == nil {
+	if p.adopted == nil || s.Current == nil || s.Record.Failures == 0 || !s.Record.Refused {
 		return
 	}
-	d, certified := cloneDiscovered(p.Discovered), certstore.CertificateNames(s.leaf())
-	d.Names = slices.DeleteFunc(d.Names, func(name string) bool {
-		_, gone := d.Missing[name]
-		if gone {
-			delete(d.Missing, name)
+	certified := certstore.CertificateNames(s.leaf())
+	without := *p
+	without.Names = slices.Clone(p.Wish.Names)
+	for _, name := range p.Discovered.Names {
+		since, gone := p.Discovered.Missing[name]
+		isSpoiling := gone && since.Before(s.Began) || s.isUnproven(name)
+		if slices.Contains(certified, name) && !(isSpoiling && s.isLate()) {
+			without.Names = union(without.Names, []string{name})
 		}
-		return gone || !slices.Contains(certified, name)
+	}
+	without.adopted = p.Discovered
+	if without.Why, without.Obtain = s.reason(without.wanted()); without.Obtain {
+		*p = without
+	}
+}
+
+// isUnproven tells whether an order failed on a name since there is the version in use.
+func (s State) isUnproven(name string) bool {
+	return slices.ContainsFunc(s.Record.Attempts, func(a certstore.Attempt) bool {
+		return a.At.After(s.Current.Created) && (strings.HasPrefix(a.Error, acme.FailedValidation+name+":") || strings.HasPrefix(a.Error, "dns-01: "+name+":"))
 	})
-	p.nameFrom(d)
 }
 
 func cloneDiscovered(d *certstore.Discovered) *certstore.Discovered {
 	c := *d
-	c.Names, c.Added, c.Missing = slices.Clone(d.Names), maps.Clone(d.Added), maps.Clone(d.Missing)
+	c.Names, c.Added, c.Missing, c.ByHost = slices.Clone(d.Names), maps.Clone(d.Added), maps.Clone(d.Missing), maps.Clone(d.ByHost)
 	return &c
 }
 
@@ -128,20 +148,28 @@ func (s State) discover(wish certstore.Wish) (*certstore.Discovered, error) {
 	case wish.Rule == "":
 		return nil, nil
 	case wish.Rule != s.Wish.Rule:
-		return before, nil // another host's, which looks itself
+		return before, s.unless(before, errors.New("another host looks for them"))
 	case len(s.Found.Names) > maxDiscovered:
-		return before, s.unless(before, fmt.Errorf("MAAS leads to %d names; more than %d are not believed", len(s.Found.Names), maxDiscovered))
+		return before, s.unless(before, s.Found.Doubt())
 	case before == nil || before.Rule != wish.Rule:
 		if doubt := s.Found.Doubt(); doubt != nil {
 			return before, s.unless(before, doubt)
 		}
-		return &certstore.Discovered{Rule: wish.Rule, Names: slices.Sorted(slices.Values(s.Found.Names))}, nil // somebody wrote the rule down now
+		d := &certstore.Discovered{Rule: wish.Rule, ByHost: s.byHost(nil)} // somebody wrote the rule down now
+		d.Names = s.found(d)
+		return d, nil
 	}
 	d := cloneDiscovered(before)
-	d.Added = s.since(before.Added, func(name string) bool {
-		return !slices.Contains(d.Names, name) && (slices.Contains(s.Found.Names, name) || s.Found.DoubtOf(name) != nil)
-	}, s.Found.Names)
-	d.Missing = s.since(before.Missing, func(name string) bool { return s.isMissing(name, before) }, d.Names)
+	d.ByHost = s.byHost(before.ByHost)
+	found := s.found(d)
+	d.Added = s.since(before.Added, found, func(name string) bool {
+		isKnown := slices.Contains(d.Names, name) || slices.Contains(wish.Names, name)
+		return !isKnown && (slices.Contains(found, name) || s.Found.DoubtOf(name) != nil)
+	})
+	d.Missing = s.since(before.Missing, d.Names, func(name string) bool {
+		_, was := before.Missing[name]
+		return !slices.Contains(found, name) && !slices.Contains(wish.Names, name) && (was || s.Found.DoubtOf(name) == nil)
+	})
 	if s.LoseNames {
 		d.Names = slices.DeleteFunc(d.Names, func(name string) bool {
 			since, gone := d.Missing[name]
@@ -155,19 +183,40 @@ func (s State) discover(wish certstore.Wish) (*certstore.Discovered, error) {
 	return d, nil
 }
 
-// isMissing tells whether the rule does not lead to one of its names any more. What cannot be told is as it was.
-func (s State) isMissing(name string, before *certstore.Discovered) bool {
-	if slices.Contains(s.Found.Names, name) {
-		return false
-	}
-	_, was := before.Missing[name]
-	return was || s.Found.DoubtOf(name) == nil
+// found are the names that the rule leads to now, on this host or another one; sorted.
+func (s State) found(d *certstore.Discovered) []string {
+	return slices.Sorted(slices.Values(union(s.Found.Names, slices.Collect(maps.Values(d.ByHost)))))
 }
 
-// since is when each name was first seen so that is so now: of those that were remembered, and of others.
-func (s State) since(remembered map[string]time.Time, isSo func(string) bool, others []string) map[string]time.Time {
+// byHost are the names that MAAS's own URL has on each host: its regions need not agree on it. What this host cannot read stays as it
+// was, and a host that is forgotten has none any more.
+func (s State) byHost(before map[string]string) map[string]string {
+	now := map[string]string{}
+	for host, name := range before {
+		isAlive := slices.ContainsFunc(s.Nodes, func(node certstore.Node) bool { return node.Node == host })
+		if isAlive || host == s.Node {
+			now[host] = name
+		}
+	}
+	if s.Found.URL != "" {
+		now[s.Node] = s.Found.URL
+	} else if s.Found.Doubt() == nil {
+		delete(now, s.Node)
+	}
+	if len(now) == 0 {
+		return nil
+	}
+	return now
+}
+
+// since is when each name was first seen so that is so now: of those that were remembered, and of others. A moment that is yet to come
+// was written down by a clock that was ahead.
+func (s State) since(remembered map[string]time.Time, others []string, isSo func(string) bool) map[string]time.Time {
 	now := map[string]time.Time{}
 	for name, at := range remembered {
+		if isSo(name) && at.After(s.Now) {
+			at = s.Began.UTC()
+		}
 		if isSo(name) {
 			now[name] = at
 		}
@@ -195,7 +244,7 @@ func sameDiscovered(a, b *certstore.Discovered) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Rule == b.Rule && slices.Equal(a.Names, b.Names) && sameMoments(a.Added, b.Added) && sameMoments(a.Missing, b.Missing)
+	return a.Rule == b.Rule && slices.Equal(a.Names, b.Names) && sameMoments(a.Added, b.Added) && sameMoments(a.Missing, b.Missing) && maps.Equal(a.ByHost, b.ByHost)
 }
 
 func sameMoments(a, b map[string]time.Time) bool {
@@ -213,10 +262,10 @@ func (s State) secondLook(d *certstore.Discovered) time.Time {
 // Drift are the names that the wish's rule leads to and the next certificate lacks, and those that it has and the rule does not lead to
 // any more.
 func (v View) Drift() (added, missing []string) {
-	if v.Plan.Discovered == nil {
+	if v.Plan.adopted == nil {
 		return nil, nil
 	}
-	return slices.Sorted(maps.Keys(v.Plan.Discovered.Added)), slices.Sorted(maps.Keys(v.Plan.Discovered.Missing))
+	return slices.Sorted(maps.Keys(v.Plan.adopted.Added)), slices.Sorted(maps.Keys(v.Plan.adopted.Missing))
 }
 
 // drift tells what a person may want to do about a rule's names.
@@ -228,7 +277,10 @@ func drift(s State, p Plan) []string {
 	added, missing := View{Plan: p}.Drift()
 	if len(added) > 0 {
 		words := "its next renewal takes them along; maascert renew --force takes them now, and on_change: reissue by itself"
-		if s.Reissue {
+		switch {
+		case s.Watched:
+			words = "maascert deploy brings in one that has them"
+		case s.Reissue:
 			words = "a certificate with them is ordered when they are seen again, and the one in use is old enough"
 		}
 		found = append(found, "MAAS has names that the certificate lacks: "+listed(added)+": "+words)
@@ -237,12 +289,21 @@ func drift(s State, p Plan) []string {
 		found = append(found, "MAAS does not have these names any more: "+listed(missing)+": maascert renew --accept names-lost takes them out of the certificate")
 	}
 	if doubt := s.Found.Doubt(); doubt != nil {
-		found = append(found, "which names MAAS has cannot be told, so none is added or missed: "+printable.Error(doubt))
+		found = append(found, "which names MAAS has cannot be told, so none is added or missed: "+withHint(doubt))
 	}
 	for _, left := range printable.Lines(s.Found.LeftOut, printable.Word, 10) {
-		found = append(found, "a name of MAAS's is left out: "+left)
+		found = append(found, "of what MAAS has is left out: "+left)
 	}
 	return found
+}
+
+// withHint is an error with what to do about it.
+func withHint(err error) string {
+	words := printable.Error(err)
+	if advice := hint.Of(err); advice != "" {
+		words += " (" + printable.Text(advice) + ")"
+	}
+	return words
 }
 
 func listed(names []string) string {
@@ -252,6 +313,64 @@ func listed(names []string) string {
 		words += fmt.Sprintf(" and %d more", more)
 	}
 	return words
+}
+
+// doubtTime is how long MAAS may leave in doubt which names or regions it has before a person has to look.
+const doubtTime = day
+
+// doubt is why names or regions of MAAS's may be there that nobody knows of; nil: there are none.
+func (s State) doubt() error {
+	if s.Wish.Rule != "" && s.Found.Doubt() != nil {
+		return s.Found.Doubt()
+	}
+	for _, t := range s.Targets {
+		if t.Unsure != nil {
+			return t.Unsure
+		}
+	}
+	return nil
+}
+
+// doubtSince is since when there is doubt; zero: there is none.
+func (s State) doubtSince() time.Time {
+	switch {
+	case s.doubt() == nil:
+		return time.Time{}
+	case s.Record.DoubtSince.IsZero(), s.Record.DoubtSince.After(s.Now):
+		return s.Now.UTC()
+	default:
+		return s.Record.DoubtSince
+	}
+}
+
+// lastingDoubt is a doubt that has lasted for so long that it does not heal by itself, or nil.
+func (s State) lastingDoubt() error {
+	if since := s.doubtSince(); !since.IsZero() && s.Now.Sub(since) > doubtTime {
+		return hint.Add(fmt.Errorf("since %s MAAS leaves in doubt which names or regions it has: %w", since.Format(time.RFC3339), s.doubt()), "maascert check asks it")
+	}
+	return nil
+}
+
+// suspects are names of MAAS's that may be why an order failed; empty for none.
+func suspects(s State, p Plan) string {
+	if p.adopted == nil || s.Current == nil {
+		return ""
+	}
+	certified := certstore.CertificateNames(s.leaf())
+	var recent []string
+	for _, name := range p.adopted.Names {
+		if !slices.Contains(certified, name) {
+			recent = append(recent, name)
+		}
+	}
+	var words []string
+	if len(recent) > 0 {
+		words = append(words, "new: "+listed(recent))
+	}
+	if _, missing := (View{Plan: p}).Drift(); len(missing) > 0 {
+		words = append(words, "MAAS does not have any more: "+listed(missing)+" (maascert renew --accept names-lost takes them out)")
+	}
+	return strings.Join(words, "; ")
 }
 
 // unnamed is the trouble of a certificate whose names are not known.

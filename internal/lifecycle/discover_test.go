@@ -89,14 +89,29 @@ func TestNamesThatARuleLeadsTo(t *testing.T) {
 			s.Found = maasconfig.Found{NamesDoubt: down}
 		},
 			Missing, "a", "", "", true},
-		"another host's rule":    {old, func(s *State) { s.Wish.Rule = "mine"; s.Record.WishByHost["n"] = s.Wish.Hash(); s.Found.Names = nil }, Fresh, "a 10.0.0.1 b", "", "", false},
-		"a flood":                {old, func(s *State) { s.Found.Names = flood(); s.Reissue = true }, Fresh, "a 10.0.0.1 b", "", "", false},
+		"another host's rule":      {old, func(s *State) { s.Wish.Rule = "mine"; s.Record.WishByHost["n"] = s.Wish.Hash(); s.Found.Names = nil }, Fresh, "a 10.0.0.1 b", "", "", false},
+		"a flood":                  {old, func(s *State) { s.Found.Names = flood(); s.Reissue = true }, Fresh, "a 10.0.0.1 b", "", "", false},
+		"due, and orders fail":     {old * 2, func(s *State) { seenBefore(s, "c"); s.Reissue, s.Record.Failures, s.Record.Refused = true, 1, true }, Lifetime, "a 10.0.0.1 b", "c", "", false},
+		"due, and the CA is down":  {old * 2, func(s *State) { seenBefore(s, "c"); s.Record.Failures = 1 }, Lifetime, "a 10.0.0.1 b c", "", "", false},
+		"not due, and orders fail": {old, func(s *State) { seenBefore(s, "c"); s.Reissue, s.Record.Failures, s.Record.Refused = true, 1, true }, NamesChanged, "a 10.0.0.1 b c", "", "", false},
+		"a person sees it":         {old, func(s *State) { s.Found.Names = append(s.Found.Names, "c"); s.Force, s.ByHand = true, true }, Forced, "a 10.0.0.1 b c", "", "", false},
+		"no name at all": {old, func(s *State) {
+			s.Wish.Names, s.Found.Names, s.Record.Discovered, s.Current, s.Record.Current = nil, nil, nil, nil, 0
+		}, Missing, "", "", "", true},
 		"about to end, and well": {old*3 - time.Hour, func(s *State) { seenBefore(s, "c") }, Emergency, "a 10.0.0.1 b c", "", "", false},
 		"about to end, and orders fail": {old*3 - time.Hour, func(s *State) {
 			seenBefore(s, "c")
 			s.Record.Discovered.Names = []string{"10.0.0.1", "b", "d"}
 			gone(s, "b")
-			s.Record.Failures = 3
+			s.Record.Failures, s.Record.Refused = 3, true
+		}, NamesChanged, "a 10.0.0.1", "c", "b d", false},
+		"about to end, and a name is hidden now": {old*3 - time.Hour, func(s *State) {
+			s.Found.Names = []string{"10.0.0.1"}
+			s.Record.Failures, s.Record.Refused = 3, true
+		}, Emergency, "a 10.0.0.1 b", "", "b", false},
+		"about to end, and a name is not proven": {old*3 - time.Hour, func(s *State) {
+			s.Record.Failures, s.Record.Refused = 3, true
+			s.Record.Attempts = []certstore.Attempt{{At: s.Now.Add(-time.Hour), Stage: "obtain", Error: "validation: b: connection: refused"}}
 		}, NamesChanged, "a 10.0.0.1", "", "", false},
 	} {
 		s := settled(t, row.age)
@@ -109,7 +124,7 @@ func TestNamesThatARuleLeadsTo(t *testing.T) {
 		require.Equal(t, row.gone, strings.Join(missing, " "), name)
 		require.Equal(t, row.wait, p.Unnamed != nil && !p.Obtain && s.Current == nil, name)
 		if !p.Obtain && s.Current != nil {
-			require.Equal(t, !sameDiscovered(p.Discovered, s.Record.Discovered), p.Housekeeping, "%s: what was seen is written down, and nothing else", name)
+			require.Equal(t, !sameDiscovered(p.Discovered, s.Record.Discovered) || s.doubt() != nil, p.Housekeeping, "%s: what was seen is written down, and nothing else", name)
 		}
 		if len(added) > 0 && p.Discovered.Added[added[0]].Equal(s.Began) {
 			require.False(t, p.Next.After(s.Now.Add(secondLookAfter)), "%s: it is looked for again soon", name)
@@ -141,6 +156,30 @@ func flood() []string {
 		names = append(names, fmt.Sprint("n", n))
 	}
 	return names
+}
+
+// What MAAS leaves in doubt for more than a day needs a person.
+func TestADoubtThatLasts(t *testing.T) {
+	t.Parallel()
+	s := settled(t, time.Hour)
+	s.Targets = nil
+	p := Decide(s)
+	require.Zero(t, s.doubtSince())
+	require.Equal(t, StateOK, Summary("maas", s, p))
+	s.Found = maasconfig.Found{NamesDoubt: errors.New("refused"), AddressDoubt: errors.New("refused")}
+	p = Decide(s)
+	require.True(t, p.Housekeeping, "since when is written down")
+	require.Equal(t, StateOK, Summary("maas", s, p))
+	s.Record.DoubtSince = s.Now.Add(-23 * time.Hour)
+	require.False(t, Decide(s).Housekeeping)
+	require.NoError(t, s.lastingDoubt())
+	s.Record.DoubtSince = s.Now.Add(-25 * time.Hour)
+	require.Equal(t, StateDegraded, Summary("maas", s, Decide(s)))
+	require.ErrorContains(t, s.lastingDoubt(), "MAAS leaves in doubt which names or regions it has: refused")
+	s.Found = maasconfig.Found{Names: []string{"10.0.0.1", "b"}}
+	require.True(t, Decide(s).Housekeeping)
+	s.Targets = []TargetState{{Name: "maas", Unsure: errors.New("no list")}}
+	require.ErrorContains(t, s.lastingDoubt(), "no list")
 }
 
 func TestNoticeDays(t *testing.T) {
@@ -204,6 +243,12 @@ func TestAnotherRoot(t *testing.T) {
 	require.Len(t, three.Roots, 1, "a lifetime has gone")
 	require.Empty(t, trustChange(s, three, cert))
 
+	// Somebody goes back after a moment: it never was.
+	s = state(first, now.Add(3*time.Hour), two.Roots)
+	require.Len(t, Decide(s).Roots, 1)
+	s = state(first, now.Add(30*time.Hour), two.Roots)
+	require.Len(t, Decide(s).Roots, 2)
+
 	// Back and forth: what is published stays short, and the present one is the last.
 	roots := []certstore.Root{}
 	for n := range 20 {
@@ -211,7 +256,7 @@ func TestAnotherRoot(t *testing.T) {
 		if n%2 == 1 {
 			authority = second
 		}
-		roots = Decide(state(authority, now.Add(time.Duration(n)*time.Hour), roots)).Roots
+		roots = Decide(state(authority, now.Add(time.Duration(n)*7*time.Hour), roots)).Roots
 	}
 	require.Len(t, roots, 2)
 	require.Zero(t, roots[1].Until)

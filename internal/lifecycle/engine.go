@@ -193,6 +193,7 @@ type View struct {
 	Plan     Plan
 	Summary  CertState
 	Warnings []string // what is as it should be and may not stay so
+	Blind    bool     // the record could not be read
 }
 
 // Healthy tells whether the certificate is as it should be.
@@ -204,6 +205,10 @@ const (
 	// windowTime bounds the question for renewal information: a CA that does not answer must not hold up the rest, and what
 	// it said last is known.
 	windowTime = 5 * time.Second
+	// discoverTime bounds finding out which endpoints there are: they are to be asked in what is left.
+	discoverTime = 7 * time.Second
+	// retractTime bounds taking away what earlier runs left visible.
+	retractTime = time.Minute
 	// saveTime bounds a save that must not be given up when the pass is.
 	saveTime = 10 * time.Second
 )
@@ -246,7 +251,12 @@ func (v *View) decide(cert string) {
 
 // Look sees a certificate as it is and decides, without changing anything.
 func (e *Engine) Look(ctx context.Context, cert Certificate) (View, error) {
-	view, _, err := e.look(ctx, nil, cert, Options{})
+	return e.LookFor(ctx, cert, Options{})
+}
+
+// LookFor looks as a pass with some options would, without changing anything.
+func (e *Engine) LookFor(ctx context.Context, cert Certificate, options Options) (View, error) {
+	view, _, err := e.look(ctx, nil, cert, options)
 	return view, err
 }
 
@@ -308,7 +318,7 @@ func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View 
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	seen.Targets = e.probe(ctx, cert, nil, certstore.Record{})
-	return View{State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish, Names: state.Wish.Names}, Summary: StateFailed}
+	return View{Blind: true, State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish, Names: state.Wish.Names}, Summary: StateFailed}
 }
 
 // lookAtAccount finds out whether the ACME account could be used, long before it is.
@@ -369,9 +379,11 @@ func (e *Engine) probe(ctx context.Context, cert Certificate, bundle *certstore.
 	var group sync.WaitGroup
 	for i, target := range cert.Targets {
 		group.Go(func() {
-			target.Discover(ctx, record.Deployments[e.key(target.Info())].Regions)
+			finding, cancel := context.WithTimeout(ctx, discoverTime)
+			target.Discover(finding, record.Deployments[e.key(target.Info())].Regions)
+			cancel()
 			info := target.Info()
-			states[i] = TargetState{Name: info.Name, Key: e.key(info), Unsure: info.Unsure, Endpoints: maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)}
+			states[i] = TargetState{Name: info.Name, Key: e.key(info), Unsure: info.Unsure, Unlisted: info.Unlisted, Endpoints: maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)}
 		})
 	}
 	group.Wait()
@@ -438,7 +450,7 @@ func (p *pass) run(ctx context.Context) {
 			"maascert deploy --cert FILE --key FILE, or name a CA in the section acme:"))
 	}
 	if view.Plan.Unnamed != nil && view.State.Current == nil {
-		p.fail(StageLook, unnamed(view.Plan.Unnamed))
+		p.fail(StageObtain, unnamed(view.Plan.Unnamed))
 	}
 	if !view.Plan.IsWork() {
 		p.conclude(ctx)
@@ -786,11 +798,17 @@ func (p *pass) housekeep(ctx context.Context, view View) error {
 	}
 	return p.update(ctx, func(r *certstore.Record) {
 		r.Attempt, r.CutOff, r.Answers, r.Discovered, r.Roots = nil, 0, stays, view.Plan.Discovered, view.Plan.Roots
+		r.DoubtSince = view.State.doubtSince()
+		if view.Plan.publishes {
+			p.publishWish(r, view.Plan)
+		}
 		if view.Plan.Wait.IsZero() {
 			r.Order = nil
 		}
 		for _, t := range view.State.Targets {
-			p.rememberRegions(r, t)
+			if t.Unsure == nil && !t.remembersRegions(r.Deployments[t.key()], view.State.Began) {
+				p.setDeployment(r, t.key(), t.rememberRegions(r.Deployments[t.key()], view.State.Began))
+			}
 			if maasconfig.Serving(t.Endpoints) {
 				p.verified(r, t.key(), r.Current, t.Endpoints)
 			}
@@ -806,7 +824,13 @@ func (p *pass) retract(ctx context.Context, left []certstore.Answer) ([]certstor
 	if p.cert.Issuer == nil {
 		return left, errors.New("the configuration has no CA any more")
 	}
-	return p.cert.Issuer.Retract(ctx, left)
+	ctx, cancel := context.WithTimeout(ctx, retractTime)
+	defer cancel()
+	stays, err := p.cert.Issuer.Retract(ctx, left)
+	if ctx.Err() != nil {
+		return left, context.Cause(ctx)
+	}
+	return stays, err
 }
 
 // warn notes what is not as wished and is no failure.
@@ -839,15 +863,6 @@ func (p *pass) setDeployment(r *certstore.Record, key string, d certstore.Deploy
 	r.Deployments[key] = d
 }
 
-// rememberRegions remembers where MAAS's regions were asked, for when MAAS cannot be asked for them.
-func (p *pass) rememberRegions(r *certstore.Record, t TargetState) {
-	if regions := t.regions(); regions != nil {
-		d := r.Deployments[t.key()]
-		d.Regions = regions
-		p.setDeployment(r, t.key(), d)
-	}
-}
-
 // conclude turns a state that is not as it should be into troubles, where nothing else failed with the certificate, or at
 // the target.
 func (p *pass) conclude(ctx context.Context) {
@@ -872,6 +887,7 @@ func (p *pass) conclude(ctx context.Context) {
 		p.fail(StageObtain, hint.Add(errors.New("a renewal is overdue"), "maascert renew"))
 	}
 	p.fail(StageLook, view.State.Account)
+	p.fail(StageLook, view.State.lastingDoubt())
 	for _, open := range revocations(view.State) {
 		p.fail(StageRevoke, hint.Add(errors.New(open), "maascert revoke goes on with it; maascert revoke --reason R changes the reason"))
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,12 +65,16 @@ type month struct {
 	engine *lifecycle.Engine
 	begun  time.Time
 	orders []string
+
+	mu sync.Mutex // one pass at a time, and none while something happens to the configuration
 }
 
 func (m *month) day() float64 { return time.Since(m.begun).Hours() / 24 }
 
 // pass makes a pass, and notes the order that it made.
 func (m *month) pass(ctx context.Context, options lifecycle.Options) []lifecycle.Result {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	before := len(m.ca.issued)
 	results := m.engine.Pass(ctx, options)
 	if len(m.ca.issued) > before {
@@ -91,8 +96,10 @@ func controller(n int, addresses ...string) maastest.Controller {
 func (m *month) setKey(text string, dial func(context.Context, string, string) (net.Conn, error), reissue bool) {
 	key, err := maasapi.ParseKey(text)
 	require.NoError(m.t, err)
-	client, err := maasapi.New(maasapi.Config{URL: maasapi.UsualURL, Key: key, Dial: dial})
+	client, err := maasapi.New(maasapi.Config{URL: maasapi.UsualURL, Key: func() (maasapi.Key, error) { return key, nil }, Dial: dial})
 	require.NoError(m.t, err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	section := maasconfig.NamesSection{Regions: "both", Networks: []string{"10.0.0.0/24"}}
 	section.Check(nil, nil)
 	m.engine.Certificates[0].Namer = maasconfig.Names{Section: section, Regions: client}
@@ -133,7 +140,7 @@ func TestAMonthOfNamesFromMAAS(t *testing.T) {
 			"day  0.0 missing: 10.0.0.1 10.0.0.2 maas.example region1.maas region2.maas",
 			"day  2.5 names_changed: 10.0.0.1 10.0.0.2 maas.example region1.maas region2.maas region3.maas",
 			"day  3.5 names_changed: 10.0.0.1 10.0.0.2 10.0.0.3 maas.example region1.maas region2.maas region3.maas",
-			"day  8.5 names_changed: 10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 maas.example region1.maas region2.maas region3.maas region4.maas",
+			"day  8.6 names_changed: 10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 maas.example region1.maas region2.maas region3.maas region4.maas",
 			"day 21.9 lifetime: 10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 maas.example region1.maas region2.maas region3.maas region4.maas",
 			"day 25.0 names_changed: 10.0.0.1 10.0.0.3 10.0.0.4 maas.example region1.maas region3.maas region4.maas",
 		},

@@ -35,7 +35,11 @@ func noticeDays(s State) int {
 	if left := leaf.NotAfter.Sub(s.renewAt()); left < notice {
 		notice = left / 2
 	}
-	return max(1, min(longestNotice, int((notice+time.Hour)/day))) // a lifetime of 90 days lacks a second
+	days := int((notice + time.Hour) / day) // a lifetime of 90 days lacks a second
+	if left := leaf.NotAfter.Sub(s.renewAt()); left <= day {
+		return 0 // MAAS calls it expired before it is renewed in time
+	}
+	return max(1, min(longestNotice, days))
 }
 
 // align has MAAS's own notice follow the version in use, once every region serves it. That it cannot is a warning.

@@ -30,7 +30,7 @@ func (e *Engine) BringIn(ctx context.Context, cert Certificate, bundle *certstor
 		if err := p.isUsable(ctx, bundle); err != nil {
 			return version, err
 		}
-		if err := p.hasNames(bundle); err != nil {
+		if err := p.hasNames(ctx, bundle); err != nil {
 			return version, err
 		}
 		return p.ledger.Add(ctx, version)
@@ -78,11 +78,13 @@ func (p *pass) earlier(number int) (int, error) {
 }
 
 // hasNames refuses a bundle that has not all names of the configuration, unless somebody accepts that.
-func (p *pass) hasNames(bundle *certstore.Bundle) error {
+func (p *pass) hasNames(ctx context.Context, bundle *certstore.Bundle) error {
 	var lost []string
 	wished := p.cert.Wish.Names
 	if d := p.ledger.Record().Discovered; d != nil && d.Rule == p.cert.Wish.Rule {
 		wished = union(wished, d.Names)
+	} else if p.cert.Namer != nil {
+		wished = union(wished, p.cert.Namer.Find(ctx).Names)
 	}
 	for _, name := range wished {
 		if !slices.Contains(certstore.CertificateNames(bundle.Leaf()), name) && bundle.Leaf().VerifyHostname(name) != nil {

@@ -16,8 +16,12 @@ import (
 // That cannot be seen in what is served, so the roots are remembered: for as long as a certificate lives after the change both are
 // published, and it is said who has to be told.
 
-// maxRoots bounds the roots that are remembered.
-const maxRoots = 5
+const (
+	// maxRoots bounds the roots that are remembered.
+	maxRoots = 5
+	// briefly is for how long a root is there that nobody was given meanwhile.
+	briefly = 6 * time.Hour
+)
 
 // rootOf is the root that clients verify a version with: the one that they did before where that still leads there.
 func rootOf(version certstore.Version, trust certstore.Trust, before []certstore.Root) *x509.Certificate {
@@ -46,6 +50,9 @@ func (s State) roots() []certstore.Root {
 	if n := len(kept); n > 0 && kept[n-1].Fingerprint == fingerprint {
 		return kept
 	}
+	kept = slices.DeleteFunc(kept, func(r certstore.Root) bool { // one that was hardly there, before somebody went back
+		return r.Until.IsZero() && s.Now.Sub(r.Since) < briefly && len(kept) > 1 && kept[len(kept)-2].Fingerprint == fingerprint
+	})
 	for i := range kept {
 		if kept[i].Until.IsZero() {
 			kept[i].Until = s.Now.Add(lifetime(s.leaf())).UTC()
@@ -118,7 +125,7 @@ func trustChange(s State, p Plan, cert Certificate) []string {
 		for _, profile := range s.Broken[:min(len(s.Broken), 10)] {
 			names = append(names, profile.String())
 		}
-		found = append(found, fmt.Sprintf("profiles of the maas command on this host that refuse the certificate now: %s; as their users, for each: maas logout PROFILE; maas login --cacerts %s PROFILE URL",
+		found = append(found, fmt.Sprintf("profiles of the maas command on this host that refuse the certificate now: %s; as its user, for each: maas logout PROFILE; maas login --cacerts FILE PROFILE URL, with a copy of %s that the command can read (the snap: in a home)",
 			strings.Join(names, ", "), cert.RootsFile))
 	}
 	return found

@@ -17,12 +17,23 @@ func warnings(s State, p Plan, cert Certificate) []string {
 	return slices.Concat(trustChange(s, p, cert), revocations(s), rollover(s), watched(s), unsure(s), drift(s, p), issuerExpiry(s, cert.Trust.Roots), limits(s))
 }
 
-// unsure tells of endpoints that may be there and were not found.
+// unsure tells of endpoints that may be there and are not looked at.
 func unsure(s State) []string {
 	var found []string
 	for _, t := range s.Targets {
-		if t.Unsure != nil {
-			found = append(found, t.Name+": "+printable.Error(t.Unsure))
+		for _, e := range t.Endpoints {
+			if e.Unlisted {
+				found = append(found, fmt.Sprintf("MAAS does not list the region at %s any more; it is asked until that was seen twice", e.Address))
+			}
+		}
+		for _, doubt := range []error{t.Unsure, t.Unlisted} {
+			switch {
+			case doubt == nil:
+			case len(s.Targets) == 1:
+				found = append(found, withHint(doubt))
+			default:
+				found = append(found, t.Name+": "+withHint(doubt))
+			}
 		}
 	}
 	return found

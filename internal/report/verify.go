@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"maascert/certstore"
+	"maascert/internal/hint"
 	"maascert/internal/printable"
 	"maascert/maasconfig"
 )
@@ -30,8 +31,10 @@ func NewVerification(node string, now time.Time) Verification {
 func (v *Verification) Add(cert string, info maasconfig.Info, endpoints []maasconfig.Endpoint, known map[string]certstore.VersionInfo) {
 	v.Targets = append(v.Targets, newTarget(cert, info, endpoints, known))
 	v.Healthy = v.Healthy && maasconfig.Trusted(endpoints)
-	if info.Unsure != nil {
-		v.Warnings = append(v.Warnings, info.Name+": "+printable.Error(info.Unsure))
+	for _, doubt := range []error{info.Unsure, info.Unlisted} {
+		if doubt != nil {
+			v.Warnings = append(v.Warnings, info.Name+": "+printable.Error(doubt)+" ("+printable.Text(hint.Of(doubt))+")")
+		}
 	}
 }
 

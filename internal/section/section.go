@@ -24,6 +24,8 @@ type Place interface {
 	Read(key, path string) []byte
 	// Secret reads the secret that a key refers to. That it cannot be read is the key's fault, and gives nothing.
 	Secret(key string, reference secret.Reference) string
+	// Again reads a secret once more, later than the configuration: another one may have been put in its place.
+	Again(reference secret.Reference) (string, error)
 	// Under is the place of a section below this one.
 	Under(key string) Place
 }

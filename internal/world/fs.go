@@ -73,6 +73,8 @@ type FS interface {
 // Root is a folder of somebody else's: a link that leads out of it is an error, at whatever moment it is laid there. Names
 // are relative to it.
 type Root interface {
+	// ReadDir lists the names of at most so many files of a folder, in no order.
+	ReadDir(name string, most int) ([]string, error)
 	// ReadFile is FS.ReadFile for a file that belongs to the folder's own owner or to root.
 	ReadFile(name string) ([]byte, error)
 	Stat(name string) (fs.FileInfo, error)

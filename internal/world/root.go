@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -29,6 +30,19 @@ func (OS) OpenRoot(dir string) (Root, error) {
 func (r *osRoot) Close() error { return r.root.Close() }
 
 func (r *osRoot) Stat(name string) (fs.FileInfo, error) { return r.root.Stat(name) }
+
+func (r *osRoot) ReadDir(name string, most int) ([]string, error) {
+	folder, err := r.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	names, err := folder.Readdirnames(most)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return names, err
+}
 
 func (r *osRoot) Remove(name string) error { return r.root.Remove(name) }
 

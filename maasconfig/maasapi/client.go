@@ -11,8 +11,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,23 +29,36 @@ import (
 
 // Config is all that a Client depends on.
 type Config struct {
-	URL   string // of MAAS, such as http://127.0.0.1:5240/MAAS
-	Key   Key
-	Trust certstore.Trust // of those who connect to MAAS
-	// IsOurs tells whether a certificate that clients do not trust is one that MAAS is known to serve, by its fingerprint; nil: none is.
-	IsOurs func(ctx context.Context, fingerprint string) bool
-	Dial   world.Dial
-	Time   time.Duration // for one request and its answer; 0: ten seconds
-	Pause  time.Duration // before a busy MAAS is asked again, longer each time; 0: a second
+	URL   string              // of MAAS, such as http://127.0.0.1:5240/MAAS
+	Key   func() (Key, error) // reads the key, for each call
+	Trust certstore.Trust     // of those who connect to MAAS
+	// Known tells what is known of a certificate, by its fingerprint; nil: nothing is.
+	Known func(ctx context.Context, fingerprint string) Knowledge
+	// TLSPort is where MAAS serves TLS as this host knows it, 0 for nowhere; nil, or not known: MAAS's plain port is asked for it.
+	TLSPort func(ctx context.Context) (port int, known bool)
+	// MayBePlain tells why a key must not be sent to a plain port; nil: it may.
+	MayBePlain func(host, port string) error
+	Dial       world.Dial
+	Time       time.Duration // for one request and its answer; 0: ten seconds
+	Pause      time.Duration // before a busy MAAS is asked again, longer each time; 0: a second
 }
+
+// Knowledge is what is known of a certificate that somebody serves.
+type Knowledge int
+
+const (
+	Unknown Knowledge = iota
+	Ours              // MAAS is known to serve it, trusted or not
+	Revoked           // somebody else may have its key
+)
 
 // Client asks MAAS. It is safe for concurrent use.
 type Client struct {
 	config Config
-	host   string // of the URL, which may not change
+	url    *url.URL // whose host may not change
 
-	mu   sync.Mutex
-	base string // where the API answers now; empty: not known
+	mu     sync.Mutex
+	secure string // where the API answered by TLS; empty: it did not yet
 }
 
 const (
@@ -58,12 +73,12 @@ const (
 
 // New makes a client. It asks nothing yet.
 func New(config Config) (*Client, error) {
-	address, err := url.Parse(config.URL)
+	address, err := url.Parse(strings.TrimRight(config.URL, "/"))
 	if err != nil || address.Hostname() == "" {
 		return nil, fmt.Errorf("%q is no URL of MAAS", config.URL)
 	}
 	config.Time, config.Pause = cmp.Or(config.Time, 10*time.Second), cmp.Or(config.Pause, time.Second)
-	return &Client{config: config, host: address.Hostname()}, nil
+	return &Client{config: config, url: address}, nil
 }
 
 // URL is the configured one.
@@ -84,7 +99,7 @@ func (a api) get(path string, parameters url.Values) ([]byte, error) {
 // it looks at what is there before it adds to it.
 func (c *Client) call(ctx context.Context, most int64, do func(api) error) error {
 	pause := c.config.Pause
-	for try, moved := 1, false; ; try++ {
+	for try, again := 1, false; ; try++ {
 		t := &transport{client: c, ctx: ctx, most: most}
 		err := c.once(ctx, t, do)
 		err = t.explain(err)
@@ -92,18 +107,14 @@ func (c *Client) call(ctx context.Context, most int64, do func(api) error) error
 		switch {
 		case err == nil:
 			return nil
-		case (errors.Is(err, errMoved) || t.cut) && !moved && ctx.Err() == nil:
-			moved = true // TLS was switched on, off, or to another port (MAAS fact 2.6), or its proxy took another configuration
-			c.forget()
+		case (errors.Is(err, errMoved) || t.cut) && !again && ctx.Err() == nil:
+			again = true // TLS was switched on, or to another port (MAAS fact 2.6), or its proxy took another configuration
 			continue
-		case !errors.As(err, &busy):
-			c.forget() // it may answer elsewhere the next time
-			return err
-		case !busy.isBusy() || try == tries:
+		case !errors.As(err, &busy) || !busy.isBusy() || try == tries:
 			return err
 		}
-		if sleepErr := world.Sleep(ctx, min(max(pause, t.retryAfter), longestPause)); sleepErr != nil {
-			return fmt.Errorf("%w, and then: %w", err, sleepErr)
+		if world.Sleep(ctx, min(max(pause, t.retryAfter), longestPause)) != nil {
+			return err // the caller's patience is over
 		}
 		pause *= 2
 	}
@@ -114,11 +125,16 @@ func (c *Client) once(ctx context.Context, t *transport, do func(api) error) err
 	if err != nil {
 		return err
 	}
-	full, err := maas.GetClientWithTransport(base, c.config.Key.text(), apiVersion, t)
+	key, err := c.config.Key()
+	if err != nil {
+		return err
+	}
+	t.key = key
+	full, err := maas.GetClientWithTransport(base, key.text(), apiVersion, t)
 	if err != nil {
 		return errors.New("the API cannot be asked") // the library's words may hold the key
 	}
-	raw, err := gomaasapi.NewAuthenticatedClient(gomaasapi.AddAPIVersionToURL(base, apiVersion), c.config.Key.text())
+	raw, err := gomaasapi.NewAuthenticatedClient(gomaasapi.AddAPIVersionToURL(base, apiVersion), key.text())
 	if err != nil {
 		return errors.New("the API cannot be asked")
 	}
@@ -129,49 +145,63 @@ func (c *Client) once(ctx context.Context, t *transport, do func(api) error) err
 // apiVersion is the one that 3.2 to 3.8 have.
 const apiVersion = "2.0"
 
-// find finds out where the API answers. A plain port redirects all of it while TLS is on; the key is sent there only after the redirect
-// was looked at, by which nothing but the port and the scheme may change.
+// find finds out where the API answers. What this host knows of MAAS's TLS port decides; where it knows nothing, the plain port is asked
+// without the key, each time: it redirects all of the API while TLS is on (MAAS fact 2.6), and nothing but scheme and port may change by
+// that. Once TLS was spoken, the key does not go back to the plain port unless this host knows that TLS is off.
 func (c *Client) find(ctx context.Context) (string, error) {
-	c.mu.Lock()
-	base := c.base
-	c.mu.Unlock()
-	if base != "" {
-		return base, nil
+	if c.url.Scheme != "http" {
+		return c.url.String(), nil
 	}
-	base = c.config.URL
-	if strings.HasPrefix(base, "http:") {
-		_, location, err := c.version(ctx, base)
-		if err != nil {
-			return "", err
-		}
-		if location != "" {
-			if base, err = c.movedTo(location); err != nil {
-				return "", err
-			}
-		}
+	port, known := 0, false
+	if c.config.TLSPort != nil {
+		port, known = c.config.TLSPort(ctx)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.base = base
-	return base, nil
+	if known && port != 0 {
+		return c.at("https", strconv.Itoa(port)), nil
+	}
+	if secure := c.spoken(""); secure != "" && !known {
+		return secure, nil
+	}
+	_, location, err := c.version(ctx, c.url.String())
+	switch {
+	case err != nil:
+		return "", err
+	case location != "":
+		base, err := c.movedTo(location)
+		return c.spoken(base), err
+	case c.config.MayBePlain == nil:
+		return c.url.String(), nil
+	}
+	return c.url.String(), c.config.MayBePlain(c.url.Hostname(), cmp.Or(c.url.Port(), "80"))
 }
 
-func (c *Client) forget() {
+// at is the URL with another scheme and port.
+func (c *Client) at(scheme, port string) string {
+	other := *c.url
+	other.Scheme, other.Host = scheme, net.JoinHostPort(c.url.Hostname(), port)
+	return other.String()
+}
+
+// spoken remembers a base URL by which TLS is spoken, and returns it; for an empty one the last.
+func (c *Client) spoken(base string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.base = ""
+	if base != "" {
+		c.secure = base
+	}
+	return c.secure
 }
 
 // movedTo reads where a plain port leads to: MAAS's own TLS port on the same host, and nowhere else.
 func (c *Client) movedTo(location string) (string, error) {
-	path, _ := strings.CutPrefix(c.config.URL, "http://")
-	_, path, _ = strings.Cut(path, "/")
 	address, err := url.Parse(location)
-	if err != nil || address.Scheme != "https" || address.Hostname() != c.host || address.User != nil ||
-		strings.Trim(address.Path, "/") != strings.Trim(path+"/api/"+apiVersion+"/version", "/") {
-		return "", hint.Add(fmt.Errorf("it redirects elsewhere, and the key goes nowhere else than to %s", c.host), "is maas.api.url MAAS's own? %s asks this host's region", UsualURL)
+	if err == nil && address.Scheme == "https" && address.User == nil && strings.EqualFold(address.Hostname(), c.url.Hostname()) {
+		base := c.at("https", cmp.Or(address.Port(), "443"))
+		if strings.Trim(address.Path, "/") == strings.Trim(c.url.Path+"/api/"+apiVersion+"/version", "/") {
+			return base, nil
+		}
 	}
-	return "https://" + address.Host + "/" + strings.Trim(path, "/"), nil
+	return "", hint.Add(fmt.Errorf("it redirects elsewhere, and the key goes nowhere else than to %s", c.url.Hostname()), "is maas.api.url MAAS's own? %s asks this host's region", UsualURL)
 }
 
 // Version is MAAS's, which it tells everybody.
@@ -182,7 +212,6 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	}
 	version, location, err := c.version(ctx, base)
 	if err == nil && location != "" {
-		c.forget()
 		err = errMoved
 	}
 	return version, c.named(err)
@@ -192,6 +221,9 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 func (c *Client) named(err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, errUnreachable) && strings.HasPrefix(c.config.URL, "https:") {
+		err = hint.Add(err, "does MAAS serve TLS already? With maas.api.url %s its plain port is asked, which leads to TLS when there is any", UsualURL)
 	}
 	return fmt.Errorf("MAAS's API at %s: %w", c.config.URL, err)
 }

@@ -131,11 +131,16 @@ func (c *Client) RemoveTXT(ctx context.Context, fqdn, value string) error {
 		if err != nil {
 			return ignoreNotFound(err)
 		}
-		for _, one := range records {
-			if one.Data == value {
-				err = errors.Join(err, ignoreNotFound(a.DNSResourceRecord.Delete(one.ID)))
-			}
+		records = slices.DeleteFunc(records, func(one txtRecord) bool { return one.Data != value })
+		for _, one := range records[:min(len(records), mostCopies)] {
+			err = errors.Join(err, ignoreNotFound(a.DNSResourceRecord.Delete(one.ID)))
+		}
+		if err == nil && len(records) > mostCopies {
+			err = fmt.Errorf("it lists %d copies of one record", len(records))
 		}
 		return err
 	}))
 }
+
+// mostCopies is how many copies of one record are taken away at a time.
+const mostCopies = 10

@@ -36,9 +36,6 @@ func (e *Error) isBusy() bool {
 	return e.Status == http.StatusBadGateway || e.Status == http.StatusServiceUnavailable
 }
 
-// IsKeyRefused tells whether MAAS does not take the key: it is wrong, revoked, or this host's clock is behind.
-func IsKeyRefused(err error) bool { return hasStatus(err, http.StatusUnauthorized) }
-
 func hasStatus(err error, status int) bool {
 	var refused *Error
 	return errors.As(err, &refused) && refused.Status == status

@@ -2,6 +2,7 @@ package maasapi_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -53,7 +54,7 @@ func (s *site) setKey(t *testing.T, text string) {
 	t.Helper()
 	key, err := maasapi.ParseKey(text)
 	require.NoError(t, err)
-	s.config.Key = key
+	s.config.Key = func() (maasapi.Key, error) { return key, nil }
 }
 
 func (s *site) client(t *testing.T) *maasapi.Client {
@@ -84,8 +85,17 @@ func TestRegions(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.Enable(t.Context(), bundle, 5443))
 	}
-	s.Set(nil) // TLS is switched off
-	require.Eventually(t, func() bool { _, err := client.Regions(t.Context()); return err == nil }, 10*time.Second, 5*time.Millisecond)
+	// TLS is switched off, which this host has to know: whoever took the port could say so.
+	s.Set(nil)
+	require.Eventually(t, func() bool { return s.isPlain(t) }, 10*time.Second, 5*time.Millisecond)
+	asked := len(s.Requests())
+	_, err := client.Regions(t.Context())
+	require.ErrorContains(t, err, "it cannot be reached")
+	require.Len(t, s.Requests(), asked, "the key is not sent without TLS after it was sent with TLS")
+	s.config.TLSPort = func(context.Context) (int, bool) { return 0, true }
+	client = s.client(t)
+	_, err = client.Regions(t.Context())
+	require.NoError(t, err)
 
 	controllers := s.Controllers()
 	controllers[0].Addresses = nil
@@ -115,21 +125,24 @@ func TestTheKeyGoesToNobodyElse(t *testing.T) {
 		name, names string
 		authority   *certtest.Authority
 		age         time.Duration
-		isOurs, ok  bool
+		known       maasapi.Knowledge
+		ok          bool
 	}{
-		{"trusted under the URL's name", host, s.authority, 0, false, true},
-		{"trusted under another name, and not known", "maas.example", s.authority, 0, false, false},
-		{"trusted under another name, and ours", "maas.example", s.authority, 0, true, true},
-		{"expired, and ours", host, s.authority, 2 * time.Hour, true, true},
-		{"expired, and not known", host, s.authority, 2 * time.Hour, false, false},
-		{"a stranger's", host, stranger, 0, false, false},
-		{"a stranger's that MAAS serves", host, stranger, 0, true, true},
+		{"trusted under the URL's name", host, s.authority, 0, maasapi.Unknown, true},
+		{"trusted under the URL's name, and revoked", host, s.authority, 0, maasapi.Revoked, false},
+		{"trusted under another name, and not known", "maas.example", s.authority, 0, maasapi.Unknown, false},
+		{"trusted under another name, and ours", "maas.example", s.authority, 0, maasapi.Ours, true},
+		{"expired, and ours", host, s.authority, 2 * time.Hour, maasapi.Ours, true},
+		{"expired, and not known", host, s.authority, 2 * time.Hour, maasapi.Unknown, false},
+		{"a stranger's", host, stranger, 0, maasapi.Unknown, false},
+		{"a stranger's that MAAS serves", host, stranger, 0, maasapi.Ours, true},
 	} {
 		bundle, err := row.authority.Issue(certstore.EC256, row.age, time.Hour, row.names)
 		require.NoError(t, err)
 		require.NoError(t, s.Enable(t.Context(), bundle, 5443))
-		s.config.IsOurs = func(_ context.Context, fingerprint string) bool {
-			return row.isOurs && fingerprint == bundle.Fingerprint()
+		s.config.Known = func(_ context.Context, fingerprint string) maasapi.Knowledge {
+			require.Equal(t, bundle.Fingerprint(), fingerprint)
+			return row.known
 		}
 		asked := len(s.Requests())
 		_, err = s.client(t).Regions(t.Context())
@@ -140,6 +153,36 @@ func TestTheKeyGoesToNobodyElse(t *testing.T) {
 		require.ErrorContains(t, err, "nothing is sent to whoever serves this certificate", row.name)
 		require.Len(t, s.Requests(), asked, row.name)
 	}
+}
+
+// isPlain tells whether a region answers without TLS, and does not lead to it.
+func (s *site) isPlain(t *testing.T) bool {
+	t.Helper()
+	plain := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := plain.Get(s.config.URL + "/api/2.0/version/")
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK && s.Regions[0].Serves(5443) == nil
+}
+
+// What this host knows of MAAS's TLS decides where the key goes, whatever is said on the plain port.
+func TestTheKeyIsNotSentWithoutTLS(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.config.TLSPort = func(context.Context) (int, bool) { return 5443, true }
+	_, err := s.client(t).Regions(t.Context())
+	require.ErrorContains(t, err, "it cannot be reached")
+	require.Empty(t, s.Requests())
+	s.config.TLSPort = func(context.Context) (int, bool) { return 0, false }
+	s.config.MayBePlain = func(host, port string) error {
+		require.Equal(t, s.Regions[0].Address.String()+" 5240", host+" "+port)
+		return errors.New("somebody else listens there")
+	}
+	_, err = s.client(t).Regions(t.Context())
+	require.ErrorContains(t, err, "somebody else listens there")
+	require.Equal(t, []string{"GET /MAAS/api/2.0/version/"}, s.Requests())
 }
 
 func TestBadAnswers(t *testing.T) {
@@ -190,6 +233,12 @@ func TestBadAnswers(t *testing.T) {
 		{"a thousand regions", answer(200, "application/json", "["+strings.Repeat(`{"system_id":"a","fqdn":"b"},`, 999)+`{"system_id":"a","fqdn":"b"}]`), "lists 1000 region controllers", 1, "regioncontrollers"},
 		{"other JSON", answer(200, "application/json", `{"a":1}`), "something else than MAAS's API would", 1, "regioncontrollers"},
 		{"half of it", answer(200, "application/json", `[{"system_id":"a"`), "something else than MAAS's API would", 1, "regioncontrollers"},
+		{"what a proxy was sent", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/plain")
+			w.WriteHeader(407)
+			fmt.Fprint(w, r.Header)
+		}, "it answers 407 Proxy Authentication Required", 1, "regioncontrollers"},
+		{"an address with a zone", answer(200, "application/json", `[{"system_id":"a","fqdn":"b","ip_addresses":["fd00::1%`+strings.Repeat("z", 5000)+`"]}]`), "region b has an address that is none: fd00::1%zz", 1, "regioncontrollers"},
 		{"an address that is none", answer(200, "application/json", `[{"system_id":"a","fqdn":"b","ip_addresses":["10.0.0.1","x y"]}]`), "region b has an address that is none: x y", 1, "regioncontrollers"},
 	} {
 		var asked atomic.Int32
@@ -211,7 +260,6 @@ func TestBadAnswers(t *testing.T) {
 	s.setKey(t, strings.Replace(s.APIKey("admin", true), ":secret", ":wrong", 1))
 	_, err := s.client(t).Regions(t.Context())
 	require.ErrorContains(t, err, "MAAS refuses the API key (401)")
-	require.True(t, maasapi.IsKeyRefused(err))
 	require.NotContains(t, err.Error(), "secret", "the answer holds the right one")
 	require.Contains(t, hint.Of(err), "maas apikey")
 	s.setKey(t, s.APIKey("admin", true))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"maascert/internal/hint"
 	"maascert/internal/printable"
@@ -90,10 +91,12 @@ func (c controller) region() (maasconfig.Region, error) {
 	region := maasconfig.Region{ID: printable.Phrase(c.SystemID), Name: printable.Phrase(c.FQDN)}
 	for _, text := range c.Addresses[:min(len(c.Addresses), mostAddresses)] {
 		address, err := netip.ParseAddr(text)
-		if err != nil {
-			return region, fmt.Errorf("region %s has an address that is none: %s", region.Name, printable.Phrase(text))
+		if err != nil || address.Zone() != "" || address.IsUnspecified() || address.IsMulticast() {
+			return region, fmt.Errorf("region %s has an address that is none: %s", region.Name, printable.Line(text, 100))
 		}
-		region.Addresses = append(region.Addresses, address.Unmap())
+		if address = address.Unmap(); !slices.Contains(region.Addresses, address) {
+			region.Addresses = append(region.Addresses, address)
+		}
 	}
 	for _, one := range c.Interfaces[:min(len(c.Interfaces), mostAddresses)] {
 		for _, link := range one.Links {

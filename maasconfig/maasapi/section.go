@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"maascert/internal/secret"
@@ -19,14 +20,14 @@ type Section struct {
 	URL string           `yaml:"url"`
 	Key secret.Reference `yaml:"key"`
 
-	key Key
+	read func() (Key, error)
 }
 
 // IsUsed tells whether there is a key, without which nothing is asked.
 func (s Section) IsUsed() bool { return s.Key != "" }
 
-// APIKey is what the reference led to.
-func (s Section) APIKey() Key { return s.key }
+// APIKey reads the key that the reference leads to now: another one may have been put there.
+func (s Section) APIKey() (Key, error) { return s.read() }
 
 // Check fills in defaults, finds what is wrong, and reads the key.
 func (s *Section) Check(at section.Place) {
@@ -36,24 +37,45 @@ func (s *Section) Check(at section.Place) {
 		}
 		return
 	}
-	s.URL = strings.TrimSuffix(cmp.Or(s.URL, UsualURL), "/")
-	address, err := url.Parse(s.URL)
-	switch {
-	case strings.Contains(s.URL, "@"):
-		at.Hide("url")
-		at.Fault("url", "a URL here holds no user and no password")
-	case err != nil || address.Scheme != "http" && address.Scheme != "https" || address.Hostname() == "" || address.RawQuery != "" || address.Fragment != "":
-		at.Fault("url", "%q is no URL of MAAS; write %s", s.URL, UsualURL)
-	case strings.Contains(address.Path, "/api"):
-		at.Fault("url", "the URL ends before /api: write %s://%s/MAAS", address.Scheme, address.Host)
-	}
+	s.URL = checkURL(at, s.URL)
+	s.read = func() (Key, error) { return Key{}, errors.New("there is no API key") }
 	text := at.Secret("key", s.Key)
 	if text == "" {
 		return
 	}
-	if s.key, err = ParseKey(text); err != nil {
+	if _, err := ParseKey(text); err != nil {
 		at.Fault("key", "%s: %v", s.Key, err)
 	}
+	s.read = func() (Key, error) {
+		text, err := at.Again(s.Key)
+		if err != nil {
+			return Key{}, err
+		}
+		return ParseKey(text)
+	}
+}
+
+// checkURL fills in the usual URL, and brings one to its usual spelling: a scheme and a host mean the same in capitals.
+func checkURL(at section.Place, text string) string {
+	text = strings.TrimRight(cmp.Or(text, UsualURL), "/")
+	address, err := url.Parse(text)
+	if strings.Contains(text, "@") {
+		at.Hide("url")
+		at.Fault("url", "a URL here holds no user and no password")
+		return UsualURL
+	}
+	if err != nil || address.Scheme != "http" && address.Scheme != "https" || address.Hostname() == "" || address.RawQuery != "" || address.Fragment != "" {
+		at.Fault("url", "%q is no URL of MAAS; write %s", text, UsualURL)
+		return UsualURL
+	}
+	address.Host = strings.ToLower(address.Host)
+	if port, err := strconv.Atoi(cmp.Or(address.Port(), "1")); err != nil || port < 1 || port > 65535 {
+		at.Fault("url", "%q has no port of TCP's", text)
+	}
+	if !strings.HasSuffix(address.Path, "/MAAS") {
+		at.Fault("url", "the URL ends with /MAAS: write %s://%s/MAAS", address.Scheme, address.Host)
+	}
+	return address.String()
 }
 
 // IsPlain tells whether what is sent to a URL, the key with it, can be read on a network.

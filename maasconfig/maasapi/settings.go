@@ -13,13 +13,13 @@ const (
 	noticeInterval = "tls_cert_expiration_notification_interval"
 )
 
-// LongestNotice is how many days before a certificate's end MAAS tells of it at the most.
-const LongestNotice = 90
+// longestNotice is how many days before a certificate's end MAAS tells of it at the most.
+const longestNotice = 90
 
-// AlignExpiryNotice has MAAS tell of the certificate's end so many days before, 1 to LongestNotice, or not at all for 0. Nothing is
+// AlignExpiryNotice has MAAS tell of the certificate's end so many days before, 1 to longestNotice, or not at all for 0. Nothing is
 // written that is so already. It never writes an empty value, which would make every region deaf (MAAS fact 3.1).
 func (c *Client) AlignExpiryNotice(ctx context.Context, days int) (changed bool, err error) {
-	if days < 0 || days > LongestNotice {
+	if days < 0 || days > longestNotice {
 		return false, errors.New("MAAS tells 1 to 90 days before a certificate ends")
 	}
 	wanted := []struct{ name, value string }{{noticeEnabled, strconv.FormatBool(days > 0)}}

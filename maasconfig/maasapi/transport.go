@@ -28,6 +28,7 @@ type transport struct {
 	ctx    context.Context
 	most   int64 // bytes of an answer
 
+	key        Key
 	cut        bool // the connection failed
 	retryAfter time.Duration
 	skew       time.Duration // by how much MAAS's clock is ahead of ours, by the answer to a refused key
@@ -115,7 +116,7 @@ func (c *Client) transport() *http.Transport {
 				return nil, err
 			}
 			secure := tls.Client(conn, &tls.Config{
-				ServerName: c.host, MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, // VerifyConnection does
+				ServerName: c.url.Hostname(), MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, // VerifyConnection does
 				VerifyConnection: func(state tls.ConnectionState) error { return c.verify(ctx, state) },
 			})
 			if err := secure.HandshakeContext(ctx); err != nil {
@@ -129,18 +130,24 @@ func (c *Client) transport() *http.Transport {
 }
 
 // verify takes a certificate that clients trust under the URL's name, or one that MAAS is known to serve: when the served one has expired
-// or its CA is not known, that is the one thing that tells MAAS from whoever took its port.
+// or its CA is not known, that is the one thing that tells MAAS from whoever took its port. One that is revoked is never taken.
 func (c *Client) verify(ctx context.Context, state tls.ConnectionState) error {
-	leaf := state.PeerCertificates[0]
+	leaf, known := state.PeerCertificates[0], Unknown
+	if c.config.Known != nil {
+		known = c.config.Known(ctx, certstore.Fingerprint(leaf))
+	}
 	err := c.config.Trust.Check(leaf, state.PeerCertificates[1:])
 	if err == nil {
-		err = leaf.VerifyHostname(c.host)
+		err = leaf.VerifyHostname(c.url.Hostname())
 	}
-	if err == nil || c.config.IsOurs != nil && c.config.IsOurs(ctx, certstore.Fingerprint(leaf)) {
+	switch {
+	case known == Revoked:
+		return errors.New("nothing is sent to whoever serves this certificate: it is revoked, and others may have its key")
+	case known == Ours, err == nil:
 		return nil
 	}
 	return hint.Add(fmt.Errorf("nothing is sent to whoever serves this certificate: %s", printable.Phrase(err.Error())),
-		"it is neither trusted for %s nor one of ours: set maas.api.url to a name that the certificate has, or ask this host's region (%s)", c.host, UsualURL)
+		"it is neither trusted for %s nor the one that MAAS is known to serve: set maas.api.url to a name that the certificate has, or ask this host's region (%s)", c.url.Hostname(), UsualURL)
 }
 
 // version asks who answers at a base URL, without the key. It returns where a redirect leads instead.
@@ -191,6 +198,8 @@ func (c *Client) version(ctx context.Context, base string) (version, location st
 // errNoJSON says that an answer could not be read.
 var errNoJSON = hint.Add(errors.New("it answers with something else than MAAS's API would"), "is maas.api.url MAAS's own, and does it end with /MAAS?")
 
+var errUnreachable = errors.New("it cannot be reached")
+
 // bare takes from an error what the libraries wrap around it: addresses with their queries, and doubled words.
 func bare(err error) error {
 	var address *url.Error
@@ -199,7 +208,7 @@ func bare(err error) error {
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
-		return fmt.Errorf("it cannot be reached: %w", op.Err)
+		return fmt.Errorf("%w: %w", errUnreachable, op.Err)
 	}
 	return err
 }
@@ -211,7 +220,7 @@ func (t *transport) explain(err error) error {
 	}
 	err = bare(err)
 	if server, ok := gomaasapi.GetServerError(err); ok {
-		err = &Error{Status: server.StatusCode, Words: wordsOf(server.BodyMessage, server.Header.Get("Content-Type"))}
+		err = &Error{Status: server.StatusCode, Words: t.harmless(wordsOf(server.BodyMessage, server.Header.Get("Content-Type")))}
 	}
 	var syntax *json.SyntaxError
 	var mistyped *json.UnmarshalTypeError
@@ -233,6 +242,14 @@ func (t *transport) explain(err error) error {
 	default:
 		return err
 	}
+}
+
+// harmless are words in which nothing of the key is: a proxy may repeat what it was sent.
+func (t *transport) harmless(words string) string {
+	if strings.Contains(words, "oauth_") || t.key.secret != "" && (strings.Contains(words, t.key.secret) || strings.Contains(words, t.key.token)) {
+		return ""
+	}
+	return words
 }
 
 // oldest is how far this host's clock may be behind MAAS's (MAAS fact 4.1).

@@ -1,0 +1,35 @@
+package world
+
+import (
+	"net"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestListeners(t *testing.T) {
+	t.Parallel()
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1478 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0 100 0 0 10 0
+   1: 00000000:1478 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   2: 0200007F:1478 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1002        0 1 1 0 100 0 0 10 0
+   3: 0100007F:1478 0100007F:9999 01 00000000:00000000 00:00000000 00000000  1001        0 1 1 0 100 0 0 10 0
+`
+	require.Equal(t, []int{1000, 0}, listeners([]byte(table), "127.0.0.1", 0x1478))
+	require.Equal(t, []int{0, 1002}, listeners([]byte(table), "127.0.0.2", 0x1478))
+	require.Equal(t, []int{1000, 0, 1002}, listeners([]byte(table), "localhost", 0x1478))
+	require.Empty(t, listeners([]byte(table), "127.0.0.1", 0x1479))
+
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	require.NoError(t, err)
+	text, err := os.ReadFile("/proc/net/tcp")
+	require.NoError(t, err)
+	require.Contains(t, listeners(text, "127.0.0.1", listener.Addr().(*net.TCPAddr).Port), os.Geteuid())
+	require.NoError(t, CheckListener("127.0.0.1", port), "we are to be trusted")
+	require.NoError(t, CheckListener("192.0.2.1", port), "another host's is not known")
+	require.NoError(t, CheckListener("maas.example", "x"))
+}
