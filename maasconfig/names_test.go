@@ -1,6 +1,7 @@
 package maasconfig_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -304,6 +305,9 @@ func TestBrokenProfiles(t *testing.T) {
 	require.NoError(t, os.Symlink("41", filepath.Join(dir, "home/ann/snap/maas/current")))
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "home/bob/.maascli.certs"), 0o755))
 	require.NoError(t, os.Symlink(filepath.Join(dir, "elsewhere.pem"), filepath.Join(dir, "home/bob/.maascli.certs/link.pem")))
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "home/carl"), 0o755))
+	require.NoError(t, os.Symlink(filepath.Join(dir, "root/.maascli.certs"), filepath.Join(dir, "home/carl/.maascli.certs")))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "root/.maascli.certs/long.pem"), bytes.Repeat(former.RootPEM(), 100), 0o600))
 	roots, err := certstore.ParseCertificates(former.RootPEM())
 	require.NoError(t, err)
 	broken := maasconfig.BrokenProfiles(below{world.OS{}, dir}, roots, served, certstore.Trust{})

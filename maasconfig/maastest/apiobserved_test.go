@@ -157,7 +157,7 @@ func TestTheAPIsTransportShapeAndErrors(t *testing.T) {
 	plain := "http://" + s.Regions[0].Address.String() + ":5240"
 	s.check(t, []apiRow{
 		{asAdmin, "GET", "regioncontrollers/", "", 200, utf8JSON, `\[\n    \{\n        ".*`},
-		{nobody, "GET", "version/", "", 200, utf8JSON, `\{"capabilities":\["[^\n]*"version":"3.4.8"\}`},
+		{nobody, "GET", "version/", "", 200, utf8JSON, `\{"capabilities": \["[^\n]*"version": "3.4.8"\}`},
 		{nobody, "GET", "/MAAS/api/version/", "", 200, "text/plain", `2.0`},
 		{nobody, "GET", "version", "", 404, utf8Text, `Unknown API endpoint: /MAAS/api/2.0/version\.`},
 		{asAdmin, "GET", "notifications/2", "", 404, utf8Text, `Unknown API endpoint: /MAAS/api/2.0/notifications/2\.`},
@@ -168,7 +168,7 @@ func TestTheAPIsTransportShapeAndErrors(t *testing.T) {
 		{asAdmin, "GET", "notifications/999/", "", 404, "text/plain", `No Notification matches the given query\.`},
 		{asAdmin, "GET", "dnsresourcerecords/999/", "", 404, "text/plain", `No DNSData matches the given query\.`},
 		{asAdmin, "GET", "regioncontrollers/nosuch/", "", 404, "text/plain", `No RegionController matches the given query\.`},
-		{asAdmin, "POST", "notifications/", "ident=x", 400, jsonKind, `\{"message":\["This field is required\."\]\}`},
+		{asAdmin, "POST", "notifications/", "ident=x", 400, jsonKind, `\{"message": \["This field is required\."\]\}`},
 		{asAdmin, "POST", "notifications/", "message=urlencoded", 200, utf8JSON, `.*"urlencoded".*`},
 		{asAdmin, "POST", "notifications/", "--X\r\nContent-Disposition: form-data; name=\"message\"\r\n\r\nmultipart\r\n--X--\r\n", 200, utf8JSON, `.*"multipart".*`},
 		{asAdmin, "POST", "notifications/", `{"message":"json"}`, 200, utf8JSON, `.*"json".*`},
@@ -177,10 +177,11 @@ func TestTheAPIsTransportShapeAndErrors(t *testing.T) {
 		{asAdmin, "PUT", "notifications/3/", `{"message":"again"}`, 200, utf8JSON, `.*"again".*`},
 		{asAdmin, "POST", "maas/", "op=set_config&name=maas_name&value=vm2", 200, "text/plain", `OK`},
 		{nobody, "GET", plain + "/MAAS/api/2.0/version/", "", 301, "text/html", `<html>.*`},
-		{nobody, "POST", plain + "/MAAS/api/2.0/notifications/", "message=x", 301, "text/html", `<html>.*`},
+		{asAdmin, "POST", plain + "/MAAS/api/2.0/notifications/", "message=nothing+is+done", 301, "text/html", `<html>.*`},
 		{asAdmin, "GET", plain + "/MAAS/api/2.0/machines/", "", 200, utf8JSON, `\[\]`},
-		{nobody, "GET", plain + "/MAAS/rpc/", "", 200, jsonKind, `\{"eventloops":\{"region1:pid=\d+":\[\["127[^"]*",5250\]\],"region2:pid=\d+":\[\["127[^"]*",5250\]\]\}\}\n`},
+		{nobody, "GET", plain + "/MAAS/rpc/", "", 200, jsonKind, `\{"eventloops": \{"region1:pid=\d+": \[\["127[^"]*", 5250\]\], "region2:pid=\d+": \[\["127[^"]*", 5250\]\]\}\}`},
 	})
+	require.NotContains(t, strings.Join(s.Notifications(), " "), "nothing is done")
 	got := s.ask(t, s.oauth(s.admin), "DELETE", "/MAAS/api/2.0/maas/", "")
 	require.Equal(t, "GET, POST", got.header.Get("Allow"))
 	got = s.ask(t, "", "GET", plain+"/MAAS/api/2.0/version/", "")
@@ -189,8 +190,9 @@ func TestTheAPIsTransportShapeAndErrors(t *testing.T) {
 	require.Equal(t, 200, got.status, "a wrong key does not matter there")
 
 	s.Regions[1].StopRegiond()
-	s.check(t, []apiRow{{nobody, "GET", plain + "/MAAS/rpc/", "", 200, jsonKind, `\{"eventloops":\{"region1:[^}]*\}\}\n`}})
+	s.check(t, []apiRow{{nobody, "GET", plain + "/MAAS/rpc/", "", 200, jsonKind, `\{"eventloops": \{"region1:[^}]*\}\}`}})
 	s.Regions[0].StopRegiond()
+	require.Equal(t, map[string]any{"eventloops": map[string]any{}}, s.EventLoops(), "while they start, none is there")
 	s.check(t, []apiRow{{asAdmin, "GET", "regioncontrollers/", "", 502, "text/html", `<html>.*`}})
 }
 
@@ -296,10 +298,13 @@ func TestTheAPIsRegionControllers(t *testing.T) {
 		"power_type", "power_state", "ip_addresses", "interface_set", "zone", "status_action", "node_type", "node_type_name", "version", "hardware_info", "tag_names", "resource_uri",
 		"current_commissioning_result_id", "current_testing_result_id", "current_installation_result_id", "commissioning_status", "testing_status", "cpu_test_status",
 		"memory_test_status", "network_test_status", "storage_test_status", "other_test_status", "interface_test_status", "interface_test_status_name",
+		"commissioning_status_name", "testing_status_name", "cpu_test_status_name", "memory_test_status_name", "network_test_status_name", "storage_test_status_name", "other_test_status_name",
 	} {
 		require.Contains(t, all[0], key)
 	}
 	require.Equal(t, "region1.maas", all[0]["fqdn"])
+	require.Equal(t, "Region controller", all[0]["node_type_name"])
+	require.Equal(t, "3.4.8-16340-g.a5ea770be", all[0]["version"])
 	require.EqualValues(t, 3, all[0]["node_type"])
 	require.Equal(t, []any{s.Regions[0].Address.String()}, all[0]["ip_addresses"])
 	one := all[0]["interface_set"].([]any)[0].(map[string]any)
@@ -331,9 +336,12 @@ func TestTheAPIsSettings(t *testing.T) {
 		{asAdmin, "GET", get(interval), "", 200, jsonKind, `30`},
 		{asAdmin, "GET", get("maas_name"), "", 200, jsonKind, `"vm"`},
 		{asAdmin, "GET", get("upstream_dns"), "", 200, jsonKind, `null`},
-		{asAdmin, "GET", get("maas_url"), "", 400, jsonKind, `\{"maas_url":\["maas_url is not a valid config setting \(valid settings are: maas_name, theme, .*\)\."\]\}`},
-		{asAdmin, "GET", get("tls_port"), "", 400, jsonKind, `\{"tls_port":.*`},
-		{asAdmin, "POST", op, set("nosuch", "1"), 400, jsonKind, `\{"nosuch":.*`},
+		{asAdmin, "GET", get("maas_url"), "", 400, jsonKind, `\{"maas_url": \["maas_url is not a valid config setting \(valid settings are: maas_name, theme, .*\)\."\]\}`},
+		{asAdmin, "GET", get("tls_port"), "", 400, jsonKind, `\{"tls_port": .*`},
+		{asAdmin, "POST", op, set("maas_url", "http://x"), 400, jsonKind, `\{"maas_url": \["maas_url is not a valid config setting .*`},
+		{asAdmin, "POST", op, set("tls_port", "1"), 400, jsonKind, `\{"tls_port": .*`},
+		{asAdmin, "POST", op, "value=1", 400, utf8Text, `No provided name!`},
+		{asAdmin, "POST", op, set("nosuch", "1"), 400, jsonKind, `\{"nosuch": .*`},
 		{asAdmin, "GET", "maas/?op=get_config", "", 400, utf8Text, `No provided name!`},
 		{asAdmin, "POST", op, "name=maas_name", 400, utf8Text, `No provided value!`},
 		{asAdmin, "POST", op, set(interval, "0"), 400, jsonKind, `\{.*\["Ensure this value is greater than or equal to 1\."\]\}`},
@@ -371,24 +379,24 @@ func TestTheAPIsNotifications(t *testing.T) {
 		return apiRow{asAdmin, "POST", "notifications/", body, status, kind, text}
 	}
 	ident := strings.Repeat("i", 40)
-	exists := `\{"ident":\["Notification with this Ident already exists\."\]\}`
+	exists := `\{"ident": \["Notification with this Ident already exists\."\]\}`
 	s.check(t, []apiRow{
 		post("message=m1&ident="+ident+"&admins=true&category=error&dismissable=true", 200, utf8JSON, `\{\n    "id": 1,.*"dismissable": true.*`),
 		post("message=m&ident="+ident, 400, jsonKind, exists),
-		post("message=m&ident="+ident+"x", 400, jsonKind, `\{"ident":\["Ensure this value has at most 40 characters \(it has 41\)\."\]\}`),
+		post("message=m&ident="+ident+"x", 400, jsonKind, `\{"ident": \["Ensure this value has at most 40 characters \(it has 41\)\."\]\}`),
 		post("message=m&ident=a+b%2F%C3%BC%3A", 200, utf8JSON, `.*`),
 		post("message=m", 200, utf8JSON, `.*"ident": null.*`),
 		post("message=m&ident=", 200, utf8JSON, `.*"ident": null.*`),
-		post("ident=q", 400, jsonKind, `\{"message":\["This field is required\."\]\}`),
-		post("message=m&category=critical", 400, jsonKind, `\{"category":\["Select a valid choice\. critical is not one of the available choices\."\]\}`),
-		post("message=brace+{x}", 400, jsonKind, `\{"__all__":\["Notification cannot be rendered\."\]\}`),
-		{asAdmin, "PUT", "notifications/1/", "message=brace+{x}", 400, jsonKind, `\{"__all__":\["Notification cannot be rendered\."\]\}`},
+		post("ident=q", 400, jsonKind, `\{"message": \["This field is required\."\]\}`),
+		post("message=m&category=critical", 400, jsonKind, `\{"category": \["Select a valid choice\. critical is not one of the available choices\."\]\}`),
+		post("message=brace+{x}", 400, jsonKind, `\{"__all__": \["Notification cannot be rendered\."\]\}`),
+		{asAdmin, "PUT", "notifications/1/", "message=brace+{x}", 400, jsonKind, `\{"__all__": \["Notification cannot be rendered\."\]\}`},
 		post("message={{x}}+100%25", 200, utf8JSON, `.*\{\{x\}\} 100%.*`),
-		post("message=m&context=[1]", 400, jsonKind, `\{"context":\["Context is not a mapping\."\]\}`),
-		post("message=m&context=nojson", 400, jsonKind, `\{"context":\["Enter a valid JSON\."\]\}`),
+		post("message=m&context=[1]", 400, jsonKind, `\{"context": \["Context is not a mapping\."\]\}`),
+		post("message=m&context=nojson", 400, jsonKind, `\{"context": \["Enter a valid JSON\."\]\}`),
 		post("message=%3Cscript%3Ealert(1)%3C%2Fscript%3E", 200, utf8JSON, `.*script.*`),
 		post("message=m&user=1", 200, utf8JSON, `.*"username": "admin".*`),
-		post("message=m&user=admin", 400, jsonKind, `\{"user":\["Select a valid choice\..*`),
+		post("message=m&user=admin", 400, jsonKind, `\{"user": \["Select a valid choice\..*`),
 		post("message=unseen", 200, utf8JSON, `.*`),
 		post(`{"message":"j1","dismissable":true}`, 200, utf8JSON, `.*"dismissable": false.*`),
 		post(`{"message":"j2","dismissable":"true"}`, 200, utf8JSON, `.*"dismissable": true.*`),
@@ -397,7 +405,7 @@ func TestTheAPIsNotifications(t *testing.T) {
 		{asAdmin, "POST", "notifications/1/?op=dismiss", "", 500, utf8Text, `Notification is not dismissable`},
 		{asAdmin, "PUT", "notifications/1/", "category=warning&dismissable=true", 200, utf8JSON, `.*"message": "m2".*"category": "warning",\n    "dismissable": true.*`},
 		{asAdmin, "PUT", "notifications/3/", "ident=" + ident, 400, jsonKind, exists},
-		{asAdmin, "PUT", "notifications/3/", "message=", 400, jsonKind, `\{"message":.*`},
+		{asAdmin, "PUT", "notifications/3/", "message=", 400, jsonKind, `\{"message": .*`},
 		{asAdmin, "POST", "notifications/1/?op=dismiss", "", 200, jsonKind, `null`},
 		{asAdmin, "POST", "notifications/1/?op=dismiss", "", 200, jsonKind, `null`},
 		{asAdmin, "GET", "notifications/1/", "", 200, utf8JSON, `.*"message": "m2".*`},
@@ -428,13 +436,13 @@ func TestTheAPIsDNS(t *testing.T) {
 	const txt = "&rrtype=TXT&rrdata="
 	const acme = "name=_acme-challenge&domain=example.internal"
 	long := strings.Repeat("a123456789.", 20)[:204]
-	beside := `\{"__all__":\["CNAME records for a name cannot coexist with non-CNAME records\."\]\}`
+	beside := `\{"__all__": \["CNAME records for a name cannot coexist with non-CNAME records\."\]\}`
 	unpack := `cannot unpack non-iterable NoneType object`
 	s.check(t, []apiRow{
 		{asAdmin, "GET", "domains/", "", 200, utf8JSON, `\[\n    \{\n        "authoritative": true,\n        "ttl": null,\n        "resource_record_count": 0,\n        "is_default": true,\n        "name": "maas",\n        "id": 0,.*`},
 		{asAdmin, "POST", "domains/", "name=example.internal", 200, utf8JSON, `.*"id": 1.*`},
-		{asAdmin, "POST", "domains/", "name=example.internal", 400, jsonKind, `\{"name":\["Domain with this Name already exists\."\]\}`},
-		{asAdmin, "POST", "domains/", "name=bad_name.internal", 400, jsonKind, `\{"name":\["Domain name contains invalid characters\."\]\}`},
+		{asAdmin, "POST", "domains/", "name=example.internal", 400, jsonKind, `\{"name": \["Domain with this Name already exists\."\]\}`},
+		{asAdmin, "POST", "domains/", "name=bad_name.internal", 400, jsonKind, `\{"name": \["Domain name contains invalid characters\."\]\}`},
 		{asAdmin, "PUT", "domains/1/", "ttl=60", 200, utf8JSON, `.*"ttl": 60.*`},
 		{asAdmin, "DELETE", "domains/0/", "", 400, utf8Text, `This domain is the default domain, it cannot be deleted\.`},
 		record(acme+txt+"tok1", 200, utf8JSON, `\{\n    "ttl": null,\n    "rrtype": "TXT",\n    "rrdata": "tok1",\n    "fqdn": "_acme-challenge\.example\.internal",\n    "id": 1,.*`),
@@ -453,22 +461,22 @@ func TestTheAPIsDNS(t *testing.T) {
 		record("domain=maas"+txt+"x", 400, utf8Text, `Either name and domain \(or fqdn\) must be specified`),
 		record(acme+"&rrdata=x", 400, utf8Text, `rrtype must be provided\.`),
 		record(acme+"&rrtype=TXT", 400, utf8Text, `rrdata must be provided\.`),
-		record(acme+txt, 400, jsonKind, `\{"rrdata":\["This field is required\."\]\}`),
-		record(acme+"&rrtype=CAA&rrdata=x", 400, jsonKind, `\{"rrtype":\["CAA is not one of MX CNAME NS TXT SSHFP SRV\."\]\}`),
+		record(acme+txt, 400, jsonKind, `\{"rrdata": \["This field is required\."\]\}`),
+		record(acme+"&rrtype=CAA&rrdata=x", 400, jsonKind, `\{"rrtype": \["CAA is not one of MX CNAME NS TXT SSHFP SRV\."\]\}`),
 		record("name=timed&domain=maas&ttl=30"+txt+"a", 200, utf8JSON, `.*"ttl": 30.*`),
 		record("name=timed&domain=maas&ttl=30"+txt+"b", 200, utf8JSON, `.*"ttl": 30.*`),
 		record("name=timed&domain=maas&ttl=60"+txt+"c", 200, utf8JSON, `.*"ttl": 60.*`),
 		record("name=timed&domain=maas"+txt+"d", 500, utf8Text, `%d format: a real number is required, not NoneType`),
 		record(acme+"&ttl=30"+txt+"d", 500, utf8Text, `%d format: a real number is required, not NoneType`),
-		record("name=n&domain=maas&ttl=abc"+txt+"d", 400, jsonKind, `\{"ttl":\["Enter a whole number\."\]\}`),
-		record("name=n&domain=maas&ttl=-1"+txt+"d", 400, jsonKind, `\{"ttl":\["Ensure this value is greater than or equal to 0\."\]\}`),
+		record("name=n&domain=maas&ttl=abc"+txt+"d", 400, jsonKind, `\{"ttl": \["Enter a whole number\."\]\}`),
+		record("name=n&domain=maas&ttl=-1"+txt+"d", 400, jsonKind, `\{"ttl": \["Ensure this value is greater than or equal to 0\."\]\}`),
 		record("name=v&domain=maas"+txt+"a+%22b%22", 200, utf8JSON, `.*"rrdata": "a \\"b\\"".*`),
 		record("name=alias&domain=maas&rrtype=CNAME&rrdata=x.maas", 200, utf8JSON, `.*`),
 		record("name=alias&domain=maas"+txt+"x", 400, jsonKind, beside),
 		record("name=v&domain=maas&rrtype=CNAME&rrdata=x.maas", 400, jsonKind, beside),
-		record("name=alias&domain=maas&rrtype=CNAME&rrdata=y.maas", 400, jsonKind, `\{"__all__":\["Only one CNAME can be associated with a name\."\]\}`),
+		record("name=alias&domain=maas&rrtype=CNAME&rrdata=y.maas", 400, jsonKind, `\{"__all__": \["Only one CNAME can be associated with a name\."\]\}`),
 		record("name=@&domain=maas"+txt+"x", 200, utf8JSON, `.*"fqdn": "maas".*`),
-		record("name="+long+"&domain=maas"+txt+"x", 400, jsonKind, `\{"name":\["Ensure this value has at most 191 characters \(it has 204\)\."\]\}`),
+		record("name="+long+"&domain=maas"+txt+"x", 400, jsonKind, `\{"name": \["Ensure this value has at most 191 characters \(it has 204\)\."\]\}`),
 		{asAdmin, "POST", "dnsresources/", "fqdn=web.maas&ip_addresses=10.0.0.1", 200, utf8JSON, `.*`},
 		record("name=web&domain=maas"+txt+"x", 200, utf8JSON, `.*`),
 		{asAdmin, "POST", "dnsresources/", "name=_under&domain=maas&ip_addresses=10.0.0.1", 400, jsonKind, `.*Invalid dnsresource name: _under\..*`},
@@ -480,6 +488,9 @@ func TestTheAPIsDNS(t *testing.T) {
 		{asAdmin, "DELETE", "dnsresourcerecords/1/", "", 204, "text/plain", ``},
 		{asAdmin, "DELETE", "dnsresourcerecords/1/", "", 404, "text/plain", `No DNSData matches the given query\.`},
 		{asAdmin, "PUT", "dnsresourcerecords/3/", "ttl=9", 200, utf8JSON, `.*"ttl": 9.*`},
+		{asAdmin, "GET", "dnsresources/?fqdn=v.maas", "", 200, utf8JSON, `\[.*"fqdn": "v.maas".*\]`},
+		{asAdmin, "DELETE", "dnsresourcerecords/10/", "", 204, "text/plain", ``},
+		{asAdmin, "GET", "dnsresources/?fqdn=v.maas", "", 200, utf8JSON, `\[\]`},
 	})
 }
 
@@ -488,7 +499,11 @@ func TestTheAPIsAccount(t *testing.T) {
 	s := newAPISite(t)
 	s.check(t, []apiRow{
 		{asAdmin, "GET", "account/?op=list_authorisation_tokens", "", 200, utf8JSON, `.*"token": "` + s.admin + `".*`},
-		{asAdmin, "POST", "account/?op=create_authorisation_token", "name=maascert", 200, utf8JSON, `\{"consumer_key":"[^\n]*","name":"maascert","token_key":"[^\n]*","token_secret":"[^\n]*"\}`},
+		{asAdmin, "POST", "account/?op=create_authorisation_token", "name=maascert", 200, utf8JSON, `\{"consumer_key": "[^\n]*", "name": "maascert", "token_key": "[^\n]*", "token_secret": "[^\n]*"\}`},
 		{asUser, "GET", "users/?op=whoami", "", 200, utf8JSON, `.*"is_superuser": false.*`},
 	})
+	var stdout strings.Builder
+	require.Zero(t, s.Run(strings.NewReader(""), &stdout, io.Discard, "apikey", "--username", "admin"))
+	s.admin = strings.TrimSpace(stdout.String())
+	s.check(t, []apiRow{{asAdmin, "GET", "users/?op=whoami", "", 200, utf8JSON, `.*"is_superuser": true.*`}})
 }

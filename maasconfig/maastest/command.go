@@ -30,6 +30,7 @@ import (
 type backend interface {
 	facts() (facts, error)
 	store(secret *Secret) error // nil: TLS off
+	apiKey(username string) (string, error)
 }
 
 // facts are what a maas command needs to know of its deployment.
@@ -94,6 +95,12 @@ func (in *invocation) dispatch(args []string) error {
 	switch {
 	case len(args) == 0:
 		return &exit{2, usageTop, "too few arguments"}
+	case args[0] == "apikey" && len(args) == 3 && args[1] == "--username":
+		key, err := in.backend.apiKey(args[2])
+		if err == nil {
+			fmt.Fprintln(in.stdout, key)
+		}
+		return err
 	case args[0] != "config-tls":
 		return &exit{2, usageTop, fmt.Sprintf("argument COMMAND: invalid choice: '%s' (choose from 'config-tls')", args[0])}
 	case len(args) == 1:

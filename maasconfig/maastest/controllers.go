@@ -42,7 +42,7 @@ func (d *Database) handleControllers(r request) reply {
 	case r.op != "None":
 		return r.unrecognised()
 	case r.method != http.MethodGet:
-		return notAllowed("GET, POST")
+		return notAllowed("GET")
 	}
 	shown := []map[string]any{}
 	for _, c := range d.rest.controllers {

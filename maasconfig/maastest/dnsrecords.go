@@ -55,7 +55,8 @@ func (d *Database) AddDomain(name string, isAuthoritative bool) {
 }
 
 func (r *rest) addDomain(name string, isAuthoritative bool) *domain {
-	id := len(r.domains)
+	r.lastDomain++
+	id := r.lastDomain
 	one := &domain{ID: id, Name: name, Authoritative: isAuthoritative, ResourceURI: fmt.Sprintf("/MAAS/api/2.0/domains/%d/", id)}
 	r.domains = append(r.domains, one)
 	return one
@@ -224,7 +225,7 @@ func (d *Database) handleResources(r request) reply {
 			}
 		}
 		shown := []*resource{}
-		for _, one := range d.rest.resources {
+		for _, one := range slices.Concat(d.rest.resources, d.rest.impliedResources()) {
 			if wanted == "" || one.FQDN == wanted {
 				shown = append(shown, one)
 			}
@@ -253,6 +254,18 @@ func (d *Database) handleResources(r request) reply {
 	d.rest.resources = append(d.rest.resources, one)
 	d.changeZones(zoneChange{kind: domainChanged})
 	return object(one)
+}
+
+// impliedResources are the names that have records and no addresses: each is there as long as its last record.
+func (r *rest) impliedResources() []*resource {
+	var implied []*resource
+	for _, record := range r.records {
+		isThere := func(one *resource) bool { return one.FQDN == record.FQDN }
+		if !slices.ContainsFunc(r.resources, isThere) && !slices.ContainsFunc(implied, isThere) {
+			implied = append(implied, &resource{ID: 1000 + record.ID, FQDN: record.FQDN, name: record.name, domain: record.domain, Addresses: []map[string]any{}, ResourceURI: fmt.Sprintf("/MAAS/api/2.0/dnsresources/%d/", 1000+record.ID)})
+		}
+	}
+	return implied
 }
 
 func (d *Database) handleRecords(r request) reply {

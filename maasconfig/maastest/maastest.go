@@ -294,6 +294,9 @@ func (d *Database) facts() (facts, error) {
 	return d.faults, nil
 }
 
+// apiKey makes a key for an administrator, as the maas command does.
+func (d *Database) apiKey(username string) (string, error) { return d.APIKey(username, true), nil }
+
 func (d *Database) store(secret *Secret) error {
 	d.Set(secret)
 	return nil
@@ -398,6 +401,12 @@ func (d *Deployment) serveControl() error {
 		d.Set(secret)
 		io.WriteString(w, "{}")
 	})
+	mux.HandleFunc("/apikey", func(w http.ResponseWriter, r *http.Request) {
+		var username string
+		if json.NewDecoder(r.Body).Decode(&username) == nil {
+			json.NewEncoder(w).Encode(d.APIKey(username, true))
+		}
+	})
 	d.control, d.done = &http.Server{Handler: mux}, make(chan struct{})
 	go func() {
 		defer close(d.done)
@@ -420,6 +429,10 @@ type remote struct{ socket string }
 func (r *remote) facts() (f facts, err error) { return f, r.post("/facts", nil, &f) }
 
 func (r *remote) store(secret *Secret) error { return r.post("/store", secret, nil) }
+
+func (r *remote) apiKey(username string) (key string, err error) {
+	return key, r.post("/apikey", username, &key)
+}
 
 func (r *remote) post(path string, body, into any) error {
 	text, err := json.Marshal(body)

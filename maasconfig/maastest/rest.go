@@ -29,6 +29,7 @@ type rest struct {
 	resources     []*resource
 	controllers   []Controller
 	lastID        int
+	lastDomain    int
 
 	intercept func(w http.ResponseWriter, r *http.Request, next http.HandlerFunc)
 	requests  []string
@@ -129,6 +130,24 @@ func object(value any) reply {
 	return reply{status: http.StatusOK, kind: jsonText, body: string(text)}
 }
 
+// oneLine is JSON in one line as Python writes it.
+func oneLine(value any) string {
+	// What is answered always marshals.
+	text, _ := json.Marshal(value)
+	var out strings.Builder
+	inString := false
+	for i, char := range text {
+		out.WriteByte(char)
+		switch {
+		case char == '"' && (i == 0 || text[i-1] != '\\'):
+			inString = !inString
+		case !inString && (char == ':' || char == ','):
+			out.WriteByte(' ')
+		}
+	}
+	return out.String()
+}
+
 // exception answers as MAAS does when a handler raises: with the exception's words alone.
 func exception(words string) reply {
 	return reply{status: http.StatusInternalServerError, kind: plainText, body: words, byMiddleware: true}
@@ -141,9 +160,7 @@ func badRequest(format string, args ...any) reply {
 
 // invalid answers that a form's field is wrong; "__all__" stands for the whole form.
 func invalid(field string, words ...string) reply {
-	// Texts always marshal.
-	text, _ := json.Marshal(map[string][]string{field: words})
-	return reply{status: http.StatusBadRequest, kind: "application/json", body: string(text), byMiddleware: true}
+	return reply{status: http.StatusBadRequest, kind: "application/json", body: oneLine(map[string][]string{field: words}), byMiddleware: true}
 }
 
 // noSuch answers that there is none of a model's objects.
@@ -247,8 +264,8 @@ func (d *Database) answerAPI(r *http.Request) reply {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if path[0] == "version" {
-		text, _ := json.Marshal(map[string]any{"capabilities": []string{"networks-management"}, "version": d.faults.Version.String(), "subversion": ""})
-		return reply{status: http.StatusOK, kind: jsonText, body: string(text)}
+		text := oneLine(map[string]any{"capabilities": []string{"networks-management"}, "version": d.faults.Version.String(), "subversion": ""})
+		return reply{status: http.StatusOK, kind: jsonText, body: text}
 	}
 	user, refusal := d.authorize(r.Header.Get("Authorization"))
 	if refusal != nil {
@@ -331,8 +348,8 @@ func (d *Database) handleAccount(r request) reply {
 		return object(tokens)
 	case "POST create_authorisation_token":
 		t := d.rest.newToken(r.user, r.text("name"))
-		text, _ := json.Marshal(map[string]string{"token_key": t.key, "token_secret": t.secret, "consumer_key": t.consumer, "name": t.name})
-		return reply{status: http.StatusOK, kind: jsonText, body: string(text)}
+		text := oneLine(map[string]string{"token_key": t.key, "token_secret": t.secret, "consumer_key": t.consumer, "name": t.name})
+		return reply{status: http.StatusOK, kind: jsonText, body: text}
 	default:
 		return r.unrecognised()
 	}
@@ -368,8 +385,7 @@ func (d *Database) handleSettings(r request) reply {
 		case !known:
 			return unknown
 		}
-		text, _ := json.Marshal(d.rest.settings[name])
-		return reply{status: http.StatusOK, kind: "application/json", body: string(text)}
+		return reply{status: http.StatusOK, kind: "application/json", body: oneLine(d.rest.settings[name])}
 	case "POST set_config":
 		switch {
 		case !r.user.isAdmin:
