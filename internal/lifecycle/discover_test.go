@@ -204,25 +204,17 @@ func TestAnotherRoot(t *testing.T) {
 	second, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	cert := Certificate{Name: "maas", RootsFile: "/var/lib/maascert/public/maas.roots.pem"}
-	state := func(authority *certtest.Authority, now time.Time, before []certstore.Root) State {
-		bundle, err := authority.Issue(certstore.EC256, 0, 90*24*time.Hour, "a")
-		require.NoError(t, err)
-		s := State{Now: now, Wish: certstore.Wish{Names: []string{"a"}, KeyType: certstore.EC256}, Current: &certstore.Version{Number: 1, Created: now, Bundle: bundle}, Record: certstore.Record{Roots: before}}
-		s.Root = rootOf(*s.Current, certstore.Trust{Roots: authority.Pool()}, before)
-		require.NotNil(t, s.Root)
-		return s
-	}
 	now := time.Now().Round(0)
-	s := state(first, now, nil)
+	s := rooted(t, first, now, nil)
 	one := Decide(s)
 	require.Len(t, one.Roots, 1)
 	require.True(t, one.Housekeeping)
 	require.Empty(t, trustChange(s, one, cert), "the first one is no change")
 	require.Equal(t, "configured", string(View{State: s, Plan: one}.RootsPEM([]byte("configured"))))
-	s = state(first, now.Add(time.Hour), one.Roots)
+	s = rooted(t, first, now.Add(time.Hour), one.Roots)
 	require.Equal(t, one.Roots, Decide(s).Roots)
 
-	s = state(second, now.Add(2*time.Hour), one.Roots)
+	s = rooted(t, second, now.Add(2*time.Hour), one.Roots)
 	s.Broken = []maasconfig.Profile{{Name: "admin", Home: "/root"}}
 	two := Decide(s)
 	require.Len(t, two.Roots, 2)
@@ -237,16 +229,39 @@ func TestAnotherRoot(t *testing.T) {
 	before := strings.Join(trustChange(s, Decide(s), cert), "; ")
 	require.Contains(t, before, "THE NEXT CERTIFICATE COMES FROM ANOTHER CA")
 
-	s = state(second, now.Add(91*24*time.Hour), two.Roots)
+	s = rooted(t, second, now.Add(91*24*time.Hour), two.Roots)
 	s.Current.Created = s.Now
 	three := Decide(s)
 	require.Len(t, three.Roots, 1, "a lifetime has gone")
 	require.Empty(t, trustChange(s, three, cert))
+}
+
+// rooted is a state whose version an authority issued.
+func rooted(t *testing.T, authority *certtest.Authority, now time.Time, before []certstore.Root) State {
+	t.Helper()
+	bundle, err := authority.Issue(certstore.EC256, 0, 90*24*time.Hour, "a")
+	require.NoError(t, err)
+	s := State{Now: now, Wish: certstore.Wish{Names: []string{"a"}, KeyType: certstore.EC256}, Current: &certstore.Version{Number: 1, Created: now, Bundle: bundle}, Record: certstore.Record{Roots: before}}
+	s.Root = rootOf(*s.Current, certstore.Trust{Roots: authority.Pool()}, before)
+	require.NotNil(t, s.Root)
+	return s
+}
+
+func TestRootsThatComeAndGo(t *testing.T) {
+	t.Parallel()
+	first, err := certtest.NewAuthority()
+	require.NoError(t, err)
+	second, err := certtest.NewAuthority()
+	require.NoError(t, err)
+	now := time.Now().Round(0)
+	before := Decide(rooted(t, first, now, nil)).Roots
+	after := Decide(rooted(t, second, now.Add(2*time.Hour), before)).Roots
+	require.Len(t, after, 2)
 
 	// Somebody goes back after a moment: it never was.
-	s = state(first, now.Add(3*time.Hour), two.Roots)
+	s := rooted(t, first, now.Add(3*time.Hour), after)
 	require.Len(t, Decide(s).Roots, 1)
-	s = state(first, now.Add(30*time.Hour), two.Roots)
+	s = rooted(t, first, now.Add(30*time.Hour), after)
 	require.Len(t, Decide(s).Roots, 2)
 
 	// Back and forth: what is published stays short, and the present one is the last.
@@ -256,7 +271,7 @@ func TestAnotherRoot(t *testing.T) {
 		if n%2 == 1 {
 			authority = second
 		}
-		roots = Decide(state(authority, now.Add(time.Duration(n)*7*time.Hour), roots)).Roots
+		roots = Decide(rooted(t, authority, now.Add(time.Duration(n)*7*time.Hour), roots)).Roots
 	}
 	require.Len(t, roots, 2)
 	require.Zero(t, roots[1].Until)
