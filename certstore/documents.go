@@ -158,7 +158,7 @@ type Record struct {
 	Revocations []Revocation           `json:"revocations,omitempty"` // asked for, oldest first
 	Window      *Window                `json:"window,omitempty"`      // what the CA said last of the version in use
 	Discovered  *Discovered            `json:"discovered,omitempty"`  // names that the wish's rule led to; nil: none yet
-	DoubtSince  time.Time              `json:"doubt_since,omitzero"`  // since when MAAS leaves in doubt which names or regions it has
+	Doubts      map[string]time.Time   `json:"doubts,omitempty"`      // by host: since when MAAS leaves it in doubt which names or regions there are
 	Roots       []Root                 `json:"roots,omitempty"`       // that clients verified our certificates with, the present one last
 
 	unknown
@@ -169,6 +169,7 @@ type Root struct {
 	Fingerprint string    `json:"fingerprint"`
 	Subject     string    `json:"subject"`
 	PEM         string    `json:"pem"`
+	Version     int       `json:"version"` // of the certificate that led there last
 	Since       time.Time `json:"since"`
 	Until       time.Time `json:"until,omitzero"` // for how long it is published beside the one that replaced it; zero: it is the present one
 

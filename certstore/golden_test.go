@@ -94,7 +94,7 @@ func TestGoldenNamesLoad(t *testing.T) {
 	require.Equal(t, seen, record.Discovered.Added["region3.maas"])
 	require.Equal(t, seen.Add(-time.Hour), record.Discovered.Missing["10.0.0.11"])
 	require.Equal(t, "maas.example.internal", record.Discovered.ByHost["region1"])
-	require.Equal(t, seen, record.DoubtSince)
+	require.Equal(t, seen, record.Doubts["region1"])
 	require.Equal(t, "10.0.0.12", record.Deployments["maas"].Regions["sys002"])
 	require.Equal(t, seen, record.Deployments["maas"].Unlisted["sys002"])
 	require.Equal(t, "CN=present", record.Roots[1].Subject)

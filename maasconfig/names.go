@@ -104,6 +104,9 @@ func (s NamesSection) Rule() string {
 	return strings.Join(words, " ")
 }
 
+// RuleHasURL tells whether a rule takes the name in MAAS's own URL.
+func RuleHasURL(rule string) bool { return strings.Contains(rule, "maas_url=true") }
+
 // checkNetworks reads networks, each as 10.0.0.0/24.
 func checkNetworks(at section.Place, key string, texts []string) []netip.Prefix {
 	var networks []netip.Prefix

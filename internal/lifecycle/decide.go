@@ -40,30 +40,31 @@ const (
 
 // State is all that a decision may depend on.
 type State struct {
-	Now         time.Time
-	Node        string
-	Wish        certstore.Wish // of this host's configuration
-	Record      certstore.Record
-	Current     *certstore.Version               // the version in use; nil for none
-	Known       map[string]certstore.VersionInfo // all versions kept, by fingerprint
-	Window      *acme.Window                     // nil when the CA has none or could not be asked
-	Targets     []TargetState
-	Force       bool
-	ByHand      bool                 // a person asked for this pass
-	Means       string               // hash of this host's configuration of CA and challenges
-	Period      time.Duration        // between two passes of the schedule; 0: unknown
-	Unpublished bool                 // the public copy of the current version is not there
-	Nodes       []certstore.Node     // what hosts said of their last pass
-	Unindexed   bool                 // the record does not list the versions that there are
-	Watched     bool                 // no CA is configured: a person brings in the next certificate
-	Rollover    bool                 // the account's key is being replaced, and not every CA has the new one
-	Account     error                // why the ACME account cannot be used as it is; nil: it can, or there is none yet
-	Found       maasconfig.Found     // where the wish has a rule: the names that it leads to now
-	Reissue     bool                 // another certificate is ordered when it leads to more names
-	LoseNames   bool                 // somebody accepts that names are lost to which it does not lead any more
-	Began       time.Time            // when the pass did, or the look that is none
-	Root        *x509.Certificate    // that clients verify the version in use with; nil: they do not
-	Broken      []maasconfig.Profile // that refuse it because they pin a former root
+	Now          time.Time
+	Node         string
+	Wish         certstore.Wish // of this host's configuration
+	Record       certstore.Record
+	Current      *certstore.Version               // the version in use; nil for none
+	Known        map[string]certstore.VersionInfo // all versions kept, by fingerprint
+	Window       *acme.Window                     // nil when the CA has none or could not be asked
+	Targets      []TargetState
+	Force        bool
+	ByHand       bool                 // a person asked for this pass
+	Means        string               // hash of this host's configuration of CA and challenges
+	Period       time.Duration        // between two passes of the schedule; 0: unknown
+	Unpublished  bool                 // the public copy of the current version is not there
+	Nodes        []certstore.Node     // what hosts said of their last pass
+	NodesUnknown bool                 // what hosts said could not be read
+	Unindexed    bool                 // the record does not list the versions that there are
+	Watched      bool                 // no CA is configured: a person brings in the next certificate
+	Rollover     bool                 // the account's key is being replaced, and not every CA has the new one
+	Account      error                // why the ACME account cannot be used as it is; nil: it can, or there is none yet
+	Found        maasconfig.Found     // where the wish has a rule: the names that it leads to now
+	Reissue      bool                 // another certificate is ordered when it leads to more names
+	LoseNames    bool                 // somebody accepts that names are lost to which it does not lead any more
+	Began        time.Time            // when the pass did, or the look that is none
+	Root         *x509.Certificate    // that clients verify the version in use with; nil: they do not
+	Broken       []maasconfig.Profile // that refuse it because they pin a former root
 }
 
 // TargetState compares what a target's endpoints serve with the version in use.
@@ -228,7 +229,7 @@ func Decide(s State) Plan {
 	p.Roots = s.roots()
 	p.publishes = !p.Obtain && s.Current != nil && !s.Watched && !s.isPinned() && !p.Differ && s.Record.Wish != nil && s.isNewWish()
 	p.Housekeeping = p.Housekeeping || p.publishes
-	remembers := sameDiscovered(p.Discovered, s.Record.Discovered) && sameRoots(p.Roots, s.Record.Roots) && s.doubtSince().IsZero() == s.Record.DoubtSince.IsZero()
+	remembers := sameDiscovered(p.Discovered, s.Record.Discovered) && sameRoots(p.Roots, s.Record.Roots) && sameMoments(s.doubts(), s.Record.Doubts)
 	p.Housekeeping = p.Housekeeping || !p.Obtain && !remembers
 	if !p.Obtain && p.Wait.IsZero() && (s.Record.Attempt != nil || s.Record.Order != nil) {
 		p.Housekeeping = true

@@ -44,17 +44,23 @@ func (p *Plan) settleNames(s State) {
 		if p.Why, p.Obtain = s.reason(p.wanted()); p.Why == NamesChanged {
 			p.Why, p.Obtain = s.reason(withNames(p.Wish, certified))
 		}
+		p.fallBack(s, p.Names)
 		return
 	}
-	if s.Reissue && !s.isPinned() && (s.Current == nil || s.isReplaceable()) {
+	if s.Reissue && !s.isPinned() && (s.Current == nil || s.isReplaceable()) || s.isCutOff() {
 		p.adopt(s)
 	}
 	p.Why, p.Obtain = s.reason(p.wanted())
 	if p.Obtain && !s.Watched { // another certificate has them without a further order
 		p.adopt(s)
 	}
-	p.fallBack(s)
+	if p.Discovered != nil {
+		p.fallBack(s, p.Discovered.Names)
+	}
 }
+
+// isCutOff tells whether a run was killed while it ordered.
+func (s State) isCutOff() bool { return s.Record.Attempt != nil && s.Record.Order != nil }
 
 // errNoName says that a rule leads to nothing, and that the wish names nothing either.
 var errNoName = errors.New("MAAS leads to no name that can be certified")
@@ -86,15 +92,15 @@ func union(names, others []string) []string {
 	return all
 }
 
-// adopt takes names along that were seen in an earlier pass as well, or that a person who wants a certificate now sees. What another host
-// looks for, it alone has seen.
+// adopt takes names along that were seen in an earlier pass as well, that a person who wants a certificate now sees, or that an order has
+// which was cut off. What another host looks for, it alone has seen.
 func (p *Plan) adopt(s State) {
 	if p.adopted == nil || p.Wish.Rule != s.Wish.Rule {
 		return
 	}
 	d := cloneDiscovered(p.adopted)
 	for _, name := range slices.Sorted(maps.Keys(p.adopted.Added)) {
-		isSure := p.adopted.Added[name].Before(s.Began) || s.Force && s.ByHand
+		isSure := p.adopted.Added[name].Before(s.Began) || s.Force && s.ByHand || s.isCutOff() && slices.Contains(s.Record.Order.Names, name)
 		if isSure && len(d.Names) < maxDiscovered {
 			d.Names = append(d.Names, name)
 			delete(d.Added, name)
@@ -104,33 +110,50 @@ func (p *Plan) adopt(s State) {
 	p.nameFrom(d)
 }
 
-// fallBack leaves out of an order that has to be made in any case, when the CA refuses orders, what may be the reason: names that the
-// certificate in use has not, and, when that one is about to end, names of MAAS's that could not be proven or that are gone. They stay
-// remembered, and are tried again.
-func (p *Plan) fallBack(s State) {
-	if p.adopted == nil || s.Current == nil || s.Record.Failures == 0 || !s.Record.Refused {
+// fallBack leaves out of an order that has to be made in any case, when the CA refuses orders, what may be the reason: names of MAAS's that
+// the certificate in use has not, and, when that one is about to end, those that could not be proven or are gone. They stay remembered,
+// and are tried again. known are the names beside the wish's that are certified, or were to be.
+func (p *Plan) fallBack(s State, known []string) {
+	if s.Current == nil || s.Record.Failures == 0 || !s.Record.Refused {
 		return
 	}
-	certified := certstore.CertificateNames(s.leaf())
-	without := *p
-	without.Names = slices.Clone(p.Wish.Names)
-	for _, name := range p.Discovered.Names {
-		since, gone := p.Discovered.Missing[name]
-		isSpoiling := gone && since.Before(s.Began) || s.isUnproven(name)
-		if slices.Contains(certified, name) && !(isSpoiling && s.isLate()) {
+	without, certified := *p, certstore.CertificateNames(s.leaf())
+	without.Names, without.adopted = slices.Clone(p.Wish.Names), p.Discovered
+	for _, name := range known {
+		if slices.Contains(certified, name) && !(s.isLate() && p.isSpoiling(s, name)) {
 			without.Names = union(without.Names, []string{name})
 		}
 	}
-	without.adopted = p.Discovered
+	for _, name := range p.Names { // rather new ones than none
+		if len(without.Names) == 0 && !p.isSpoiling(s, name) {
+			without.Names = []string{name}
+		}
+	}
+	if len(without.Names) == 0 {
+		return
+	}
 	if without.Why, without.Obtain = s.reason(without.wanted()); without.Obtain {
 		*p = without
 	}
 }
 
-// isUnproven tells whether an order failed on a name since there is the version in use.
+// isSpoiling tells whether a name may be why orders fail: the CA could not prove it lately, or MAAS was seen not to have it in an earlier
+// pass as well.
+func (p *Plan) isSpoiling(s State, name string) bool {
+	if slices.Contains(p.Wish.Names, name) {
+		return false // which a person wants
+	}
+	var since time.Time
+	if p.Discovered != nil {
+		since = p.Discovered.Missing[name]
+	}
+	return !since.IsZero() && since.Before(s.Began) || s.isUnproven(name)
+}
+
+// isUnproven tells whether an order failed on a name in the last tenth of the version in use.
 func (s State) isUnproven(name string) bool {
 	return slices.ContainsFunc(s.Record.Attempts, func(a certstore.Attempt) bool {
-		return a.At.After(s.Current.Created) && (strings.HasPrefix(a.Error, acme.FailedValidation+name+":") || strings.HasPrefix(a.Error, "dns-01: "+name+":"))
+		return a.At.After(emergency(s.leaf())) && (strings.HasPrefix(a.Error, acme.FailedValidation+name+":") || strings.HasPrefix(a.Error, "dns-01: "+name+":"))
 	})
 }
 
@@ -155,16 +178,20 @@ func (s State) discover(wish certstore.Wish) (*certstore.Discovered, error) {
 		if doubt := s.Found.Doubt(); doubt != nil {
 			return before, s.unless(before, doubt)
 		}
-		d := &certstore.Discovered{Rule: wish.Rule, ByHost: s.byHost(nil)} // somebody wrote the rule down now
+		d := &certstore.Discovered{Rule: wish.Rule} // somebody wrote the rule down now
+		if before != nil && maasconfig.RuleHasURL(wish.Rule) {
+			d.ByHost = before.ByHost
+		}
+		d.ByHost = s.byHost(d.ByHost)
 		d.Names = s.found(d)
 		return d, nil
 	}
 	d := cloneDiscovered(before)
 	d.ByHost = s.byHost(before.ByHost)
 	found := s.found(d)
+	s.settleKnown(wish, d, found)
 	d.Added = s.since(before.Added, found, func(name string) bool {
-		isKnown := slices.Contains(d.Names, name) || slices.Contains(wish.Names, name)
-		return !isKnown && (slices.Contains(found, name) || s.Found.DoubtOf(name) != nil)
+		return !slices.Contains(d.Names, name) && (slices.Contains(found, name) || s.Found.DoubtOf(name) != nil)
 	})
 	d.Missing = s.since(before.Missing, d.Names, func(name string) bool {
 		_, was := before.Missing[name]
@@ -180,7 +207,27 @@ func (s State) discover(wish certstore.Wish) (*certstore.Discovered, error) {
 			return lost
 		})
 	}
+	if len(d.Names) == 0 && len(wish.Names) == 0 { // a certificate has at least one: those that there are now, or those that there were
+		d.Names, d.Added = found, nil
+		if len(found) == 0 {
+			d.Names, d.Missing = before.Names, before.Missing
+		}
+	}
 	return d, nil
+}
+
+// settleKnown has names count at once that MAAS has and that are certified already, or written down as well.
+func (s State) settleKnown(wish certstore.Wish, d *certstore.Discovered, found []string) {
+	known := wish.Names
+	if s.Current != nil {
+		known = union(known, certstore.CertificateNames(s.leaf()))
+	}
+	for _, name := range found {
+		if slices.Contains(known, name) && !slices.Contains(d.Names, name) && len(d.Names) < maxDiscovered {
+			d.Names = append(d.Names, name)
+		}
+	}
+	slices.Sort(d.Names)
 }
 
 // found are the names that the rule leads to now, on this host or another one; sorted.
@@ -194,7 +241,7 @@ func (s State) byHost(before map[string]string) map[string]string {
 	now := map[string]string{}
 	for host, name := range before {
 		isAlive := slices.ContainsFunc(s.Nodes, func(node certstore.Node) bool { return node.Node == host })
-		if isAlive || host == s.Node {
+		if isAlive || host == s.Node || s.NodesUnknown {
 			now[host] = name
 		}
 	}
@@ -331,21 +378,29 @@ func (s State) doubt() error {
 	return nil
 }
 
-// doubtSince is since when there is doubt; zero: there is none.
-func (s State) doubtSince() time.Time {
-	switch {
-	case s.doubt() == nil:
-		return time.Time{}
-	case s.Record.DoubtSince.IsZero(), s.Record.DoubtSince.After(s.Now):
-		return s.Now.UTC()
-	default:
-		return s.Record.DoubtSince
+// doubts are since when each host is in doubt. A moment that is yet to come was written down by a clock that was ahead.
+func (s State) doubts() map[string]time.Time {
+	now := map[string]time.Time{}
+	for host, since := range s.Record.Doubts {
+		isAlive := slices.ContainsFunc(s.Nodes, func(node certstore.Node) bool { return node.Node == host })
+		if host != s.Node && (isAlive || s.NodesUnknown) {
+			now[host] = since
+		}
 	}
+	if since, was := s.Record.Doubts[s.Node]; s.doubt() != nil && was && !since.After(s.Now) {
+		now[s.Node] = since
+	} else if s.doubt() != nil {
+		now[s.Node] = s.Now.UTC()
+	}
+	if len(now) == 0 {
+		return nil
+	}
+	return now
 }
 
 // lastingDoubt is a doubt that has lasted for so long that it does not heal by itself, or nil.
 func (s State) lastingDoubt() error {
-	if since := s.doubtSince(); !since.IsZero() && s.Now.Sub(since) > doubtTime {
+	if since, is := s.doubts()[s.Node]; is && s.Now.Sub(since) > doubtTime {
 		return hint.Add(fmt.Errorf("since %s MAAS leaves in doubt which names or regions it has: %w", since.Format(time.RFC3339), s.doubt()), "maascert check asks it")
 	}
 	return nil

@@ -95,6 +95,38 @@ func TestNamesThatARuleLeadsTo(t *testing.T) {
 		"due, and the CA is down":  {old * 2, func(s *State) { seenBefore(s, "c"); s.Record.Failures = 1 }, Lifetime, "a 10.0.0.1 b c", "", "", false},
 		"not due, and orders fail": {old, func(s *State) { seenBefore(s, "c"); s.Reissue, s.Record.Failures, s.Record.Refused = true, 1, true }, NamesChanged, "a 10.0.0.1 b c", "", "", false},
 		"a person sees it":         {old, func(s *State) { s.Found.Names = append(s.Found.Names, "c"); s.Force, s.ByHand = true, true }, Forced, "a 10.0.0.1 b c", "", "", false},
+		"MAAS is mended": {old, func(s *State) {
+			s.Wish.Names, s.Record.Discovered.Names, s.Current, s.Record.Current = nil, nil, nil, 0
+		}, Missing, "10.0.0.1 b", "", "", false},
+		"all names are others": {old, func(s *State) {
+			s.Wish.Names, s.Found.Names, s.ByHand, s.LoseNames = nil, []string{"new"}, true, true
+		}, NamesChanged, "new", "", "", false},
+		"no name is left":            {old, func(s *State) { s.Wish.Names, s.Found.Names, s.ByHand, s.LoseNames = nil, nil, true, true }, NamesChanged, "10.0.0.1 b", "", "", false},
+		"what is certified is known": {old, func(s *State) { s.Record.Discovered.Names = []string{"b"} }, Fresh, "a 10.0.0.1 b", "", "", false},
+		"what is written down as well": {old, func(s *State) {
+			s.Wish.Names = []string{"a", "c"}
+			s.Found.Names = append(s.Found.Names, "c")
+			s.Record.Wish.Names = s.Wish.Names
+		},
+			NamesChanged, "a c 10.0.0.1 b", "", "", false},
+		"a forced order was cut off": {old, func(s *State) {
+			s.Found.Names = append(s.Found.Names, "c")
+			s.Record.Discovered.Added = map[string]time.Time{"c": s.Began}
+			s.Record.Attempt = &certstore.Attempt{Why: "forced"}
+			s.Record.Order = &certstore.Order{Names: []string{"a", "10.0.0.1", "b", "c"}, KeyType: certstore.EC256}
+		}, NamesChanged, "a 10.0.0.1 b c", "", "", false},
+		"about to end, and no name is proven": {old*3 - time.Hour, func(s *State) {
+			s.Wish.Names = nil
+			s.Record.Failures, s.Record.Refused = 3, true
+			for _, name := range []string{"10.0.0.1", "b"} {
+				s.Record.Attempts = append(s.Record.Attempts, certstore.Attempt{At: s.Now.Add(-time.Hour), Stage: "obtain", Error: "validation: " + name + ": refused"})
+			}
+		}, NamesChanged, "10.0.0.1 b", "", "", false},
+		"an outage from the start, and a dead name": {old*3 - time.Hour, func(s *State) {
+			s.Record.Discovered, s.Found = nil, maasconfig.Found{NamesDoubt: down, AddressDoubt: down}
+			s.Record.Failures, s.Record.Refused = 3, true
+			s.Record.Attempts = []certstore.Attempt{{At: s.Now.Add(-time.Hour), Stage: "obtain", Error: "validation: b: refused"}}
+		}, NamesChanged, "a 10.0.0.1", "", "", false},
 		"no name at all": {old, func(s *State) {
 			s.Wish.Names, s.Found.Names, s.Record.Discovered, s.Current, s.Record.Current = nil, nil, nil, nil, 0
 		}, Missing, "", "", "", true},
@@ -124,7 +156,7 @@ func TestNamesThatARuleLeadsTo(t *testing.T) {
 		require.Equal(t, row.gone, strings.Join(missing, " "), name)
 		require.Equal(t, row.wait, p.Unnamed != nil && !p.Obtain && s.Current == nil, name)
 		if !p.Obtain && s.Current != nil {
-			require.Equal(t, !sameDiscovered(p.Discovered, s.Record.Discovered) || s.doubt() != nil, p.Housekeeping, "%s: what was seen is written down, and nothing else", name)
+			require.Equal(t, !sameDiscovered(p.Discovered, s.Record.Discovered) || s.doubt() != nil || p.publishes, p.Housekeeping, "%s: what was seen is written down, and nothing else", name)
 		}
 		if len(added) > 0 && p.Discovered.Added[added[0]].Equal(s.Began) {
 			require.False(t, p.Next.After(s.Now.Add(secondLookAfter)), "%s: it is looked for again soon", name)
@@ -164,21 +196,26 @@ func TestADoubtThatLasts(t *testing.T) {
 	s := settled(t, time.Hour)
 	s.Targets = nil
 	p := Decide(s)
-	require.Zero(t, s.doubtSince())
+	require.Empty(t, s.doubts())
 	require.Equal(t, StateOK, Summary("maas", s, p))
 	s.Found = maasconfig.Found{NamesDoubt: errors.New("refused"), AddressDoubt: errors.New("refused")}
 	p = Decide(s)
 	require.True(t, p.Housekeeping, "since when is written down")
 	require.Equal(t, StateOK, Summary("maas", s, p))
-	s.Record.DoubtSince = s.Now.Add(-23 * time.Hour)
+	s.Record.Doubts = map[string]time.Time{"n": s.Now.Add(-23 * time.Hour)}
 	require.False(t, Decide(s).Housekeeping)
 	require.NoError(t, s.lastingDoubt())
-	s.Record.DoubtSince = s.Now.Add(-25 * time.Hour)
+	s.Record.Doubts = map[string]time.Time{"n": s.Now.Add(-25 * time.Hour)}
 	require.Equal(t, StateDegraded, Summary("maas", s, Decide(s)))
 	require.ErrorContains(t, s.lastingDoubt(), "MAAS leaves in doubt which names or regions it has: refused")
 	s.Found = maasconfig.Found{Names: []string{"10.0.0.1", "b"}}
 	require.True(t, Decide(s).Housekeeping)
+	s.Record.Doubts = map[string]time.Time{"n": s.Now.Add(time.Hour), "m": s.Now.Add(-time.Hour), "gone": s.Now}
+	s.Nodes = []certstore.Node{{Node: "m"}}
+	require.Len(t, s.doubts(), 1, "it is over here, and another host's is its own")
 	s.Targets = []TargetState{{Name: "maas", Unsure: errors.New("no list")}}
+	require.True(t, s.doubts()["n"].Equal(s.Now), "a clock was ahead")
+	s.Record.Doubts["n"] = s.Now.Add(-25 * time.Hour)
 	require.ErrorContains(t, s.lastingDoubt(), "no list")
 }
 
@@ -212,7 +249,8 @@ func TestAnotherRoot(t *testing.T) {
 	require.Empty(t, trustChange(s, one, cert), "the first one is no change")
 	require.Equal(t, "configured", string(View{State: s, Plan: one}.RootsPEM([]byte("configured"))))
 	s = rooted(t, first, now.Add(time.Hour), one.Roots)
-	require.Equal(t, one.Roots, Decide(s).Roots)
+	require.Len(t, Decide(s).Roots, 1)
+	require.Empty(t, trustChange(s, Decide(s), cert), "another certificate under it is none either")
 
 	s = rooted(t, second, now.Add(2*time.Hour), one.Roots)
 	s.Broken = []maasconfig.Profile{{Name: "admin", Home: "/root"}}
@@ -241,7 +279,7 @@ func rooted(t *testing.T, authority *certtest.Authority, now time.Time, before [
 	t.Helper()
 	bundle, err := authority.Issue(certstore.EC256, 0, 90*24*time.Hour, "a")
 	require.NoError(t, err)
-	s := State{Now: now, Wish: certstore.Wish{Names: []string{"a"}, KeyType: certstore.EC256}, Current: &certstore.Version{Number: 1, Created: now, Bundle: bundle}, Record: certstore.Record{Roots: before}}
+	s := State{Now: now, Wish: certstore.Wish{Names: []string{"a"}, KeyType: certstore.EC256}, Current: &certstore.Version{Number: int(now.Unix()), Created: now, Bundle: bundle}, Record: certstore.Record{Roots: before}}
 	s.Root = rootOf(*s.Current, certstore.Trust{Roots: authority.Pool()}, before)
 	require.NotNil(t, s.Root)
 	return s

@@ -292,7 +292,8 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 	var err error
 	state.Record, state.Known, state.Unindexed = ledger.Record(), ledger.Versions(), !ledger.IsIndexed()
 	if state.Nodes, err = certstore.LoadNodes(ctx, e.Store, state.Now); err != nil {
-		e.Log.Warn("what hosts said of their last pass", "error", err) // which nothing depends on
+		state.NodesUnknown = true
+		e.Log.Warn("what hosts said of their last pass", "error", err)
 	}
 	state.lookAtAccount(ctx, e.Store)
 	if number := state.Record.Current; number != 0 {
@@ -798,7 +799,7 @@ func (p *pass) housekeep(ctx context.Context, view View) error {
 	}
 	return p.update(ctx, func(r *certstore.Record) {
 		r.Attempt, r.CutOff, r.Answers, r.Discovered, r.Roots = nil, 0, stays, view.Plan.Discovered, view.Plan.Roots
-		r.DoubtSince = view.State.doubtSince()
+		r.Doubts = view.State.doubts()
 		if view.Plan.publishes {
 			p.publishWish(r, view.Plan)
 		}

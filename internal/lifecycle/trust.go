@@ -39,20 +39,26 @@ func rootOf(version certstore.Version, trust certstore.Trust, before []certstore
 	return ends(chains[0])
 }
 
-// roots are those to be remembered: the present one last, and before it those that were replaced within a lifetime.
+// roots are those to be remembered: the present one last, and before it those that were replaced within a lifetime. Hosts may trust
+// different roots of one certificate, so what one of them found of it stays.
 func (s State) roots() []certstore.Root {
 	before := s.Record.Roots
 	if s.Root == nil || s.Current == nil {
 		return before
 	}
-	fingerprint := certstore.Fingerprint(s.Root)
 	kept := slices.DeleteFunc(slices.Clone(before), func(r certstore.Root) bool { return !r.Until.IsZero() && !r.Until.After(s.Now) })
-	if n := len(kept); n > 0 && kept[n-1].Fingerprint == fingerprint {
+	last := len(kept) - 1
+	if last >= 0 && kept[last].Version == s.Current.Number {
 		return kept
 	}
-	kept = slices.DeleteFunc(kept, func(r certstore.Root) bool { // one that was hardly there, before somebody went back
-		return r.Until.IsZero() && s.Now.Sub(r.Since) < briefly && len(kept) > 1 && kept[len(kept)-2].Fingerprint == fingerprint
-	})
+	fingerprint := certstore.Fingerprint(s.Root)
+	if last >= 0 && kept[last].Fingerprint == fingerprint {
+		kept[last].Version = s.Current.Number
+		return kept
+	}
+	if last > 0 && kept[last-1].Fingerprint == fingerprint && s.Now.Sub(kept[last].Since) < briefly {
+		kept = kept[:last] // somebody went back from one that was hardly there
+	}
 	for i := range kept {
 		if kept[i].Until.IsZero() {
 			kept[i].Until = s.Now.Add(lifetime(s.leaf())).UTC()
@@ -60,34 +66,42 @@ func (s State) roots() []certstore.Root {
 	}
 	kept = slices.DeleteFunc(kept, func(r certstore.Root) bool { return r.Fingerprint == fingerprint })
 	kept = append(kept, certstore.Root{
-		Fingerprint: fingerprint, Subject: printable.Phrase(s.Root.Subject.String()), Since: s.Now.UTC(), PEM: string(certstore.EncodeCertificates([]*x509.Certificate{s.Root})),
+		Fingerprint: fingerprint, Subject: printable.Phrase(s.Root.Subject.String()), Version: s.Current.Number, Since: s.Now.UTC(),
+		PEM: string(certstore.EncodeCertificates([]*x509.Certificate{s.Root})),
 	})
 	return kept[max(0, len(kept)-maxRoots):]
 }
 
 func sameRoots(a, b []certstore.Root) bool {
-	return slices.EqualFunc(a, b, func(a, b certstore.Root) bool { return a.Fingerprint == b.Fingerprint && a.Until.Equal(b.Until) })
+	return slices.EqualFunc(a, b, func(a, b certstore.Root) bool {
+		return a.Fingerprint == b.Fingerprint && a.Version == b.Version && a.Until.Equal(b.Until)
+	})
 }
 
 // FormerRoots are those that were replaced within a lifetime.
 func (v View) FormerRoots() []*x509.Certificate {
-	var former []*x509.Certificate
-	for _, r := range v.Plan.Roots {
-		if r.Until.IsZero() {
-			continue
-		}
-		if certs, err := certstore.ParseCertificates([]byte(r.PEM)); err == nil {
-			former = append(former, certs...)
-		}
-	}
-	return former
+	return rootsOf(v.Plan.Roots, func(r certstore.Root) bool { return !r.Until.IsZero() })
 }
 
-// RootsPEM are what clients are to trust as one file: the configured roots, none for the system's, and those that were replaced within a
-// lifetime. With these it is never empty: the present one is among them.
+// rootsOf are the certificates of some roots.
+func rootsOf(roots []certstore.Root, isMeant func(certstore.Root) bool) []*x509.Certificate {
+	var meant []*x509.Certificate
+	for _, r := range roots {
+		if certs, err := certstore.ParseCertificates([]byte(r.PEM)); err == nil && isMeant(r) {
+			meant = append(meant, certs...)
+		}
+	}
+	return meant
+}
+
+// RootsPEM are what clients are to trust as one file: the configured roots, none for the system's; with them those that were replaced
+// within a lifetime, and the one under which the certificate was issued that is in use, although the configuration trusts another now.
 func (v View) RootsPEM(configured []byte) []byte {
-	former := v.FormerRoots()
-	if len(former) == 0 {
+	isPresent := func(r certstore.Root) bool {
+		return v.State.Root != nil && r.Fingerprint == certstore.Fingerprint(v.State.Root)
+	}
+	others := rootsOf(v.Plan.Roots, func(r certstore.Root) bool { return !isPresent(r) })
+	if len(others) == 0 {
 		return configured
 	}
 	var all []*x509.Certificate
@@ -103,7 +117,7 @@ func (v View) RootsPEM(configured []byte) []byte {
 	} else if v.State.Root != nil {
 		add([]*x509.Certificate{v.State.Root})
 	}
-	add(former)
+	add(others)
 	return certstore.EncodeCertificates(all)
 }
 
