@@ -113,8 +113,8 @@ func (h *RegionHosts) Find(ctx context.Context, known map[string]string) ([]Regi
 		}
 	}
 	if len(unknown) > 0 {
-		err = hint.Add(fmt.Errorf("MAAS does not know an address of %s yet, so it is not asked", strings.Join(printable.Lines(unknown, 253, 10), ", ")),
-			"it knows it when the region has commissioned itself; or list every region in the target's endpoints")
+		err = hint.Add(fmt.Errorf("MAAS knows no address of %s yet, or none that is its alone, so it is not asked", strings.Join(printable.Lines(unknown, 253, 10), ", ")),
+			"it knows it when the region has commissioned itself; else set maas.networks, or list every region in the target's endpoints")
 	}
 	return hosts, err
 }
@@ -135,14 +135,14 @@ const connectTime = 2 * time.Second
 // mostDialled is how many of a region's addresses are tried, and mostAtOnce how many of all regions' at the same time.
 const (
 	mostDialled = 8
-	mostAtOnce  = 16
+	mostAtOnce  = 64
 )
 
 // pick picks one of a region's addresses; where MAAS does not know any, the one that was known. An address that other regions have as
 // well, such as that of a bridge for containers, leads to whoever asks.
 func (h *RegionHosts) pick(ctx context.Context, region Region, before string, subnets []netip.Prefix, shared map[netip.Addr]bool) string {
 	usable := slices.DeleteFunc(slices.Clone(region.Addresses), func(address netip.Addr) bool {
-		return address.IsLinkLocalUnicast() || shared[address] || address.IsLoopback() && !contains(h.Networks, address)
+		return address.IsLinkLocalUnicast() || (shared[address] || address.IsLoopback()) && !contains(h.Networks, address)
 	})
 	if len(usable) == 0 {
 		return before
@@ -165,14 +165,14 @@ func (h *RegionHosts) pick(ctx context.Context, region Region, before string, su
 
 // connects tells whether somebody takes a connection where a region would.
 func (h *RegionHosts) connects(ctx context.Context, address netip.Addr) bool {
-	ctx, cancel := context.WithTimeout(ctx, connectTime)
-	defer cancel()
 	select {
 	case h.turns <- struct{}{}:
 		defer func() { <-h.turns }()
 	case <-ctx.Done():
 		return false
 	}
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
 	conn, err := h.Dial(ctx, "tcp", net.JoinHostPort(address.String(), strconv.Itoa(httpPort)))
 	if err != nil {
 		return false
@@ -227,17 +227,18 @@ func (h *RegionHosts) subnetsOfURL(ctx context.Context, regions []Region) []neti
 	return found
 }
 
-// Nameservers are those of all regions, as host:port: each answers for MAAS's zones.
-func (h *RegionHosts) Nameservers(ctx context.Context) ([]string, error) {
+// Nameservers are those of all regions, as host:port: each answers for MAAS's zones. all is whether there are no others, as far as MAAS
+// knows.
+func (h *RegionHosts) Nameservers(ctx context.Context) (servers []string, all bool, err error) {
 	hosts, err := h.Find(ctx, nil)
 	if len(hosts) == 0 {
-		return nil, errors.Join(errors.New("no region is known"), err)
+		return nil, false, errors.Join(errors.New("no region is known"), err)
 	}
-	servers := make([]string, len(hosts))
-	for i, host := range hosts {
-		servers[i] = net.JoinHostPort(host.Address, "53")
+	for _, host := range hosts {
+		servers = append(servers, net.JoinHostPort(host.Address, "53"))
 	}
-	return servers, nil
+	slices.Sort(servers)
+	return slices.Compact(servers), err == nil, nil
 }
 
 // Discover finds out which regions there are, where no endpoints are configured. known are those that were asked before.

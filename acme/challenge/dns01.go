@@ -31,8 +31,8 @@ type Records interface {
 // to look, and one that does not answer is waited for as long as one that lacks it.
 type Published interface {
 	Records
-	// Nameservers are the servers, as host:port.
-	Nameservers(ctx context.Context) ([]string, error)
+	// Nameservers are the servers, as host:port, and for how long others are waited for that cannot be asked; 0: there are none.
+	Nameservers(ctx context.Context) (servers []string, others time.Duration, err error)
 }
 
 // TXT is a record that proves a name.
@@ -197,9 +197,9 @@ func (d *DNS) await(ctx context.Context, r TXT) error {
 	if wanted := records.Patience(); wanted > 0 {
 		patience = min(wanted, longestPatience)
 	}
-	servers, forgives := d.Nameservers, min(grace, patience/2)
+	servers, forgives, others := d.Nameservers, min(grace, patience/2), time.Duration(0)
 	if published, ok := records.(Published); ok && len(servers) == 0 {
-		if servers, err = published.Nameservers(ctx); err != nil {
+		if servers, others, err = published.Nameservers(ctx); err != nil {
 			return fmt.Errorf("which servers publish it cannot be told: %s", printable.Phrase(err.Error()))
 		}
 		forgives = patience
@@ -211,7 +211,7 @@ func (d *DNS) await(ctx context.Context, r TXT) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case err == nil && look.isEverywhere():
+		case err == nil && look.isEverywhere() && waited >= others:
 			return nil
 		case err == nil && look.isWhereAsked() && waited > forgives:
 			return nil

@@ -19,12 +19,16 @@ type Zone interface {
 	PutTXT(ctx context.Context, fqdn, value string) error
 	// RemoveTXT takes a record away, also one that another process put there. None is no error.
 	RemoveTXT(ctx context.Context, fqdn, value string) error
-	// Nameservers are those of all regions, as host:port: each publishes a record by itself, sooner or later.
-	Nameservers(ctx context.Context) ([]string, error)
+	// Nameservers are those of all regions, as host:port: each publishes a record by itself, sooner or later. all is whether there are no
+	// others.
+	Nameservers(ctx context.Context) (servers []string, all bool, err error)
 }
 
 // maasPatience is how long a region may take: from 3.7 on each looks once a minute (MAAS fact 4.5).
 const maasPatience = 180 * time.Second
+
+// maasPoll is how long to wait for regions that cannot be asked: a little longer than they do between two looks.
+const maasPoll = 70 * time.Second
 
 // maasRecords are TXT records in MAAS's DNS.
 type maasRecords struct {
@@ -55,8 +59,12 @@ func newMAAS(settings Settings, parts Parts) (challenge.Records, error) {
 
 func (m *maasRecords) Patience() time.Duration { return m.patience }
 
-func (m *maasRecords) Nameservers(ctx context.Context) ([]string, error) {
-	return m.zone.Nameservers(ctx)
+func (m *maasRecords) Nameservers(ctx context.Context) (servers []string, others time.Duration, err error) {
+	servers, all, err := m.zone.Nameservers(ctx)
+	if !all {
+		others = min(maasPoll, m.patience)
+	}
+	return servers, others, err
 }
 
 func (m *maasRecords) Put(ctx context.Context, txt challenge.TXT) error {

@@ -265,8 +265,9 @@ func TestACallThatHangsIsLeftToItselfAndCleanedUpAfter(t *testing.T) {
 
 // maasZone is MAAS's DNS as far as the provider sees it.
 type maasZone struct {
-	mu      sync.Mutex
-	records []string
+	mu        sync.Mutex
+	records   []string
+	isPartial bool
 }
 
 func (z *maasZone) PutTXT(_ context.Context, fqdn, value string) error {
@@ -283,8 +284,8 @@ func (z *maasZone) RemoveTXT(_ context.Context, fqdn, value string) error {
 	return nil
 }
 
-func (z *maasZone) Nameservers(context.Context) ([]string, error) {
-	return []string{"10.0.0.11:53", "10.0.0.12:53"}, nil
+func (z *maasZone) Nameservers(context.Context) ([]string, bool, error) {
+	return []string{"10.0.0.11:53", "10.0.0.12:53"}, !z.isPartial, nil
 }
 
 func TestMAAS(t *testing.T) {
@@ -292,9 +293,14 @@ func TestMAAS(t *testing.T) {
 	records, err := providers.Connect(t.Context(), "maas", nil, nil, providers.Parts{Zone: zone})
 	require.NoError(t, err)
 	require.Equal(t, 180*time.Second, records.Patience())
-	servers, err := records.(challenge.Published).Nameservers(t.Context())
+	servers, others, err := records.(challenge.Published).Nameservers(t.Context())
 	require.NoError(t, err)
 	require.Len(t, servers, 2)
+	require.Zero(t, others)
+	zone.isPartial = true
+	_, others, err = records.(challenge.Published).Nameservers(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 70*time.Second, others, "the others look once a minute")
 	require.NoError(t, records.Put(t.Context(), txt))
 	require.Equal(t, []string{txt.FQDN + " " + txt.Value}, zone.records)
 	require.NoError(t, records.Remove(t.Context(), txt))

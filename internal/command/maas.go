@@ -13,6 +13,7 @@ import (
 	"maascert/certstore"
 	"maascert/internal/config"
 	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
 	"maascert/internal/world"
 	"maascert/maasconfig"
 	"maascert/maasconfig/maasapi"
@@ -69,28 +70,46 @@ func (p *assembly) servesMAAS(cert config.Certificate) bool {
 // seen to serve last, or the one in the files of this host's region. One that somebody wants revoked is none of them, whatever else says so.
 func (p *assembly) known(ctx context.Context, fingerprint string) maasapi.Knowledge {
 	found := maasapi.Unknown
-	for _, cert := range p.engine.Certificates {
+	for i, cert := range p.engine.Certificates {
+		if !p.servesMAAS(p.config.Certificates[i]) {
+			continue
+		}
+		backup := p.backup(ctx, cert)
 		ledger, err := certstore.OpenLedger(ctx, p.store, cert.Name)
-		if err != nil {
-			return maasapi.Unknown // whether it is revoked cannot be told
+		switch {
+		case err != nil && backup == fingerprint:
+			found = maasapi.Ours
+			continue
+		case err != nil:
+			return maasapi.Untold
 		}
 		record := ledger.Record()
 		version, kept := ledger.Versions()[fingerprint]
 		if kept && record.Revocation(version.Number) != nil {
 			return maasapi.Revoked
 		}
+		isServed := kept && version.Number == record.Current
 		for _, target := range cert.Targets {
-			info := target.Info()
-			if info.Type != maasconfig.UsualType {
-				continue
-			}
-			isServed := kept && (version.Number == record.Current || version.Number == record.Deployments[info.Name].Verified)
-			if backup, err := target.Backup(ctx); isServed || err == nil && backup.Fingerprint() == fingerprint {
-				found = maasapi.Ours
-			}
+			isServed = isServed || kept && target.Info().Type == maasconfig.UsualType && version.Number == record.Deployments[target.Info().Name].Verified
+		}
+		if isServed || backup == fingerprint {
+			found = maasapi.Ours
 		}
 	}
 	return found
+}
+
+// backup is the fingerprint of the certificate in the files of this host's region; empty where it cannot be read.
+func (p *assembly) backup(ctx context.Context, cert lifecycle.Certificate) string {
+	for _, target := range cert.Targets {
+		if target.Info().Type != maasconfig.UsualType {
+			continue
+		}
+		if served, err := target.Backup(ctx); err == nil {
+			return served.Fingerprint()
+		}
+	}
+	return ""
 }
 
 // pinned looks for profiles that a change of the root broke. Homes belong to whoever likes to hold it up, and may be on a server that does

@@ -206,7 +206,7 @@ const (
 	// it said last is known.
 	windowTime = 5 * time.Second
 	// discoverTime bounds finding out which endpoints there are: they are to be asked in what is left.
-	discoverTime = 7 * time.Second
+	discoverTime = 9 * time.Second
 	// retractTime bounds taking away what earlier runs left visible.
 	retractTime = time.Minute
 	// saveTime bounds a save that must not be given up when the pass is.

@@ -3,6 +3,7 @@ package world
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // CheckListener tells why a secret must not be sent to a port without TLS: it is not this host's, where others can read along, but that
@@ -19,16 +21,12 @@ import (
 // let pass.
 func CheckListener(host, port string) error {
 	number, err := strconv.Atoi(port)
-	if err != nil || !IsThisHost(host) {
+	if err != nil {
 		return nil
 	}
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		text, err := os.ReadFile(table)
-		if err != nil {
-			continue
-		}
-		for _, owner := range listeners(text, host, number) {
-			if owner != 0 && owner != os.Geteuid() && owner >= firstOrdinaryUser {
+	for _, address := range ownAddresses(host) {
+		for _, owner := range listenersAt(address, number) {
+			if isOrdinary(owner) {
 				return fmt.Errorf("port %d of this host belongs to user %d, who is no service: the key is not sent there", number, owner)
 			}
 		}
@@ -36,8 +34,47 @@ func CheckListener(host, port string) error {
 	return nil
 }
 
-// firstOrdinaryUser is the first user that is no system's or service's (login.defs, UID_MIN).
-const firstOrdinaryUser = 1000
+// lookUpTime bounds the question which addresses a name has.
+const lookUpTime = 2 * time.Second
+
+// ownAddresses are a host's that are this host's.
+func ownAddresses(host string) []netip.Addr {
+	ctx, cancel := context.WithTimeout(context.Background(), lookUpTime)
+	defer cancel()
+	// A host without an address is not asked.
+	found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	var own []netip.Addr
+	for _, address := range found {
+		if address = address.Unmap(); IsThisHost(address.String()) {
+			own = append(own, address)
+		}
+	}
+	return own
+}
+
+// isOrdinary tells whether a user is a person, and not the system's or a service's: root, those below UID_MIN of login.defs, systemd's
+// dynamic ones, and whoever cannot be told from within a container. We are to be trusted.
+func isOrdinary(uid int) bool {
+	const firstPerson, firstDynamic, lastDynamic, nobody = 1000, 61184, 65519, 65534
+	return uid >= firstPerson && uid != os.Geteuid() && uid != nobody && (uid < firstDynamic || uid > lastDynamic)
+}
+
+// listenersAt are the users who listen at an address. A socket of IPv6 for all addresses takes IPv4 as well, where none of IPv4 does.
+func listenersAt(address netip.Addr, port int) []int {
+	read := func(table string) []int {
+		text, err := os.ReadFile(table)
+		if err != nil {
+			return nil
+		}
+		return listeners(text, address, port)
+	}
+	if address.Is4() {
+		if owners := read("/proc/net/tcp"); len(owners) > 0 {
+			return owners
+		}
+	}
+	return read("/proc/net/tcp6")
+}
 
 // IsThisHost tells whether an address, or localhost, is one of this host's.
 func IsThisHost(host string) bool {
@@ -56,9 +93,8 @@ func IsThisHost(host string) bool {
 }
 
 // listeners are the users who listen on a port of an address, or of all, by the kernel's table of TCP sockets.
-func listeners(table []byte, host string, port int) []int {
+func listeners(table []byte, asked netip.Addr, port int) []int {
 	const listening = "0A"
-	asked, _ := netip.ParseAddr(host) // a name means the loopback
 	var owners []int
 	lines := bufio.NewScanner(bytes.NewReader(table))
 	for lines.Scan() {
@@ -68,7 +104,7 @@ func listeners(table []byte, host string, port int) []int {
 		}
 		at, err := parseSocket(fields[1])
 		owner, ownerErr := strconv.Atoi(fields[7])
-		isMeant := at.Addr().IsUnspecified() || at.Addr() == asked || !asked.IsValid() && at.Addr().IsLoopback()
+		isMeant := at.Addr().IsUnspecified() || at.Addr() == asked
 		if err == nil && ownerErr == nil && int(at.Port()) == port && isMeant {
 			owners = append(owners, owner)
 		}

@@ -2,6 +2,7 @@ package world
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"testing"
 
@@ -16,19 +17,21 @@ func TestListeners(t *testing.T) {
    2: 0200007F:1478 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1002        0 1 1 0 100 0 0 10 0
    3: 0100007F:1478 0100007F:9999 01 00000000:00000000 00:00000000 00000000  1001        0 1 1 0 100 0 0 10 0
 `
-	require.Equal(t, []int{1000, 0}, listeners([]byte(table), "127.0.0.1", 0x1478))
-	require.Equal(t, []int{0, 1002}, listeners([]byte(table), "127.0.0.2", 0x1478))
-	require.Equal(t, []int{1000, 0, 1002}, listeners([]byte(table), "localhost", 0x1478))
-	require.Empty(t, listeners([]byte(table), "127.0.0.1", 0x1479))
+	first := netip.MustParseAddr("127.0.0.1")
+	require.Equal(t, []int{1000, 0}, listeners([]byte(table), first, 0x1478))
+	require.Equal(t, []int{0, 1002}, listeners([]byte(table), netip.MustParseAddr("127.0.0.2"), 0x1478))
+	require.Empty(t, listeners([]byte(table), first, 0x1479))
 
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
 	_, port, err := net.SplitHostPort(listener.Addr().String())
 	require.NoError(t, err)
-	text, err := os.ReadFile("/proc/net/tcp")
-	require.NoError(t, err)
-	require.Contains(t, listeners(text, "127.0.0.1", listener.Addr().(*net.TCPAddr).Port), os.Geteuid())
+	require.Contains(t, listenersAt(first, listener.Addr().(*net.TCPAddr).Port), os.Geteuid())
+	require.Contains(t, ownAddresses("localhost"), first)
+	for uid, is := range map[int]bool{0: false, 999: false, 1001: true, 60000: true, 61200: false, 65534: false, 100000: true} {
+		require.Equal(t, is && uid != os.Geteuid(), isOrdinary(uid), uid)
+	}
 	require.NoError(t, CheckListener("127.0.0.1", port), "we are to be trusted")
 	require.NoError(t, CheckListener("192.0.2.1", port), "another host's is not known")
 	require.NoError(t, CheckListener("maas.example", "x"))

@@ -50,6 +50,7 @@ const (
 	Unknown Knowledge = iota
 	Ours              // MAAS is known to serve it, trusted or not
 	Revoked           // somebody else may have its key
+	Untold            // whether it is revoked cannot be told
 )
 
 // Client asks MAAS. It is safe for concurrent use.
@@ -58,7 +59,7 @@ type Client struct {
 	url    *url.URL // whose host may not change
 
 	mu     sync.Mutex
-	secure string // where the API answered by TLS; empty: it did not yet
+	secure string // where TLS was spoken with MAAS; empty: nowhere yet
 }
 
 const (
@@ -101,7 +102,7 @@ func (c *Client) call(ctx context.Context, most int64, do func(api) error) error
 	pause := c.config.Pause
 	for try, again := 1, false; ; try++ {
 		t := &transport{client: c, ctx: ctx, most: most}
-		err := c.once(ctx, t, do)
+		err := c.once(ctx, t, again, do)
 		err = t.explain(err)
 		var busy *Error
 		switch {
@@ -120,8 +121,8 @@ func (c *Client) call(ctx context.Context, most int64, do func(api) error) error
 	}
 }
 
-func (c *Client) once(ctx context.Context, t *transport, do func(api) error) error {
-	base, err := c.find(ctx)
+func (c *Client) once(ctx context.Context, t *transport, again bool, do func(api) error) error {
+	base, err := c.find(ctx, again)
 	if err != nil {
 		return err
 	}
@@ -145,10 +146,14 @@ func (c *Client) once(ctx context.Context, t *transport, do func(api) error) err
 // apiVersion is the one that 3.2 to 3.8 have.
 const apiVersion = "2.0"
 
+// errPlain says that the key is not sent by plain HTTP to whoever answers where MAAS served TLS.
+var errPlain = errors.New("it answers without TLS, which it served before, so the key is not sent to it")
+
 // find finds out where the API answers. What this host knows of MAAS's TLS port decides; where it knows nothing, the plain port is asked
-// without the key, each time: it redirects all of the API while TLS is on (MAAS fact 2.6), and nothing but scheme and port may change by
-// that. Once TLS was spoken, the key does not go back to the plain port unless this host knows that TLS is off.
-func (c *Client) find(ctx context.Context) (string, error) {
+// without the key: it redirects all of the API while TLS is on (MAAS fact 2.6), and nothing but scheme and port may change by that. Once
+// TLS was spoken, the plain port is asked again only where that failed, and the key does not go to it unless this host knows that TLS is
+// off.
+func (c *Client) find(ctx context.Context, again bool) (string, error) {
 	if c.url.Scheme != "http" {
 		return c.url.String(), nil
 	}
@@ -156,10 +161,11 @@ func (c *Client) find(ctx context.Context) (string, error) {
 	if c.config.TLSPort != nil {
 		port, known = c.config.TLSPort(ctx)
 	}
-	if known && port != 0 {
+	secure := c.spoken("")
+	switch {
+	case known && port != 0:
 		return c.at("https", strconv.Itoa(port)), nil
-	}
-	if secure := c.spoken(""); secure != "" && !known {
+	case secure != "" && !known && !again:
 		return secure, nil
 	}
 	_, location, err := c.version(ctx, c.url.String())
@@ -167,12 +173,13 @@ func (c *Client) find(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", err
 	case location != "":
-		base, err := c.movedTo(location)
-		return c.spoken(base), err
-	case c.config.MayBePlain == nil:
-		return c.url.String(), nil
+		return c.movedTo(location)
+	case secure != "" && !known:
+		return "", errPlain
+	case c.config.MayBePlain != nil:
+		return c.url.String(), c.config.MayBePlain(c.url.Hostname(), cmp.Or(c.url.Port(), "80"))
 	}
-	return c.url.String(), c.config.MayBePlain(c.url.Hostname(), cmp.Or(c.url.Port(), "80"))
+	return c.url.String(), nil
 }
 
 // at is the URL with another scheme and port.
@@ -206,7 +213,7 @@ func (c *Client) movedTo(location string) (string, error) {
 
 // Version is MAAS's, which it tells everybody.
 func (c *Client) Version(ctx context.Context) (string, error) {
-	base, err := c.find(ctx)
+	base, err := c.find(ctx, true)
 	if err != nil {
 		return "", c.named(err)
 	}

@@ -133,12 +133,14 @@ func (c *Client) RemoveTXT(ctx context.Context, fqdn, value string) error {
 		}
 		records = slices.DeleteFunc(records, func(one txtRecord) bool { return one.Data != value })
 		for _, one := range records[:min(len(records), mostCopies)] {
-			err = errors.Join(err, ignoreNotFound(a.DNSResourceRecord.Delete(one.ID)))
+			if err := ignoreNotFound(a.DNSResourceRecord.Delete(one.ID)); err != nil {
+				return err
+			}
 		}
-		if err == nil && len(records) > mostCopies {
-			err = fmt.Errorf("it lists %d copies of one record", len(records))
+		if len(records) > mostCopies {
+			return fmt.Errorf("it lists %d copies of one record", len(records))
 		}
-		return err
+		return nil
 	}))
 }
 

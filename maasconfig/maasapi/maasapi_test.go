@@ -90,8 +90,8 @@ func TestRegions(t *testing.T) {
 	require.Eventually(t, func() bool { return s.isPlain(t) }, 10*time.Second, 5*time.Millisecond)
 	asked := len(s.Requests())
 	_, err := client.Regions(t.Context())
-	require.ErrorContains(t, err, "it cannot be reached")
-	require.Len(t, s.Requests(), asked, "the key is not sent without TLS after it was sent with TLS")
+	require.ErrorContains(t, err, "it answers without TLS, which it served before")
+	require.Len(t, s.Requests(), asked+1, "the key is not sent without TLS after it was sent with TLS")
 	s.config.TLSPort = func(context.Context) (int, bool) { return 0, true }
 	client = s.client(t)
 	_, err = client.Regions(t.Context())
@@ -353,8 +353,9 @@ func TestNotices(t *testing.T) {
 	notice.Message = "other words"
 	again, err = client.Post(t.Context(), notice, id)
 	require.NoError(t, err)
-	require.Equal(t, id, again)
+	require.NotEqual(t, id, again, "who dismissed the first sees the second")
 	require.Equal(t, []string{"maascert-maas-failed: other words"}, s.Notifications())
+	id = again
 
 	// Somebody dismisses it; when it matters again it is there again.
 	s.dismiss(t, id)
@@ -446,6 +447,55 @@ func TestTXT(t *testing.T) {
 
 	s.setKey(t, s.APIKey("somebody", false))
 	require.ErrorContains(t, s.client(t).PutTXT(t.Context(), name, "x"), "no administrator's")
+}
+
+// Taking a record away is tried again while MAAS is busy, and what a proxy repeats of the request is not shown.
+func TestARemovalThatFails(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	require.NoError(t, s.client(t).PutTXT(t.Context(), "_acme-challenge.maas.", "ours"))
+	fail := func(status int, times int32) {
+		var failed atomic.Int32
+		s.InterceptAPI(func(w http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
+			if r.Method == http.MethodDelete && failed.Add(1) <= times {
+				w.Header().Set("Content-Type", "text/plain")
+				w.WriteHeader(status)
+				fmt.Fprint(w, "you sent ", r.Header)
+				return
+			}
+			next(w, r)
+		})
+	}
+	fail(400, 1)
+	err := s.client(t).RemoveTXT(t.Context(), "_acme-challenge.maas.", "ours")
+	require.ErrorContains(t, err, "it answers 400 Bad Request")
+	require.NotContains(t, err.Error(), "oauth")
+	fail(502, 3)
+	require.NoError(t, s.client(t).RemoveTXT(t.Context(), "_acme-challenge.maas.", "ours"))
+	require.Empty(t, s.Records())
+}
+
+// What is said on the plain port is not believed before MAAS was met behind it, and a port that moved is found again.
+func TestARedirectThatLeadsNowhere(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	client := s.client(t)
+	s.InterceptAPI(func(w http.ResponseWriter, _ *http.Request, _ http.HandlerFunc) {
+		w.Header().Set("Location", "https://"+s.Regions[0].Address.String()+":1/MAAS/api/2.0/version/")
+		w.WriteHeader(http.StatusMovedPermanently)
+	})
+	_, err := client.Regions(t.Context())
+	require.ErrorContains(t, err, "it cannot be reached")
+	s.InterceptAPI(nil)
+	_, err = client.Regions(t.Context())
+	require.NoError(t, err)
+	for _, port := range []int{5443, 6443} {
+		bundle, err := s.authority.Issue(certstore.EC256, 0, time.Hour, s.Regions[0].Address.String())
+		require.NoError(t, err)
+		require.NoError(t, s.Enable(t.Context(), bundle, port))
+		_, err = client.Regions(t.Context())
+		require.NoError(t, err, port)
+	}
 }
 
 // Records of a name that somebody gave a TTL are joined by one with a TTL: MAAS fails otherwise.

@@ -28,8 +28,8 @@ const (
 	spareIdents = 9
 )
 
-// Post shows administrators a notice, once: the same again changes nothing, another message replaces it. One that somebody dismissed is
-// deleted and made anew, because MAAS would never show it to him again (MAAS fact 4.4). It returns MAAS's number of the notice, which is
+// Post shows administrators a notice, once: the same again changes nothing. One with another message, or that the key's owner dismissed,
+// is deleted and made anew: MAAS would never show it again to whoever dismissed it (MAAS fact 4.4). It returns MAAS's number of the notice, which is
 // the only way to find it after it was dismissed; earlier is what the last Post of this ident returned, 0 for nothing.
 func (c *Client) Post(ctx context.Context, notice Notice, earlier int) (id int, err error) {
 	if notice.Ident == "" || len(notice.Ident) > longestIdent {
@@ -47,12 +47,10 @@ func (c *Client) Post(ctx context.Context, notice Notice, earlier int) (id int, 
 			if !isIdent(have.Ident, notice.Ident) {
 				continue
 			}
-			id = have.ID
-			if have.Message == params.Message && have.Category == params.Category && have.Dismissable && have.Admins {
+			if id = have.ID; have.Message == params.Message && have.Category == params.Category && have.Dismissable && have.Admins {
 				return nil
 			}
-			_, err := a.Notification.Update(have.ID, &params)
-			return err
+			earlier = have.ID // who dismissed it would not see other words in it
 		}
 		if err := discard(a, earlier, notice.Ident); err != nil {
 			return err

@@ -124,6 +124,9 @@ func (c *Client) transport() *http.Transport {
 				_ = conn.Close()
 				return nil, err
 			}
+			if _, port, err := net.SplitHostPort(address); err == nil {
+				c.spoken(c.at("https", port))
+			}
 			return secure, nil
 		},
 	}
@@ -143,6 +146,8 @@ func (c *Client) verify(ctx context.Context, state tls.ConnectionState) error {
 	switch {
 	case known == Revoked:
 		return errors.New("nothing is sent to whoever serves this certificate: it is revoked, and others may have its key")
+	case known == Untold:
+		return errors.New("nothing is sent to whoever serves this certificate: whether it is revoked cannot be told, because the store cannot be read")
 	case known == Ours, err == nil:
 		return nil
 	}
@@ -219,7 +224,8 @@ func (t *transport) explain(err error) error {
 		return nil
 	}
 	err = bare(err)
-	if server, ok := gomaasapi.GetServerError(err); ok {
+	server, ok := gomaasapi.GetServerError(err)
+	if ok || errors.As(err, &server) {
 		err = &Error{Status: server.StatusCode, Words: t.harmless(wordsOf(server.BodyMessage, server.Header.Get("Content-Type")))}
 	}
 	var syntax *json.SyntaxError
@@ -229,6 +235,8 @@ func (t *transport) explain(err error) error {
 	}
 	var refused *Error
 	switch {
+	case !errors.As(err, &refused) && t.harmless(err.Error()) == "":
+		return errors.New("its answer cannot be shown: something of the key is in it")
 	case !errors.As(err, &refused):
 		return err
 	case refused.Status == http.StatusUnauthorized && t.skew > oldest:
