@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -50,6 +51,7 @@ func (a *app) runDaemon(c *cli.Context) error {
 	if err := a.mayRun(c.String("config"), config); err != nil {
 		return err
 	}
+	d.watchdog.every = watchdogPause()
 	d.use(a.assemble(config))
 	defer d.close()
 	hup := make(chan os.Signal, 1)
@@ -63,7 +65,7 @@ func (a *app) runDaemon(c *cli.Context) error {
 	}()
 	a.log.Info("started", "version", version(), "schedule", config.Schedule)
 	a.tell(daemon.SdNotifyReady)
-	(&lifecycle.Daemon{Schedule: d, Now: time.Now, Pass: d.pass, Told: d.told, Wake: wake}).Run(c.Context)
+	(&lifecycle.Daemon{Schedule: d, Now: time.Now, Pass: d.pass, Told: d.told, Alive: d.alive, Wake: wake}).Run(c.Context)
 	a.tell(daemon.SdNotifyStopping)
 	<-stopped
 	a.log.Info("stopped")
@@ -77,11 +79,38 @@ func (a *app) tell(state string) {
 	}
 }
 
+// watchdog tells systemd that the daemon is at work, as often as that wants to be told and no oftener.
+type watchdog struct {
+	every time.Duration // 0: it does not
+	mu    sync.Mutex
+	fed   time.Time
+}
+
+// watchdogPause is how often systemd's watchdog is fed: four times before it would bite.
+func watchdogPause() time.Duration {
+	// Without systemd nobody watches.
+	bites, _ := daemon.SdWatchdogEnabled(false)
+	return bites / 4
+}
+
+// alive feeds systemd's watchdog. It is called while the daemon sleeps, and at the end of every stage of a pass, so that one that hangs
+// is ended.
+func (s *service) alive() {
+	w := &s.watchdog
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now := time.Now(); w.every > 0 && now.Sub(w.fed) >= w.every {
+		w.fed = now
+		s.tell(daemon.SdNotifyWatchdog)
+	}
+}
+
 // service is the daemon's configuration, which may be replaced while it runs.
 type service struct {
 	*app
-	path   string
-	accept maasconfig.Accept
+	path     string
+	accept   maasconfig.Accept
+	watchdog watchdog
 
 	mu      sync.Mutex
 	parts   *assembly
@@ -89,6 +118,7 @@ type service struct {
 }
 
 func (s *service) use(p *assembly) {
+	p.engine.Alive = s.alive
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.parts = p
@@ -122,6 +152,16 @@ func (s *service) told(results []lifecycle.Result, next time.Time) {
 		s.log.Warn("writing down the pass", "error", printable.Error(warning))
 	}
 	s.log.Debug("sleeping", "next", next.UTC())
+	s.tell("STATUS=" + statusLine(results, next))
+}
+
+// statusLine is what systemctl status shows: how the certificates are, and when they are looked at again.
+func statusLine(results []lifecycle.Result, next time.Time) string {
+	var words []string
+	for _, r := range results {
+		words = append(words, fmt.Sprintf("%s: %s", r.Name, r.After.Summary))
+	}
+	return printable.Text(fmt.Sprintf("%s; next look %s", strings.Join(words, ", "), report.Time{Time: next}))
 }
 
 func (s *service) report(r lifecycle.Result, stopping bool) {

@@ -2,8 +2,10 @@ package command
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -82,4 +84,39 @@ func TestDaemon(t *testing.T) {
 	require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode())
 	require.Len(t, s.maas.Calls(), 2)
 	checkConverged(t, s, 2)
+}
+
+// What systemd is told: that the daemon is ready, how it is and when it looks again, that it is at work, and that it ends.
+func TestDaemonTellsSystemd(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	// A socket's path may have 107 bytes at the most.
+	dir, err := os.MkdirTemp("", "maascert")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	socket := filepath.Join(dir, "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	require.NoError(t, err)
+	defer conn.Close()
+	cmd := program(t.Context(), t, s, "run")
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC=200000")
+	require.NoError(t, cmd.Start())
+	told := map[string]bool{}
+	buffer := make([]byte, 4096)
+	read := func(wanted ...string) {
+		t.Helper()
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(30*time.Second)))
+		for !slices.ContainsFunc(wanted, func(text string) bool { return told[text] }) {
+			n, err := conn.Read(buffer)
+			require.NoError(t, err, "%v after %v", wanted, told)
+			text, _, _ := strings.Cut(string(buffer[:n]), "; next look 20")
+			told[text] = true
+		}
+	}
+	for _, wanted := range []string{"READY=1", "WATCHDOG=1", "STATUS=maas: missing"} {
+		read(wanted)
+	}
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	read("STOPPING=1")
+	require.Error(t, cmd.Wait())
 }

@@ -4,6 +4,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"maascert/internal/report"
 
 	"github.com/stretchr/testify/require"
 )
@@ -34,4 +37,7 @@ func TestTheUnitLetsTheSnapRun(t *testing.T) {
 	require.Equal(t, "notify", values["Type"])
 	require.Equal(t, "130", values["SuccessExitStatus"])
 	require.Equal(t, "always", values["Restart"], "R5")
+	watchdog, err := time.ParseDuration(values["WatchdogSec"])
+	require.NoError(t, err)
+	require.Equal(t, 2*report.PassTime, watchdog)
 }

@@ -43,6 +43,7 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 			return p.update(ctx, func(r *certstore.Record) { r.Answers = answers })
 		},
 	})
+	p.stageEnded()
 	if issued != nil {
 		p.result.Requests = issued.Requests
 		for _, warning := range issued.Warnings {
@@ -266,6 +267,7 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 			return err
 		},
 	})
+	p.stageEnded()
 	p.result.Changed = p.result.Changed || tried > 0
 	if tried > 0 {
 		p.result.Told[name] = outcome.Telling

@@ -18,6 +18,8 @@ type Daemon struct {
 	// Nap is how long the daemon sleeps at most before it looks at the clock again, so that a clock that is set or a machine
 	// that was suspended delays nothing; 0: five seconds.
 	Nap time.Duration
+	// Alive is called again and again while the daemon sleeps; nil: nobody watches it.
+	Alive func()
 	// Wake makes a pass at once, after the configuration was read again for example.
 	Wake <-chan struct{}
 
@@ -128,6 +130,9 @@ func (d *Daemon) sleepUntil(ctx context.Context, at time.Time) bool {
 			return true
 		}
 		before = now
+		if d.Alive != nil {
+			d.Alive()
+		}
 		timer := time.NewTimer(min(at.Sub(now), nap))
 		select {
 		case <-ctx.Done():

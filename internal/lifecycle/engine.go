@@ -61,6 +61,8 @@ type Engine struct {
 	Revoke func(ctx context.Context, version certstore.Version, reason uint) error
 	// Broken finds who on this host refuses a certificate because of its root; nil: nobody looks.
 	Broken Pinned
+	// Alive is called at the end of every stage of a pass; nil: nobody watches it.
+	Alive func()
 	// Progress is told what a pass waits for; nil: nobody is.
 	Progress func(cert, words string)
 	Now      func() time.Time
@@ -415,6 +417,13 @@ type pass struct {
 	grace     *world.Grace    // to write down what has happened after the pass was interrupted
 }
 
+// stageEnded says that the pass goes on.
+func (p *pass) stageEnded() {
+	if p.Alive != nil {
+		p.Alive()
+	}
+}
+
 // fail notes what is wrong with the certificate.
 func (p *pass) fail(stage Stage, err error) { p.trouble(Trouble{Stage: stage, Err: err}) }
 
@@ -442,6 +451,7 @@ func (p *pass) run(ctx context.Context) {
 	}
 	view, ledger, err := p.look(ctx, nil, p.cert, p.options)
 	p.result.Before, p.result.After, p.ledger = view, view, ledger
+	p.stageEnded()
 	if err != nil {
 		p.fail(StageLook, err)
 		return
@@ -521,6 +531,7 @@ func (p *pass) locked(ctx context.Context, lock string, targets []maasconfig.Tar
 	defer p.ledger.In(p.Store)
 	ctx = held.Context()
 	view, _, err := p.look(ctx, p.ledger, p.cert, options)
+	p.stageEnded()
 	if err != nil {
 		p.fail(StageLook, err)
 		return
@@ -592,6 +603,7 @@ func (p *pass) askGuards(ctx context.Context, view View, targets []maasconfig.Ta
 		group.Go(func() { refusals[i] = maasconfig.Ready(ctx, target, p.Want(view, target, p.options.Accept)) })
 	}
 	group.Wait()
+	p.stageEnded()
 	for i, err := range refusals {
 		if err == nil {
 			isLeft = true
