@@ -56,6 +56,9 @@ type Config struct {
 
 	Resolvers []string // that tell where names lead, as host:port; none: the system's
 
+	// Observe is told of each request to the CA: the directory's host, and the answer's status, 0 for none; nil: nobody is.
+	Observe func(host string, status int)
+
 	Dial   world.Dial                                     // to the CA; nil: the network
 	Reach  world.Dial                                     // to whoever answers challenges; nil: the network
 	Now    func() time.Time                               // nil: the system's clock

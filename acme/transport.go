@@ -9,6 +9,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -65,11 +66,11 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
-	url := req.URL.String()
+	address := req.URL.String()
 	if req.URL.Scheme != "https" {
-		return nil, fmt.Errorf("the CA names a URL that is no https (RFC 8555 section 6.1): %s", printable.Phrase(url))
+		return nil, fmt.Errorf("the CA names a URL that is no https (RFC 8555 section 6.1): %s", printable.Phrase(address))
 	}
-	isDirectory := req.Method == http.MethodGet && url == t.client.config.Directory
+	isDirectory := req.Method == http.MethodGet && address == t.client.config.Directory
 	if isDirectory {
 		if body := t.client.freshDirectory(); body != nil {
 			return reply(req, http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body), nil
@@ -80,6 +81,7 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	t.requests.Add(1)
 	begun := time.Now()
 	resp, err := t.client.base.RoundTrip(req.WithContext(ctx))
+	t.client.observe(resp)
 	if err != nil {
 		return nil, errors.Join(context.Cause(t.ctx), err)
 	}
@@ -101,15 +103,30 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("the CA redirects (%s), which is not followed", printable.Phrase(resp.Status))
 	}
 	if at, ok := parseRetryAfter(resp.Header.Get("Retry-After"), t.client.config.Now()); ok {
-		t.retryAfter.Store(url, at)
+		t.retryAfter.Store(address, at)
 	} else {
-		t.retryAfter.Delete(url)
+		t.retryAfter.Delete(address)
 	}
 	status, body := normalize(resp, body)
 	if isDirectory && status == http.StatusOK && isWholeDirectory(body) {
 		t.client.keepDirectory(body)
 	}
 	return reply(req, status, resp.Header, body), nil
+}
+
+// observe tells of an answer, or of none. The host is the directory's: a CA may name any number of others.
+func (c *Client) observe(resp *http.Response) {
+	if c.config.Observe == nil {
+		return
+	}
+	status, host := 0, ""
+	if resp != nil {
+		status = resp.StatusCode
+	}
+	if directory, err := url.Parse(c.config.Directory); err == nil {
+		host = directory.Host
+	}
+	c.config.Observe(host, status)
 }
 
 func (t *transport) took(d time.Duration) {

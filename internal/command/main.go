@@ -66,8 +66,9 @@ type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
 	fsys           world.FS
-	types          maasconfig.Types // of targets
-	reach          world.Dial       // to whoever answers challenges; nil: the network
+	types          maasconfig.Types              // of targets
+	reach          world.Dial                    // to whoever answers challenges; nil: the network
+	observe        func(host string, status int) // requests to CAs; nil: nobody does
 	log            *slog.Logger
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"maascert/certstore"
+	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/report"
 	"maascert/internal/world"
@@ -24,7 +25,8 @@ import (
 type passEnd struct {
 	results  []lifecycle.Result
 	byDaemon bool
-	next     time.Time // of the daemon's next pass; zero: nobody knows
+	next     time.Time     // of the daemon's next pass; zero: nobody knows
+	board    *report.Board // that shows it; nil: there is none
 }
 
 // writeDown writes down how a pass ended. A failure is a warning: the pass is over, and its own outcome counts.
@@ -38,8 +40,20 @@ func (p *assembly) writeDown(ctx context.Context, end passEnd) (warnings []error
 	if err := p.writeNode(ctx, end, now); err != nil {
 		warnings = append(warnings, fmt.Errorf("what this host says of itself cannot be written: %w", err))
 	}
-	if err := p.writeStatus(end, now); err != nil {
+	doc := p.document(end, now)
+	if err := p.writeStatus(doc); err != nil {
 		warnings = append(warnings, fmt.Errorf("public/status.json cannot be written: %w", err))
+	}
+	if err := p.writeRoots(end); err != nil {
+		warnings = append(warnings, fmt.Errorf("the public file of roots cannot be written: %w", err))
+	}
+	if path := p.config.Metrics.Textfile; path != "" {
+		if err := writeTextfile(path, doc); err != nil {
+			warnings = append(warnings, hint.Add(fmt.Errorf("metrics.textfile cannot be written: %w", err), "its folder must exist"))
+		}
+	}
+	if end.board != nil {
+		end.board.Show(doc)
 	}
 	return warnings
 }
@@ -105,50 +119,78 @@ func machineID(fsys world.FS) string {
 	return ""
 }
 
-func (p *assembly) writeStatus(end passEnd, now time.Time) error {
-	dir := filepath.Join(p.config.StateDir, "public")
+// document is what may be known of the certificates, as the pass left them and, where it was not about one, as an earlier pass did.
+func (p *assembly) document(end passEnd, now time.Time) report.Public {
 	doc := report.NewPublic(p.config.Node, end.next, p.engine.Period, now)
+	for _, cert := range p.engine.Certificates {
+		for _, r := range end.results {
+			if r.Name == cert.Name {
+				doc.Add(cert, r, p.rootsPath(cert, r.After))
+			}
+		}
+	}
+	if before, err := p.fsys.ReadFile(p.statusFile()); err == nil { // else there is nothing to keep
+		doc.KeepEarlier(before, func(cert string) bool { return p.config.Certificate(cert).Name != "" }, end.byDaemon)
+	}
+	return doc
+}
+
+// rootsPath is the path of what clients of a certificate are to trust; empty for the system's.
+func (p *assembly) rootsPath(cert lifecycle.Certificate, view lifecycle.View) string {
+	if len(p.roots(cert, view)) > 0 {
+		return cert.RootsFile
+	}
+	if _, err := p.fsys.Stat(cert.RootsFile); view.Blind && err == nil {
+		return cert.RootsFile // what was there, stays
+	}
+	return ""
+}
+
+// roots are what clients of a certificate are to trust; none for the system's, or where that is not known.
+func (p *assembly) roots(cert lifecycle.Certificate, view lifecycle.View) []byte {
+	if view.Blind {
+		return nil
+	}
+	return view.RootsPEM(p.config.Issuers[p.config.Certificate(cert.Name).Issuer].IssuerRootsPEM())
+}
+
+func (p *assembly) statusFile() string {
+	return filepath.Join(p.config.StateDir, "public", "status.json")
+}
+
+func (p *assembly) writeStatus(doc report.Public) error {
+	dir := filepath.Dir(p.statusFile())
 	if err := p.fsys.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
 		return err
 	}
 	if err := p.fsys.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	passed := map[string]lifecycle.Result{}
-	for _, r := range end.results {
-		passed[r.Name] = r
-	}
-	for _, cert := range p.engine.Certificates {
-		r, ok := passed[cert.Name]
-		if !ok {
-			continue
-		}
-		path := cert.RootsFile
-		configured := p.config.Issuers[p.config.Certificate(cert.Name).Issuer].IssuerRootsPEM()
-		if r.After.Blind {
-			if _, err := p.fsys.Stat(path); err != nil { // what was there, stays
-				path = ""
-			}
-		} else if roots := r.After.RootsPEM(configured); len(roots) > 0 {
-			if err := replaceChanged(p.fsys, path, roots); err != nil {
-				return err
-			}
-		} else if err := p.fsys.Remove(path); err == nil || errors.Is(err, fs.ErrNotExist) {
-			path = "" // it is the system's that clients trust
-		} else {
-			return err
-		}
-		doc.Add(cert, r.After, path)
-	}
-	path := filepath.Join(dir, "status.json")
-	if before, err := p.fsys.ReadFile(path); err == nil { // else there is nothing to keep
-		doc.KeepEarlier(before, func(cert string) bool { return p.config.Certificate(cert).Name != "" }, end.byDaemon)
-	}
 	text, err := doc.Text()
 	if err != nil {
 		return err
 	}
-	return p.fsys.Replace(path, text, 0o644)
+	return p.fsys.Replace(p.statusFile(), text, 0o644)
+}
+
+// writeRoots writes what clients are to trust. Where it is the system's roots, there is no such file.
+func (p *assembly) writeRoots(end passEnd) error {
+	var failures []error
+	for _, cert := range p.engine.Certificates {
+		for _, r := range end.results {
+			roots := p.roots(cert, r.After)
+			switch {
+			case r.Name != cert.Name || r.After.Blind:
+			case len(roots) > 0:
+				failures = append(failures, replaceChanged(p.fsys, cert.RootsFile, roots))
+			default:
+				if err := p.fsys.Remove(cert.RootsFile); !errors.Is(err, fs.ErrNotExist) {
+					failures = append(failures, err)
+				}
+			}
+		}
+	}
+	return errors.Join(failures...)
 }
 
 // replaceChanged writes a public file unless it is as it should be already.

@@ -41,7 +41,8 @@ func (a *app) runDaemon(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	d := &service{app: a, path: c.String("config"), accept: maasconfig.Accept{}}
+	d := &service{app: a, path: c.String("config"), accept: maasconfig.Accept{}, board: newBoard()}
+	a.observe = d.board.observe
 	for _, code := range c.StringSlice("accept") {
 		if code != maasconfig.NamesLost && code != maasconfig.Juju {
 			return hint.Add(fmt.Errorf("--accept: a daemon cannot override %q", code), "by hand, once: maascert renew --accept %s", code)
@@ -54,6 +55,7 @@ func (a *app) runDaemon(c *cli.Context) error {
 	d.watchdog.every = watchdogPause()
 	d.use(a.assemble(config))
 	defer d.close()
+	defer d.board.close()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -111,6 +113,7 @@ type service struct {
 	path     string
 	accept   maasconfig.Accept
 	watchdog watchdog
+	board    *board
 
 	mu      sync.Mutex
 	parts   *assembly
@@ -119,6 +122,9 @@ type service struct {
 
 func (s *service) use(p *assembly) {
 	p.engine.Alive = s.alive
+	if err := s.board.listen(p.config.ListenAddress()); err != nil {
+		s.log.Warn("listen", "error", printable.Error(err), "hint", printable.Text(hint.Of(err)))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.parts = p
@@ -148,7 +154,7 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 
 // told writes down what a pass came to and when the next one is.
 func (s *service) told(results []lifecycle.Result, next time.Time) {
-	for _, warning := range s.passing.writeDown(context.Background(), passEnd{results: results, byDaemon: true, next: next}) {
+	for _, warning := range s.passing.writeDown(context.Background(), passEnd{results: results, byDaemon: true, next: next, board: s.board.shown}) {
 		s.log.Warn("writing down the pass", "error", printable.Error(warning))
 	}
 	s.log.Debug("sleeping", "next", next.UTC())

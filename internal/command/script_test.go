@@ -137,6 +137,7 @@ func (m *mirror) Publish(zones map[string]string) error {
 func (s *site) config() string {
 	return fmt.Sprintf(`node: region1
 state_dir: state
+listen: ""
 resolvers: [%q]
 acme:
   directory: %s

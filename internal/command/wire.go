@@ -36,14 +36,15 @@ type assembly struct {
 	store   *certstore.FileStore
 	clients map[string]*acme.Client // by issuer
 	solvers *solvers
-	reach   world.Dial // to whoever answers challenges; nil: the network
+	reach   world.Dial                    // to whoever answers challenges; nil: the network
+	observe func(host string, status int) // requests to CAs; nil: nobody does
 	maas    deployment
 	engine  *lifecycle.Engine
 }
 
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *config.Config) *assembly {
-	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, store: certstore.NewFileStore(a.fsys, config.Store.Path)}
+	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, store: certstore.NewFileStore(a.fsys, config.Store.Path)}
 	p.store.Node = config.Node
 	p.maas = p.deployment(world.Exec{}, new(net.Dialer).DialContext)
 	p.clients, p.solvers = map[string]*acme.Client{}, p.newSolvers()
@@ -168,7 +169,7 @@ func (p *assembly) acme(issuer config.Issuer, store certstore.Store, known *solv
 	return acme.Config{
 		Directory: issuer.Directory, Roots: issuer.Roots(), IssuerRoots: issuer.IssuerRoots(), Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.External(), Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
-		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach,
+		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach, Observe: p.observe,
 		Solve: func(name string) challenge.Solver { return known.solver(issuer.ChallengeFor(name)) },
 	}
 }

@@ -40,9 +40,27 @@ type Config struct {
 	Store        certstore.Section `yaml:"store"`
 	Schedule     string            `yaml:"schedule"`
 	Resolvers    []string          `yaml:"resolvers"`
+	Listen       *string           `yaml:"listen"`
+	Metrics      Metrics           `yaml:"metrics"`
 
 	schedule cron.Schedule
 	folder   string // of the file
+}
+
+// Metrics says where else than at Listen the metrics are to be found.
+type Metrics struct {
+	Textfile string `yaml:"textfile,path"`
+}
+
+// usualListen is where the daemon tells how it is, unless something else is configured.
+const usualListen = "127.0.0.1:9543"
+
+// ListenAddress is where the daemon tells how it is; empty: nowhere.
+func (c *Config) ListenAddress() string {
+	if c.Listen == nil {
+		return usualListen
+	}
+	return *c.Listen
 }
 
 // MAAS says where MAAS is, on this host and behind its API.
@@ -203,6 +221,9 @@ func (v *validator) run() {
 	}
 	c.StateDir = cmp.Or(c.StateDir, "/var/lib/maascert")
 	section.CheckServers(v.place(""), "resolvers", c.Resolvers)
+	if address := c.ListenAddress(); address != "" && !section.IsHostPort(address) {
+		v.fault("listen", "%q is no address to listen on; write %s, or \"\" for none", address, usualListen)
+	}
 	v.maas()
 	v.issuers()
 	v.targets()

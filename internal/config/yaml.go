@@ -157,6 +157,9 @@ func (d *document) value(path string, node ast.Node, into reflect.Value) {
 		return
 	}
 	switch into.Kind() {
+	case reflect.Pointer: // a key that means something else when it is left out
+		into.Set(reflect.New(into.Type().Elem()))
+		d.value(path, node, into.Elem())
 	case reflect.Struct:
 		d.object(path, node, into)
 	case reflect.Map:

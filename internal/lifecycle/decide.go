@@ -441,6 +441,9 @@ const (
 	StateOK       CertState = "ok"
 )
 
+// CertStates are all of them.
+var CertStates = []CertState{StateExpired, StateMissing, StateFailed, StateWaiting, StateDegraded, StateOverdue, StateHeld, StateDue, StateOK}
+
 // IsHealthy tells whether the state is as it should be.
 func (c CertState) IsHealthy() bool { return c == StateOK || c == StateDue || c == StateHeld }
 
@@ -490,6 +493,30 @@ func (s State) unhealed(cert string, failure *certstore.Attempt, at TargetState)
 		}
 	}
 	return failure
+}
+
+// Orders are when the last order was made, and when the last that succeeded, as far as the attempts that are remembered tell; zero for none.
+func (s State) Orders() (attempt, success time.Time) {
+	for _, a := range s.Record.Attempts {
+		isOrder := a.Target == "" && (a.Stage == "" || a.Stage == string(StageObtain) || a.Stage == string(StageSave))
+		if !isOrder || a.Why == byDeploy || a.Why == byRollback {
+			continue
+		}
+		attempt = a.At
+		if a.Error == "" {
+			success = a.At
+		}
+	}
+	return attempt, success
+}
+
+// Converged is how long after a target was told of the version in use every endpoint was seen to serve it; 0 while that is not known.
+func (s State) Converged(t TargetState) time.Duration {
+	d := s.Record.Deployments[t.key()]
+	if s.Current == nil || d.Verified != s.Current.Number || d.Told.IsZero() || d.VerifiedAt.Before(d.Told) {
+		return 0
+	}
+	return d.VerifiedAt.Sub(d.Told)
 }
 
 // WasTold tells whether a target was ever told of a certificate of ours, or seen to serve one.

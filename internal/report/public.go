@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
 )
 
 // Public is public/status.json: what may be known to everybody on this host.
@@ -15,6 +16,7 @@ type Public struct {
 	Node         string              `json:"node"`
 	At           Time                `json:"at"`
 	NextPass     Time                `json:"next_pass"`
+	OK           bool                `json:"ok"` // everything was as it should be
 	StaleAfter   Time                `json:"stale_after"`
 	Certificates []PublicCertificate `json:"certificates"`
 }
@@ -31,7 +33,10 @@ type PublicCertificate struct {
 	RenewAt     Time           `json:"renew_at"`
 	Fingerprint string         `json:"fingerprint"`
 	Version     int            `json:"version"`
-	Roots       string         `json:"roots"` // path of what clients trust; empty: the system's
+	Failures    int            `json:"failures"`     // orders that failed in a row
+	LastAttempt Time           `json:"last_attempt"` // to order one
+	LastSuccess Time           `json:"last_success"` // of an order
+	Roots       string         `json:"roots"`        // path of what clients trust; empty: the system's
 	LastFailure *PublicFailure `json:"last_failure"`
 	Targets     []Target       `json:"targets"`
 }
@@ -49,15 +54,21 @@ func NewPublic(node string, next time.Time, period time.Duration, now time.Time)
 	if !next.IsZero() {
 		stale = next.Add(PassTime)
 	}
-	return Public{Schema: Schema, Node: node, At: Time{now}, NextPass: Time{next}, StaleAfter: Time{stale}, Certificates: []PublicCertificate{}}
+	return Public{Schema: Schema, Node: node, At: Time{now}, NextPass: Time{next}, StaleAfter: Time{stale}, OK: true, Certificates: []PublicCertificate{}}
 }
 
 // Add adds a certificate as a pass left it.
-func (p *Public) Add(cert lifecycle.Certificate, v lifecycle.View, roots string) {
+func (p *Public) Add(cert lifecycle.Certificate, r lifecycle.Result, roots string) {
+	v := r.After
 	full := NewCertificate(cert, v)
 	one := PublicCertificate{
 		Name: full.Name, At: p.At, State: full.State, Reason: full.Reason, Names: full.Names, NotBefore: full.NotBefore, NotAfter: full.NotAfter,
-		RenewAt: full.RenewAt, Fingerprint: full.Fingerprint, Version: full.Version, Roots: roots, Targets: full.Targets,
+		RenewAt: full.RenewAt, Fingerprint: full.Fingerprint, Version: full.Version, Roots: roots, Targets: full.Targets, Failures: full.Failures,
+	}
+	attempt, success := v.State.Orders()
+	one.LastAttempt, one.LastSuccess = Time{attempt}, Time{success}
+	for i, t := range v.State.Targets {
+		one.Targets[i].ConvergedSeconds = v.State.Converged(t).Seconds()
 	}
 	for i := range one.Targets {
 		for j := range one.Targets[i].Endpoints {
@@ -68,6 +79,7 @@ func (p *Public) Add(cert lifecycle.Certificate, v lifecycle.View, roots string)
 		one.LastFailure = &PublicFailure{failure.Time, failure.Stage}
 	}
 	p.Certificates = append(p.Certificates, one)
+	p.OK = p.OK && r.Healthy()
 }
 
 // KeepEarlier keeps what an earlier document said of the certificates that this one is not about, as far as isKnown says that they
@@ -83,6 +95,7 @@ func (p *Public) KeepEarlier(text []byte, isKnown func(cert string) bool, byDaem
 		return again || !isKnown(one.Name)
 	})
 	p.Certificates = append(p.Certificates, others...)
+	p.OK = p.OK && (before.OK || len(others) == 0)
 	if len(others) > 0 && before.StaleAfter.Before(p.StaleAfter.Time) {
 		p.StaleAfter = before.StaleAfter
 	}
@@ -96,4 +109,24 @@ func (p Public) Text() ([]byte, error) {
 	slices.SortFunc(p.Certificates, func(a, b PublicCertificate) int { return strings.Compare(a.Name, b.Name) })
 	text, err := json.MarshalIndent(p, "", " ")
 	return append(text, '\n'), err
+}
+
+// Unhealthy says why a document is not as it should be; nothing where it is.
+func Unhealthy(p Public, now time.Time) []string {
+	if p.At.IsZero() {
+		return []string{"no pass has been made yet"}
+	}
+	var reasons []string
+	for _, cert := range p.Certificates {
+		if !lifecycle.CertState(cert.State).IsHealthy() {
+			reasons = append(reasons, printable.Text(cert.Name+": "+cert.State+" ("+cert.Reason+")"))
+		}
+	}
+	if len(reasons) == 0 && !p.OK {
+		reasons = append(reasons, "the last pass did not leave everything as it should be")
+	}
+	if now.After(p.StaleAfter.Time) {
+		reasons = append(reasons, "the last pass was at "+p.At.String()+", and another should have been made since")
+	}
+	return reasons
 }

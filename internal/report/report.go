@@ -97,6 +97,9 @@ type Target struct {
 	Name        string     `json:"name"`
 	Type        string     `json:"type"`
 	Endpoints   []Endpoint `json:"endpoints"`
+
+	// ConvergedSeconds is how long after it was told of the version in use every endpoint was seen to serve it; 0 while that is not known.
+	ConvergedSeconds float64 `json:"converged_seconds,omitempty"`
 }
 
 func newTargets(cert lifecycle.Certificate, v lifecycle.View) []Target {

@@ -1,0 +1,116 @@
+package command
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+
+	"maascert/internal/hint"
+	"maascert/internal/report"
+)
+
+// board is where the daemon tells how it is, to whoever asks: nobody is asked for that, and nothing is read.
+type board struct {
+	shown    *report.Board
+	requests *prometheus.CounterVec
+	handler  http.Handler
+
+	mu      sync.Mutex
+	address string // that is listened on; empty: nowhere
+	server  *http.Server
+	done    chan struct{}
+}
+
+func newBoard() *board {
+	b := &board{shown: &report.Board{Version: version()}, requests: report.NewRequests()}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(b.shown, b.requests)
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: mostAsking, Timeout: askedTime}))
+	mux.HandleFunc("GET /healthz", b.health)
+	b.handler = mux
+	return b
+}
+
+const (
+	// mostAsking is how many may ask at the same time.
+	mostAsking = 64
+	// askedTime bounds an answer.
+	askedTime = 5 * time.Second
+)
+
+// observe counts a request to a CA.
+func (b *board) observe(host string, status int) {
+	b.requests.WithLabelValues(host, report.Code(status)).Inc()
+}
+
+// listen has the board answer on an address, and on no other any more.
+func (b *board) listen(address string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if address == b.address {
+		return nil
+	}
+	b.closeLocked()
+	if address == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return hint.Add(fmt.Errorf("metrics and health are told nowhere: %w", err), "set listen, or listen: \"\" for none")
+	}
+	b.address, b.done = address, make(chan struct{})
+	b.server = &http.Server{
+		Handler: b.handler, ReadHeaderTimeout: askedTime, WriteTimeout: 2 * askedTime, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	go func(server *http.Server, done chan struct{}) {
+		defer close(done)
+		// Its end is close's doing.
+		_ = server.Serve(netutil.LimitListener(listener, mostAsking))
+	}(b.server, b.done)
+	return nil
+}
+
+func (b *board) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closeLocked()
+}
+
+func (b *board) closeLocked() {
+	if b.server != nil {
+		// There is nothing to lose.
+		_ = b.server.Close()
+		<-b.done
+	}
+	b.address, b.server = "", nil
+}
+
+// health answers 200 while the last pass left everything as it should be, and was made lately; else 503 with the reasons.
+func (b *board) health(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	reasons := report.Unhealthy(b.shown.Shown(), time.Now())
+	if len(reasons) > 0 {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, strings.Join(reasons, "\n"))
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// writeTextfile writes the gauges as a file for node_exporter, whole or not at all.
+func writeTextfile(path string, doc report.Public) error {
+	shown := &report.Board{Version: version()}
+	shown.Show(doc)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(shown)
+	return prometheus.WriteToTextfile(path, registry)
+}
