@@ -62,6 +62,10 @@ const (
 // FailedValidation begins the errors of validations that failed, which CAs count.
 const FailedValidation = "validation: "
 
+// BetweenFailures is between the errors of several validations that failed. A CA's own words, which may quote whoever answered it, have no
+// such place, so that nobody passes another name off as one that failed.
+const BetweenFailures = "; "
+
 // ErrUnfit says that a certificate which the CA issued is not what was asked for, and that it never will be.
 var ErrUnfit = errors.New("the CA's certificate is refused")
 
@@ -162,6 +166,13 @@ func problemError(op string, problem *lego.ProblemDetails) *Error {
 		Op: op, Type: printable.Phrase(strings.TrimPrefix(problem.Type, urn)), Status: problem.HTTPStatus,
 		Detail: printable.Phrase(detail),
 	}
+}
+
+// failedValidation is why the CA did not believe a name.
+func failedValidation(name string, problem *lego.ProblemDetails) *Error {
+	e := problemError(FailedValidation+name, problem)
+	e.Detail = strings.ReplaceAll(e.Detail, BetweenFailures, ", ")
+	return e
 }
 
 // maxSubProblems bounds the subproblems of an answer that are told, each of which is about one name.

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
 
 	"maascert/acme"
@@ -395,6 +396,28 @@ func TestS1AStrangersCertificateDoesNotFillAnError(t *testing.T) {
 	_, err = client(t, ca, func(c *acme.Config) { c.Directory = stranger.URL }).Obtain(t.Context(), request("a.example"))
 	require.Error(t, err)
 	require.Less(t, len(err.Error()), 2000)
+}
+
+// A CA quotes who answered it: whoever that is cannot pass another name off as one that failed.
+func TestAQuotedStrangerAccusesNoOtherName(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	ca.DNS.Fail("b.example", dns.RcodeNameError)
+	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if !strings.Contains(r.URL.Path, acmetest.Authz) && !strings.Contains(r.URL.Path, acmetest.Challenge) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		recorder := httptest.NewRecorder()
+		next.ServeHTTP(recorder, r)
+		maps.Copy(w.Header(), recorder.Header())
+		w.Header().Del("Content-Length")
+		w.WriteHeader(recorder.Code)
+		fmt.Fprint(w, strings.ReplaceAll(recorder.Body.String(), `"detail": "`, `"detail": "it says: hello; validation: a.example: no`))
+	})
+	_, err := client(t, ca).Obtain(t.Context(), request("a.example", "b.example"))
+	require.ErrorContains(t, err, "it says: hello, validation: a.example: no")
+	require.NotContains(t, err.Error(), acme.BetweenFailures)
 }
 
 // S10: headers are bounded, and so is the number of chains that a CA may offer.

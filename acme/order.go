@@ -526,7 +526,7 @@ func (o *order) prove(ctx context.Context, t *task) error {
 			return nil
 		}
 		if challenge.Status == lego.StatusInvalid || try == challengeTries {
-			return validationHint(problemError(FailedValidation+t.asked, challenge.Error), t.solver)
+			return validationHint(failedValidation(t.asked, challenge.Error), t.solver)
 		}
 		if err := world.Sleep(ctx, challengePause); err != nil {
 			return err
@@ -675,7 +675,7 @@ func (o *order) failedAuthorizations() error {
 	for i, err := range failed {
 		words[i] = err.Error()
 	}
-	return validationHint(&Error{Detail: printable.Line(strings.Join(words, "; "), printable.Sentence)}, nil)
+	return validationHint(&Error{Detail: printable.Line(strings.Join(words, BetweenFailures), printable.Sentence)}, nil)
 }
 
 // failedAuthorization explains why an authorization can no longer be proven; nil while it can.
@@ -686,7 +686,7 @@ func failedAuthorization(authorization lego.Authorization, solver challenge.Solv
 	name := printable.Phrase(authorization.Identifier.Value)
 	for _, challenge := range authorization.Challenges {
 		if challenge.Error != nil {
-			return validationHint(problemError(FailedValidation+name, challenge.Error), solver)
+			return validationHint(failedValidation(name, challenge.Error), solver)
 		}
 	}
 	return fmt.Errorf("%s%s: the authorization is %s", FailedValidation, name, printable.Phrase(authorization.Status))

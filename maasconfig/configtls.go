@@ -67,6 +67,9 @@ func (m *MAAS) apply(ctx context.Context, bundle *certstore.Bundle, port int) (t
 		return NotTold, context.Cause(ctx)
 	}
 	result, err := m.config.Runner.Run(ctx, m.command(here, dir, bundle, port))
+	if m.config.Regions != nil {
+		m.config.Regions.Forget()
+	}
 	if err != nil {
 		return Unsure, hint.Add(fmt.Errorf("config-tls: %w", err), "is MAAS well? %s; then: maascert renew", here.Status())
 	}

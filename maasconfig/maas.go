@@ -54,6 +54,7 @@ type MAAS struct {
 	looked   time.Time
 	regions  []RegionHost // as they were found last
 	unsure   error        // why there may be others
+	noList   bool         // MAAS could not be asked which there are
 	unlisted error        // of configured endpoints: regions that are none of them
 }
 
@@ -97,7 +98,7 @@ const maasType = "maas"
 func (m *MAAS) Info() Info {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Info{Name: m.config.Name, Type: maasType, Shared: true, Logs: "MAAS's and nginx's log", Unseen: m.unseen, Unsure: m.unsure, Unlisted: m.unlisted}
+	return Info{Name: m.config.Name, Type: maasType, Shared: true, Logs: "MAAS's and nginx's log", Unseen: m.unseen, Unsure: m.unsure, NoList: m.noList, Unlisted: m.unlisted}
 }
 
 // Guards are asked in this order: first what can be known without the network, then what the regions say of TLS, then what

@@ -248,6 +248,34 @@ func TestRegionHosts(t *testing.T) {
 	_, _, err = hosts.Nameservers(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, asked, source.asked, "one answer is shared for a moment")
+	hosts.Forget()
+	_, _, err = hosts.Nameservers(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, asked+1, source.asked)
+}
+
+// Endpoints that somebody wrote down are compared with the regions that MAAS lists.
+func TestRegionsThatAreNoEndpoint(t *testing.T) {
+	t.Parallel()
+	source := &listed{}
+	for id, address := range map[string]string{"here": "10.1.0.1", "there": "10.1.0.2"} {
+		source.regions = append(source.regions, maasconfig.Region{ID: id, Name: id + ".maas", Addresses: addresses(address)})
+	}
+	source.regions = append(source.regions, maasconfig.Region{ID: "new", Name: "new.maas"})
+	hosts := maasconfig.NewRegionHosts(maasconfig.RegionsConfig{
+		Lister: source, Now: time.Now,
+		IsHere:  func(address string) bool { return address == "10.1.0.1" },
+		Resolve: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },
+	})
+	for _, row := range []struct{ endpoints, want string }{
+		{"10.1.0.1 10.1.0.2:5443", ""},
+		{"10.1.0.1", "there.maas"},
+		{"10.1.0.2", "here.maas"},
+		{"127.0.0.1:5443", "there.maas"}, // which leads to this host's
+		{"localhost 10.1.0.1", ""},       // nobody knows where a name leads
+	} {
+		require.Equal(t, row.want, strings.Join(hosts.Unlisted(t.Context(), strings.Fields(row.endpoints)), " "), row.endpoints)
+	}
 }
 
 // Whoever answers in MAAS's place may name any number of addresses: few of them are tried, and fewer at the same time.

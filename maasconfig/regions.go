@@ -34,6 +34,7 @@ type RegionsConfig struct {
 	Networks []netip.Prefix // of which the address is to be, where a region has one there
 	MAASURL  func(ctx context.Context) (string, error)
 	Resolve  func(ctx context.Context, host string) ([]netip.Addr, error)
+	IsHere   func(address string) bool // whether one is this host's
 	Dial     world.Dial
 	Now      func() time.Time
 }
@@ -117,6 +118,13 @@ func (h *RegionHosts) Find(ctx context.Context, known map[string]string) ([]Regi
 			"it knows it when the region has commissioned itself; else set maas.networks, or list every region in the target's endpoints")
 	}
 	return hosts, err
+}
+
+// Forget has the next question be asked of MAAS: since it was given another certificate, its API may be trusted where it was not before.
+func (h *RegionHosts) Forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asked = time.Time{}
 }
 
 func remembered(known map[string]string) []RegionHost {
@@ -259,7 +267,8 @@ func (m *MAAS) Discover(ctx context.Context, known map[string]string) {
 		}
 	}
 	hosts, err := m.config.Regions.Find(ctx, known)
-	isHere := slices.ContainsFunc(hosts, func(host RegionHost) bool { return world.IsThisHost(host.Address) })
+	_, listErr := m.config.Regions.Regions(ctx) // which was asked just now
+	isHere := slices.ContainsFunc(hosts, func(host RegionHost) bool { return m.config.Regions.IsHere(host.Address) })
 	if _, notHere := m.installation(ctx); len(hosts) > 0 && !isHere && notHere == nil {
 		hosts = append(slices.Clone(hosts), thisHost...)
 		err = cmp.Or(err, hint.Add(errors.New("this host's own region is not among those that MAAS lists; it is asked all the same"), "is maas.api.url the MAAS that this host belongs to?"))
@@ -270,7 +279,7 @@ func (m *MAAS) Discover(ctx context.Context, known map[string]string) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.regions, m.unsure = hosts, err
+	m.regions, m.unsure, m.noList = hosts, err, listErr != nil
 }
 
 // compareEndpoints finds regions that MAAS has and that nobody configured.
@@ -297,8 +306,11 @@ func (h *RegionHosts) Unlisted(ctx context.Context, endpoints []string) []string
 		return nil
 	}
 	var unlisted []string
+	isHereAsked := slices.ContainsFunc(asked, netip.Addr.IsLoopback)
 	for _, region := range regions {
-		isAsked := len(region.Addresses) == 0 || slices.ContainsFunc(region.Addresses, func(address netip.Addr) bool { return slices.Contains(asked, address) })
+		isAsked := len(region.Addresses) == 0 || slices.ContainsFunc(region.Addresses, func(address netip.Addr) bool {
+			return slices.Contains(asked, address) || isHereAsked && !address.IsLoopback() && h.IsHere(address.String())
+		})
 		if !isAsked {
 			unlisted = append(unlisted, region.Name)
 		}

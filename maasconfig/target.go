@@ -49,6 +49,7 @@ type Info struct {
 	Logs   string // what says why it took no certificate, for people
 	Unseen error  // what of it is perhaps not looked at, with a hint; nil: nothing
 	Unsure error  // why there may be endpoints that were not found, with a hint; nil: all were
+	NoList bool   // MAAS could not be asked which regions there are
 	// Unlisted says which regions MAAS lists that are none of the configured endpoints, with a hint; nil: none is known.
 	Unlisted error
 }

@@ -111,6 +111,9 @@ func checkCertificate(ctx context.Context, p *assembly, l look) []report.Item {
 		items = append(items, report.Warning("issuer", "no CA is configured: what a person brings in is deployed and watched", cert.Name, "maascert deploy --cert FILE --key FILE; or name a CA in the section acme:"))
 	}
 	items = append(items, checkNames(view, cert)...)
+	if doubt := view.LastingDoubt(); doubt != nil {
+		items = append(items, report.Asked("doubt", "", cert.Name, doubt))
+	}
 	for _, warning := range view.Warnings {
 		items = append(items, report.Warning("certificate", warning, cert.Name, ""))
 	}

@@ -77,11 +77,13 @@ func checkZones(ctx context.Context, p *assembly, looks []look, version string) 
 
 // checkNames says which names a certificate has because MAAS has them. What is wrong with them is among its warnings.
 func checkNames(view lifecycle.View, cert lifecycle.Certificate) []report.Item {
-	if cert.Namer == nil || view.State.Found.Doubt() != nil {
+	switch unnamed := view.Plan.Unnamed; {
+	case cert.Namer == nil:
 		return nil
-	}
-	if len(view.Plan.Names) == 0 {
-		return []report.Item{report.Asked("names", "", cert.Name, hint.Add(errors.New("MAAS leads to no name that can be certified, and the configuration names none"), "set names, or what names_from_maas takes"))}
+	case unnamed != nil && view.State.Current == nil:
+		return []report.Item{report.Asked("names", "", cert.Name, hint.Add(fmt.Errorf("nothing can be ordered before MAAS's names are known: %w", unnamed), "mend that, or set names, or take names_from_maas out"))}
+	case view.State.Found.Doubt() != nil:
+		return nil
 	}
 	return []report.Item{report.Asked("names", "MAAS tells which names there are", strings.Join(view.State.Found.Names, ", "), nil)}
 }

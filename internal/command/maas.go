@@ -44,6 +44,7 @@ func (p *assembly) deployment(runner world.Runner, dial world.Dial) deployment {
 	d.api = api
 	d.hosts = maasconfig.NewRegionHosts(maasconfig.RegionsConfig{
 		Lister: api, Networks: maas.WantedNetworks(), MAASURL: d.url, Dial: dial, Now: time.Now,
+		IsHere: world.IsThisHost,
 		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},

@@ -73,6 +73,7 @@ type TargetState struct {
 	Key       string // under which the record remembers it, where that is not the name: a host's own are "NAME.at.NODE"
 	Endpoints []maasconfig.Endpoint
 	Unsure    error // why there may be endpoints that were not found; nil: all were
+	NoList    bool  // MAAS could not be asked which regions there are
 	Unlisted  error // regions of MAAS's that are no endpoint although endpoints are configured; nil: none is known
 }
 
@@ -220,7 +221,7 @@ func Decide(s State) Plan {
 				p.Stuck = append(p.Stuck, t.Name)
 			case leave:
 			}
-			p.Housekeeping = p.Housekeeping || t.Unsure == nil && !t.remembersRegions(s.Record.Deployments[t.key()], s.Began)
+			p.Housekeeping = p.Housekeeping || !t.NoList && !t.remembersRegions(s.Record.Deployments[t.key()], s.Began)
 		}
 	}
 	if p.Unnamed != nil && s.Current == nil {

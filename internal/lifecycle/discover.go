@@ -111,13 +111,16 @@ func (p *Plan) adopt(s State) {
 // the certificate in use has not, and, when that one is about to end, those that could not be proven or are gone. They stay remembered,
 // and are tried again. known are the names beside the wish's that are certified, or were to be.
 func (p *Plan) fallBack(s State, known []string) {
-	if s.Current == nil || s.Record.Failures == 0 || !s.Record.Refused {
+	if s.Record.Failures == 0 || !s.Record.Refused {
 		return
 	}
-	without, certified := *p, certstore.CertificateNames(s.leaf())
+	without, certified, isLate := *p, known, true // where there is no certificate yet, what could be proven is better than none
+	if s.Current != nil {
+		certified, isLate = certstore.CertificateNames(s.leaf()), s.isLate()
+	}
 	without.Names, without.adopted = slices.Clone(p.Wish.Names), p.Discovered
 	for _, name := range known {
-		if slices.Contains(certified, name) && !(s.isLate() && p.isSpoiling(s, name)) {
+		if slices.Contains(certified, name) && !(isLate && p.isSpoiling(s, name)) {
 			without.Names = union(without.Names, []string{name})
 		}
 	}
@@ -147,10 +150,13 @@ func (p *Plan) isSpoiling(s State, name string) bool {
 	return !since.IsZero() && since.Before(s.Began) || s.isUnproven(name)
 }
 
-// isUnproven tells whether an order failed on a name in the last tenth of the version in use.
+// isUnproven tells whether an order failed on a name in the last tenth of the version in use, or while there is none.
 func (s State) isUnproven(name string) bool {
 	return slices.ContainsFunc(s.Record.Attempts, func(a certstore.Attempt) bool {
-		return a.At.After(emergency(s.leaf())) && (strings.HasPrefix(a.Error, acme.FailedValidation+name+":") || strings.HasPrefix(a.Error, "dns-01: "+name+":"))
+		isRecent := s.Current == nil || a.At.After(emergency(s.leaf()))
+		return isRecent && slices.ContainsFunc(strings.Split(a.Error, acme.BetweenFailures), func(failure string) bool {
+			return strings.HasPrefix(failure, acme.FailedValidation+name+":") || strings.HasPrefix(failure, "dns-01: "+name+":")
+		})
 	})
 }
 

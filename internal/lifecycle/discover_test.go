@@ -127,6 +127,19 @@ func TestNamesThatARuleLeadsTo(t *testing.T) {
 			s.Record.Failures, s.Record.Refused = 3, true
 			s.Record.Attempts = []certstore.Attempt{{At: s.Now.Add(-time.Hour), Stage: "obtain", Error: "validation: b: refused"}}
 		}, NamesChanged, "a 10.0.0.1", "", "", false},
+		"about to end, and two names failed at once": {old*3 - time.Hour, func(s *State) {
+			s.Found.Names, s.Record.Discovered.Names = []string{"10.0.0.1", "b", "d"}, []string{"10.0.0.1", "b", "d"}
+			s.Record.Failures, s.Record.Refused = 3, true
+			s.Record.Attempts = []certstore.Attempt{{At: s.Now.Add(-time.Hour), Stage: "obtain", Error: "validation: 10.0.0.1: refused; validation: b: refused"}}
+		}, NamesChanged, "a", "", "", false},
+		"nothing is certified, and a name is not proven": {old, func(s *State) {
+			s.Current, s.Record.Current = nil, 0
+			s.Record.Failures, s.Record.Refused = 3, true
+			s.Record.Attempts = []certstore.Attempt{{At: s.Now.Add(-48 * time.Hour), Stage: "obtain", Error: "validation: b: refused"}}
+		}, Missing, "a 10.0.0.1", "", "", false},
+		"nothing is certified, and the CA is down": {old, func(s *State) {
+			s.Current, s.Record.Current, s.Record.Failures = nil, 0, 3
+		}, Missing, "a 10.0.0.1 b", "", "", false},
 		"no name at all": {old, func(s *State) {
 			s.Wish.Names, s.Found.Names, s.Record.Discovered, s.Current, s.Record.Current = nil, nil, nil, nil, 0
 		}, Missing, "", "", "", true},

@@ -41,7 +41,11 @@ func drift(s State, p Plan) []string {
 		}
 		found = append(found, "MAAS has names that the certificate lacks: "+listed(added)+": "+words)
 	}
-	if len(missing) > 0 {
+	switch {
+	case len(missing) == 0:
+	case len(p.Wish.Names) == 0 && len(missing) == len(p.Discovered.Names) && len(added) == 0:
+		found = append(found, "MAAS does not have these names any more: "+listed(missing)+": they stay, because a certificate needs a name: set names, or what names_from_maas takes")
+	default:
 		found = append(found, "MAAS does not have these names any more: "+listed(missing)+": maascert renew --accept names-lost takes them out of the certificate")
 	}
 	if doubt := s.Found.Doubt(); doubt != nil {
@@ -115,12 +119,18 @@ func (s State) lastingDoubt() error {
 	return nil
 }
 
+// LastingDoubt is why a person has to look: for how long MAAS has left in doubt which names or regions it has; nil: it has not.
+func (v View) LastingDoubt() error { return v.State.lastingDoubt() }
+
 // suspects are names of MAAS's that may be why an order failed; empty for none.
 func suspects(s State, p Plan) string {
-	if p.adopted == nil || s.Current == nil {
+	if p.adopted == nil {
 		return ""
 	}
-	certified := certstore.CertificateNames(s.leaf())
+	var certified []string
+	if s.Current != nil {
+		certified = certstore.CertificateNames(s.leaf())
+	}
 	var recent []string
 	for _, name := range p.adopted.Names {
 		if !slices.Contains(certified, name) {

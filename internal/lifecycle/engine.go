@@ -386,7 +386,7 @@ func (e *Engine) probe(ctx context.Context, cert Certificate, bundle *certstore.
 			target.Discover(finding, record.Deployments[e.key(target.Info())].Regions)
 			cancel()
 			info := target.Info()
-			states[i] = TargetState{Name: info.Name, Key: e.key(info), Unsure: info.Unsure, Unlisted: info.Unlisted, Endpoints: maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)}
+			states[i] = TargetState{Name: info.Name, Key: e.key(info), Unsure: info.Unsure, NoList: info.NoList, Unlisted: info.Unlisted, Endpoints: maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)}
 		})
 	}
 	group.Wait()
@@ -819,7 +819,7 @@ func (p *pass) housekeep(ctx context.Context, view View) error {
 			r.Order = nil
 		}
 		for _, t := range view.State.Targets {
-			if t.Unsure == nil && !t.remembersRegions(r.Deployments[t.key()], view.State.Began) {
+			if !t.NoList && !t.remembersRegions(r.Deployments[t.key()], view.State.Began) {
 				p.setDeployment(r, t.key(), t.rememberRegions(r.Deployments[t.key()], view.State.Began))
 			}
 			if maasconfig.Serving(t.Endpoints) {

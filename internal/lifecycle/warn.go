@@ -20,6 +20,9 @@ func warnings(s State, p Plan, cert Certificate) []string {
 // unsure tells of endpoints that may be there and are not looked at.
 func unsure(s State) []string {
 	var found []string
+	if doubt := s.lastingDoubt(); doubt != nil {
+		found = append(found, withHint(doubt))
+	}
 	for _, t := range s.Targets {
 		for _, e := range t.Endpoints {
 			if e.Unlisted {
@@ -65,6 +68,8 @@ func revocations(s State) []string {
 			found = append(found, fmt.Sprintf("version %d is not revoked: the CA refuses: %s", r.Version, r.Refused))
 		case s.Current != nil && r.Version == s.Current.Number:
 			found = append(found, fmt.Sprintf("version %d is to be revoked when it has been replaced", r.Version))
+		case slices.ContainsFunc(s.Targets, func(t TargetState) bool { return t.Unsure != nil }):
+			found = append(found, fmt.Sprintf("version %d is not revoked yet: regions that cannot be found may serve it; maascert revoke --first revokes it at once", r.Version))
 		default:
 			found = append(found, fmt.Sprintf("version %d is not revoked yet: it is when every endpoint serves another", r.Version))
 		}

@@ -33,7 +33,11 @@ func (v *Verification) Add(cert string, info maasconfig.Info, endpoints []maasco
 	v.Healthy = v.Healthy && maasconfig.Trusted(endpoints)
 	for _, doubt := range []error{info.Unsure, info.Unlisted} {
 		if doubt != nil {
-			v.Warnings = append(v.Warnings, info.Name+": "+printable.Error(doubt)+" ("+printable.Text(hint.Of(doubt))+")")
+			words := info.Name + ": " + printable.Error(doubt)
+			if advice := hint.Of(doubt); advice != "" {
+				words += " (" + printable.Text(advice) + ")"
+			}
+			v.Warnings = append(v.Warnings, words)
 		}
 	}
 }

@@ -3,11 +3,13 @@ package maasapi
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 
+	"maascert/internal/hint"
 	"maascert/internal/secret"
 	"maascert/internal/section"
 )
@@ -29,7 +31,7 @@ func (s Section) IsUsed() bool { return s.Key != "" }
 // APIKey reads the key that the reference leads to now: another one may have been put there.
 func (s Section) APIKey() (Key, error) { return s.read() }
 
-// Check fills in defaults, finds what is wrong, and reads the key.
+// Check fills in defaults and finds what is wrong.
 func (s *Section) Check(at section.Place) {
 	if !s.IsUsed() {
 		if s.URL != "" {
@@ -38,20 +40,20 @@ func (s *Section) Check(at section.Place) {
 		return
 	}
 	s.URL = checkURL(at, s.URL)
-	s.read = func() (Key, error) { return Key{}, errors.New("there is no API key") }
-	text := at.Secret("key", s.Key)
-	if text == "" {
-		return
-	}
-	if _, err := ParseKey(text); err != nil {
-		at.Fault("key", "%s: %v", s.Key, err)
+	// What is in the file is looked at when it is needed: a bad key keeps nobody from renewing.
+	if err := s.Key.Check(); err != nil {
+		at.Fault("key", "%v", err)
 	}
 	s.read = func() (Key, error) {
 		text, err := at.Again(s.Key)
 		if err != nil {
-			return Key{}, err
+			return Key{}, hint.Add(fmt.Errorf("the API key cannot be read: %w", err), "write one there: maas apikey --username ADMIN")
 		}
-		return ParseKey(text)
+		key, err := ParseKey(text)
+		if err != nil {
+			return Key{}, hint.Add(fmt.Errorf("%s: %w", s.Key, err), "write one there: maas apikey --username ADMIN")
+		}
+		return key, nil
 	}
 }
 
