@@ -187,6 +187,9 @@ func (d Rehearsed) Words(w io.Writer) {
 		string(lifecycle.Validated): "the CA proved every name and issued nothing",
 		string(lifecycle.Issued):    "the directory for dry runs issued a certificate, which was not kept",
 	}[d.Level]
+	if d.Level == string(lifecycle.Planned) && d.Requests > 0 {
+		level = "the CA did not prove the names, and issued nothing"
+	}
 	fmt.Fprintf(w, "%s: rehearsed: %s\n", d.Name, level)
 	for _, path := range d.Writes {
 		fmt.Fprintf(w, "%s: would write: %s\n", d.Name, path)
