@@ -455,23 +455,25 @@ func TestACrashLoopIsSlowedDown(t *testing.T) {
 
 func TestALaggardIsToldTwiceAndHealsWithoutAnOrder(t *testing.T) {
 	t.Parallel()
-	e := new(effects)
-	store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b", "c")
-	target.deaf["c"] = true
-	eng := engine(e, store, issuer, target)
-	for range 4 {
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b", "c")
+		target.deaf["c"] = true
+		eng := engine(e, store, issuer, target)
+		for range 4 {
+			r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+			require.Equal(t, lifecycle.StageVerify, r.Stage())
+			require.ErrorContains(t, r.Err(), "c serves no certificate")
+			require.Equal(t, lifecycle.StateDegraded, r.After.Summary)
+			require.Equal(t, 2, target.calls)
+		}
+		target.serves["c"] = target.serves["a"]
 		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-		require.Equal(t, lifecycle.StageVerify, r.Stage())
-		require.ErrorContains(t, r.Err(), "c serves no certificate")
-		require.Equal(t, lifecycle.StateDegraded, r.After.Summary)
+		require.NoError(t, r.Err())
+		require.True(t, r.Healthy())
+		require.Len(t, issuer.made, 1)
 		require.Equal(t, 2, target.calls)
-	}
-	target.serves["c"] = target.serves["a"]
-	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-	require.NoError(t, r.Err())
-	require.True(t, r.Healthy())
-	require.Len(t, issuer.made, 1)
-	require.Equal(t, 2, target.calls)
+	})
 }
 
 func TestADeploymentThatFailedIsTriedAgainWithoutAnOrder(t *testing.T) {
