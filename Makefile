@@ -8,7 +8,7 @@ STEP := github.com/smallstep/cli/cmd/step@v0.30.2
 PEBBLE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 CADDY := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
 
-.PHONY: build test demo lint race lives hostile e2e bench allproviders check clean
+.PHONY: build test demo lint rules race lives hostile e2e bench allproviders check clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
@@ -27,6 +27,9 @@ lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck
 	$(TOOLS)/staticcheck ./...
 	$(TOOLS)/staticcheck -tags e2e,hostile ./...
 	go mod tidy -diff
+
+rules: ## the alert rules for Prometheus, with their own tests; needs promtool
+	cd examples/prometheus && promtool check config prometheus.yaml && promtool test rules rules_test.yaml
 
 race: ## the tests once more, in random order and with the race detector, which needs a C compiler
 	go test -race -shuffle=on -timeout 30m ./...
@@ -50,7 +53,7 @@ allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, wh
 	cd examples/allproviders && go mod tidy -diff && go vet ./... && go test ./...
 	cd examples/allproviders && CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(CURDIR)/bin/maascert-allproviders .
 
-check: lint race lives hostile e2e allproviders ## what CI runs after the README's own commands
+check: lint rules race lives hostile e2e allproviders ## what CI runs after the README's own commands
 
 clean:
 	rm -rf bin .tools

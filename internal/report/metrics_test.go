@@ -1,6 +1,9 @@
 package report
 
 import (
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -78,4 +81,16 @@ func TestUnhealthy(t *testing.T) {
 	require.Equal(t, []string{"the last pass did not leave everything as it should be"}, Unhealthy(doc, now))
 	doc.Certificates[0].State, doc.Certificates[0].Reason = "degraded", "fresh"
 	require.Equal(t, []string{"maas: degraded (fresh)"}, Unhealthy(doc, now))
+}
+
+// The alert rules ask for nothing that is not told.
+func TestTheAlertRulesAskForMetricsThatExist(t *testing.T) {
+	t.Parallel()
+	rules, err := os.ReadFile(filepath.Join("..", "..", "examples", "prometheus", "rules.yaml"))
+	require.NoError(t, err)
+	asked := regexp.MustCompile(`\bmaascert_\w+`).FindAllString(string(rules), -1)
+	require.Greater(t, len(asked), 10)
+	for _, name := range asked {
+		require.Contains(t, gauges, strings.TrimPrefix(name, "maascert_"))
+	}
 }
