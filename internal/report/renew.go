@@ -187,7 +187,7 @@ func (d Rehearsed) Words(w io.Writer) {
 		string(lifecycle.Validated): "the CA proved every name and issued nothing",
 		string(lifecycle.Issued):    "the directory for dry runs issued a certificate, which was not kept",
 	}[d.Level]
-	if d.Level == string(lifecycle.Planned) && d.Requests > 0 {
+	if d.Level == string(lifecycle.Planned) && d.failed && d.Requests > 0 {
 		level = "the CA did not prove the names, and issued nothing"
 	}
 	fmt.Fprintf(w, "%s: rehearsed: %s\n", d.Name, level)
