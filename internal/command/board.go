@@ -1,19 +1,24 @@
 package command
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
 	"golang.org/x/net/netutil"
 
 	"maascert/internal/hint"
 	"maascert/internal/report"
+	"maascert/internal/world"
 )
 
 // board is where the daemon tells how it is, to whoever asks: nobody is asked for that, and nothing is read.
@@ -23,6 +28,7 @@ type board struct {
 	handler  http.Handler
 
 	mu      sync.Mutex
+	wanted  string // address that is to be listened on; empty: none
 	address string // that is listened on; empty: nowhere
 	server  *http.Server
 	done    chan struct{}
@@ -55,6 +61,12 @@ func (b *board) observe(host string, status int) {
 func (b *board) listen(address string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.wanted = address
+	return b.listenLocked()
+}
+
+func (b *board) listenLocked() error {
+	address := b.wanted
 	if address == b.address {
 		return nil
 	}
@@ -78,9 +90,18 @@ func (b *board) listen(address string) error {
 	return nil
 }
 
+// listenAgain tries again what could not be listened on: an interface may have come up since, or another program let go of the port.
+func (b *board) listenAgain() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	// That it failed was told when it was first tried.
+	_ = b.listenLocked()
+}
+
 func (b *board) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.wanted = ""
 	b.closeLocked()
 }
 
@@ -106,11 +127,26 @@ func (b *board) health(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// writeTextfile writes the gauges as a file for node_exporter, whole or not at all.
-func writeTextfile(path string, doc report.Public) error {
+// writeTextfile writes the gauges as a file for node_exporter, whole or not at all. The folder may belong to a user with fewer rights than
+// ours, who must not have us change another file.
+func writeTextfile(fsys world.FS, path string, doc report.Public) error {
 	shown := &report.Board{Version: version()}
 	shown.Show(doc)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(shown)
-	return prometheus.WriteToTextfile(path, registry)
+	families, err := registry.Gather()
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	for _, family := range families {
+		if _, err := expfmt.MetricFamilyToText(&text, family); err != nil {
+			return err
+		}
+	}
+	folder, err := fsys.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Replace(filepath.Base(path), text.Bytes(), 0o644), folder.Close())
 }

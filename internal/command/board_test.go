@@ -18,6 +18,7 @@ import (
 
 	"maascert/internal/loopback"
 	"maascert/internal/report"
+	"maascert/internal/world"
 	"maascert/maasconfig/maastest"
 )
 
@@ -108,10 +109,14 @@ func TestABoardThatCannotListen(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer taken.Close()
 	b := newBoard()
 	defer b.close()
 	require.ErrorContains(t, b.listen(taken.Addr().String()), "metrics and health are told nowhere")
+	b.listenAgain()
+	require.NoError(t, taken.Close())
+	b.listenAgain()
+	freed, _ := ask(taken.Addr().String(), "/healthz")
+	require.Equal(t, http.StatusServiceUnavailable, freed, "it is listened on when the port gets free")
 	port, err := loopback.Port()
 	require.NoError(t, err)
 	address := fmt.Sprintf("127.0.0.1:%d", port)
@@ -122,6 +127,46 @@ func TestABoardThatCannotListen(t *testing.T) {
 	require.NoError(t, b.listen(""))
 	status, _ = ask(address, "/healthz")
 	require.Zero(t, status)
+}
+
+// The textfile's folder may be another user's, who puts links there while we write.
+func TestTheTextfileFollowsNoLink(t *testing.T) {
+	t.Parallel()
+	dir, victim := t.TempDir(), filepath.Join(t.TempDir(), "key.pem")
+	require.NoError(t, os.WriteFile(victim, []byte("key"), 0o600))
+	path := filepath.Join(dir, "maascert.prom")
+	require.NoError(t, os.Symlink(victim, path))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			entries, _ := os.ReadDir(dir)
+			for _, entry := range entries {
+				link := filepath.Join(dir, "link")
+				if os.Symlink(victim, link) == nil && entry.Name() != "maascert.prom" {
+					_ = os.Rename(link, filepath.Join(dir, entry.Name()))
+				}
+				_ = os.Remove(link)
+			}
+		}
+	}()
+	for range 300 {
+		// Somebody disturbs it: it may fail, and does no harm.
+		_ = writeTextfile(world.OS{}, path, report.Public{At: report.Time{Time: time.Now()}})
+	}
+	close(stop)
+	<-stopped
+	info, err := os.Stat(victim)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	text, err := os.ReadFile(victim)
+	require.NoError(t, err)
+	require.Equal(t, "key", string(text))
 }
 
 // Whoever asks often costs little: what is told is made of what the last pass left.

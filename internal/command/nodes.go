@@ -48,7 +48,7 @@ func (p *assembly) writeDown(ctx context.Context, end passEnd) (warnings []error
 		warnings = append(warnings, fmt.Errorf("the public file of roots cannot be written: %w", err))
 	}
 	if path := p.config.Metrics.Textfile; path != "" {
-		if err := writeTextfile(path, doc); err != nil {
+		if err := writeTextfile(p.fsys, path, doc); err != nil {
 			warnings = append(warnings, hint.Add(fmt.Errorf("metrics.textfile cannot be written: %w", err), "its folder must exist"))
 		}
 	}
