@@ -49,7 +49,7 @@ func (p *assembly) writeDown(ctx context.Context, end passEnd) (warnings []error
 	}
 	if path := p.config.Metrics.Textfile; path != "" {
 		if err := writeTextfile(p.fsys, path, doc); err != nil {
-			warnings = append(warnings, hint.Add(fmt.Errorf("metrics.textfile cannot be written: %w", err), "its folder must exist"))
+			warnings = append(warnings, hint.Add(fmt.Errorf("metrics.textfile cannot be written: %w", err), "its folder must exist; the unit of a deb host wants it among ReadWritePaths="))
 		}
 	}
 	if end.board != nil {
