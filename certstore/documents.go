@@ -161,6 +161,66 @@ type Record struct {
 	Doubts      map[string]time.Time   `json:"doubts,omitempty"`      // by host: since when MAAS leaves it in doubt which names or regions there are
 	Roots       []Root                 `json:"roots,omitempty"`       // that clients verified our certificates with, the present one last
 
+	Told      []Told     `json:"told,omitempty"`      // what people were told of that lasts, or was over lately
+	Outbox    []Untold   `json:"outbox,omitempty"`    // events that not everybody could be told of, oldest first
+	Rehearsal *Rehearsal `json:"rehearsal,omitempty"` // of the next renewal; nil: there was none
+
+	unknown
+}
+
+// Told remembers of one topic what people were told, so that they are told once.
+type Told struct {
+	Topic  string    `json:"topic"`
+	Kind   string    `json:"event"` // what was told last
+	Target string    `json:"target,omitempty"`
+	Stage  string    `json:"stage,omitempty"`
+	Error  string    `json:"error,omitempty"`  // as it was told
+	Digest string    `json:"digest,omitempty"` // of what was told as news
+	At     time.Time `json:"at"`               // when it was told last
+	Node   string    `json:"node"`             // who told it
+	To     []string  `json:"to,omitempty"`     // notifiers that it was for
+	Step   int       `json:"step,omitempty"`   // how far the certificate had come to its end: 1 a sixth was left, 2 a twelfth, 3 nothing
+
+	// What comes and goes is told seldom.
+	Day   time.Time `json:"day,omitzero"`    // when the day began in which it is counted how often it was told
+	Times int       `json:"times,omitempty"` // since then
+	Well  time.Time `json:"well,omitzero"`   // since when it is seen to be over
+	Over  bool      `json:"over,omitempty"`  // that was told, or need not be
+
+	unknown
+}
+
+// Untold is an event that is on its way to people.
+type Untold struct {
+	ID    string          `json:"id"`
+	Event json.RawMessage `json:"event"`
+	To    []string        `json:"to"` // notifiers that have not taken it
+	Since time.Time       `json:"since"`
+	Tries int             `json:"tries,omitempty"` // passes that tried in vain
+	Next  time.Time       `json:"next,omitzero"`   // when to try again
+	Taken time.Time       `json:"taken,omitzero"`  // a host is telling it since
+	By    string          `json:"by,omitempty"`    // that host
+
+	unknown
+}
+
+// Rehearsal remembers how the next renewal was rehearsed last.
+type Rehearsal struct {
+	At      time.Time `json:"at"`               // when the last one ended that came to a result
+	Node    string    `json:"node"`             // the host that made it
+	Level   string    `json:"level,omitempty"`  // how far it came with the CA
+	Failed  time.Time `json:"failed,omitzero"`  // since when rehearsals fail; zero: the last one did not
+	Proven  bool      `json:"proven,omitempty"` // it failed twice, an hour apart
+	Skipped time.Time `json:"skipped,omitzero"` // since when it cannot be found out; zero: it can
+	Tried   time.Time `json:"tried,omitzero"`   // when the last one began, whatever came of it
+	By      string    `json:"by,omitempty"`     // the host that is at it now
+	Target  string    `json:"target,omitempty"` // of the failure, or of what could not be found out
+	Stage   string    `json:"stage,omitempty"`
+	Error   string    `json:"error,omitempty"`
+	Hint    string    `json:"hint,omitempty"`
+
+	Configs map[string]string `json:"configs,omitempty"` // by host: hash of the configuration that it rehearsed last
+
 	unknown
 }
 
@@ -411,8 +471,9 @@ type Node struct {
 	WishHash    string    `json:"wish_hash"`         // over the wishes of all certificates
 	ClockSkewMS int64     `json:"clock_skew_ms"`     // by how much a CA's clock was ahead of this host's; 0 also when nobody said
 
-	Targets []NodeTarget         `json:"targets"`
-	LastOK  map[string]time.Time `json:"last_ok"` // by certificate: when a pass last found or made it as it should be
+	Targets   []NodeTarget         `json:"targets"`
+	Notifiers []NodeNotifier       `json:"notifiers,omitempty"`
+	LastOK    map[string]time.Time `json:"last_ok"` // by certificate: when a pass last found or made it as it should be
 
 	unknown
 }
@@ -422,6 +483,17 @@ type NodeTarget struct {
 	Certificate string `json:"certificate"`
 	Name        string `json:"name"`
 	Type        string `json:"type"`
+}
+
+// NodeNotifier is how telling went with a notifier of a host's.
+type NodeNotifier struct {
+	Name     string    `json:"name"`
+	Type     string    `json:"type"`
+	Failures int       `json:"failures,omitempty"` // passes in a row after which it did not take what it was told
+	Since    time.Time `json:"since,omitzero"`     // when the first of them ended
+	Error    string    `json:"error,omitempty"`    // of the last
+	Hint     string    `json:"hint,omitempty"`
+	LastTold time.Time `json:"last_told,omitzero"` // when it last took one
 }
 
 // NodeAge is after how long a host that said nothing is forgotten.
@@ -573,7 +645,22 @@ type (
 	plainNode         Node
 	plainDiscovered   Discovered
 	plainRoot         Root
+	plainTold         Told
+	plainUntold       Untold
+	plainRehearsal    Rehearsal
 )
+
+func (t *Told) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainTold)(t)), t.take(data, *t))
+}
+
+func (u *Untold) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainUntold)(u)), u.take(data, *u))
+}
+
+func (r *Rehearsal) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainRehearsal)(r)), r.take(data, *r))
+}
 
 func (r *Record) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainRecord)(r)), r.take(data, *r))
@@ -627,6 +714,9 @@ func (n *Node) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainNode)(n)), n.take(data, *n))
 }
 
+func (t Told) MarshalJSON() ([]byte, error)         { return t.add(json.Marshal(plainTold(t))) }
+func (u Untold) MarshalJSON() ([]byte, error)       { return u.add(json.Marshal(plainUntold(u))) }
+func (r Rehearsal) MarshalJSON() ([]byte, error)    { return r.add(json.Marshal(plainRehearsal(r))) }
 func (d Discovered) MarshalJSON() ([]byte, error)   { return d.add(json.Marshal(plainDiscovered(d))) }
 func (r Root) MarshalJSON() ([]byte, error)         { return r.add(json.Marshal(plainRoot(r))) }
 func (n Node) MarshalJSON() ([]byte, error)         { return n.add(json.Marshal(plainNode(n))) }

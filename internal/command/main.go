@@ -58,7 +58,7 @@ const usualMemory = 48 << 20
 func limitMemory() { debug.SetMemoryLimit(usualMemory) }
 
 func newApp() *app {
-	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}, types: maasconfig.KnownTypes()}
+	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}, types: maasconfig.KnownTypes(), chat: chatProgram()}
 }
 
 // app is one run of the program.
@@ -69,6 +69,7 @@ type app struct {
 	types          maasconfig.Types              // of targets
 	reach          world.Dial                    // to whoever answers challenges; nil: the network
 	observe        func(host string, status int) // requests to CAs; nil: nobody does
+	chat           []string                      // the program that sends chat messages
 	log            *slog.Logger
 }
 
@@ -143,7 +144,7 @@ func (a *app) cli() *cli.App {
 		},
 		Commands: []*cli.Command{
 			a.checkCommand(), a.renewCommand(), a.runCommand(), a.respondCommand(), a.statusCommand(), a.verifyCommand(),
-			a.deployCommand(), a.rollbackCommand(), a.historyCommand(), a.revokeCommand(), a.accountCommand(), a.completionCommand(), a.versionCommand(),
+			a.deployCommand(), a.rollbackCommand(), a.historyCommand(), a.revokeCommand(), a.accountCommand(), a.notifyCommand(), a.completionCommand(), a.versionCommand(),
 		},
 		Before: a.setUp,
 		Action: func(c *cli.Context) error {

@@ -27,6 +27,14 @@ type passEnd struct {
 	byDaemon bool
 	next     time.Time     // of the daemon's next pass; zero: nobody knows
 	board    *report.Board // that shows it; nil: there is none
+
+	notifiers []certstore.NodeNotifier // how telling goes with each
+}
+
+// endPass ends a pass that a person made: people are told, and it is written down. What could not be is a warning.
+func (p *assembly) endPass(ctx context.Context, results []lifecycle.Result) (warnings []error) {
+	untold := p.tellByHand(ctx, results)
+	return append(untold, p.writeDown(ctx, passEnd{results: results})...)
 }
 
 // writeDown writes down how a pass ended. A failure is a warning: the pass is over, and its own outcome counts.
@@ -37,7 +45,8 @@ func (p *assembly) writeDown(ctx context.Context, end passEnd) (warnings []error
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeDownTime)
 	defer cancel()
 	now := time.Now().Round(0).UTC()
-	if err := p.writeNode(ctx, end, now); err != nil {
+	var err error
+	if end.notifiers, err = p.writeNode(ctx, end, now); err != nil {
 		warnings = append(warnings, fmt.Errorf("what this host says of itself cannot be written: %w", err))
 	}
 	doc := p.document(end, now)
@@ -61,13 +70,14 @@ func (p *assembly) writeDown(ctx context.Context, end passEnd) (warnings []error
 // writeDownTime bounds that, also when the pass was interrupted.
 const writeDownTime = 300 * time.Millisecond
 
-func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) error {
+// writeNode writes this host's document, and returns what it says of notifiers.
+func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) ([]certstore.NodeNotifier, error) {
 	node, revision, err := certstore.LoadNode(ctx, p.store, p.config.Node)
 	if err != nil {
 		// It is written anew: nothing in it is worth more than that.
 		node, revision = certstore.Node{V: 1}, ""
 		if err := p.store.Delete(ctx, "nodes/"+p.config.Node); err != nil {
-			return err
+			return p.notifiers(nil, now), err
 		}
 	}
 	node.Node, node.MachineID, node.Version = p.config.Node, machineID(p.fsys), version()
@@ -100,6 +110,7 @@ func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) er
 	for _, cert := range p.engine.Certificates { // one that this pass was not about counts as the last pass left it
 		node.OK = node.OK && (passed[cert.Name] || wasOK)
 	}
+	node.Notifiers = p.notifiers(node.Notifiers, now)
 	node.LastOK, node.WishHash = lastOK, "sha256:"+hex.EncodeToString(wishes.Sum(nil))
 	node.ClockSkewMS = 0
 	for _, client := range p.clients {
@@ -107,7 +118,7 @@ func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) er
 			node.ClockSkewMS = skew.Milliseconds()
 		}
 	}
-	return certstore.SaveNode(ctx, p.store, node, revision)
+	return node.Notifiers, certstore.SaveNode(ctx, p.store, node, revision)
 }
 
 // machineID is systemd's, or empty.
@@ -122,6 +133,7 @@ func machineID(fsys world.FS) string {
 // document is what may be known of the certificates, as the pass left them and, where it was not about one, as an earlier pass did.
 func (p *assembly) document(end passEnd, now time.Time) report.Public {
 	doc := report.NewPublic(p.config.Node, end.next, p.engine.Period, now)
+	doc.AddNotifiers(end.notifiers)
 	for _, cert := range p.engine.Certificates {
 		for _, r := range end.results {
 			if r.Name == cert.Name {

@@ -81,9 +81,10 @@ func (a *app) renew(c *cli.Context) error {
 		options.Accept[maasconfig.FirstEnable] = true
 		results = a.passAgain(c, p, options, results)
 	}
-	untold := p.writeDown(c.Context, passEnd{results: results})
-	if err := a.write(report.NewRenewal(results), c.Bool("json")); err != nil {
-		return err
+	written := a.write(report.NewRenewal(results), c.Bool("json"))
+	untold := p.endPass(c.Context, results)
+	if written != nil {
+		return written
 	}
 	if !c.Bool("json") {
 		a.printUnattended(c.Context, p, results)

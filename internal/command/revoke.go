@@ -92,8 +92,8 @@ func (a *app) refused(cert, command string, err error) error {
 func (a *app) passOver(c *cli.Context, p *assembly, name string, options lifecycle.Options) error {
 	options.Certificates, options.ByHand = []string{name}, true
 	results := p.engine.Pass(c.Context, options)
-	untold := p.writeDown(c.Context, passEnd{results: results})
 	report.NewRenewal(results).Words(a.stdout)
+	untold := p.endPass(c.Context, results)
 	a.complainAll(results)
 	a.warnUntold(results, untold)
 	return exitOf(results)

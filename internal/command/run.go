@@ -67,7 +67,7 @@ func (a *app) runDaemon(c *cli.Context) error {
 	}()
 	a.log.Info("started", "version", version(), "schedule", config.Schedule)
 	a.tell(daemon.SdNotifyReady)
-	(&lifecycle.Daemon{Schedule: d, Now: time.Now, Pass: d.pass, Told: d.told, Alive: d.alive, Wake: wake}).Run(c.Context)
+	(&lifecycle.Daemon{Schedule: d, Now: time.Now, Pass: d.pass, After: d.after, Passed: d.passed, Alive: d.alive, Wake: wake}).Run(c.Context)
 	a.tell(daemon.SdNotifyStopping)
 	<-stopped
 	a.log.Info("stopped")
@@ -153,8 +153,20 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 	return results
 }
 
-// told writes down what a pass came to and when the next one is.
-func (s *service) told(results []lifecycle.Result, next time.Time) {
+// after tells people what a pass came to. However they take it, the next look is not missed.
+func (s *service) after(ctx context.Context, results []lifecycle.Result, next time.Time) time.Time {
+	again := s.passing.tell(ctx, results, max(soonestTellTime, min(tellTime, time.Until(next))))
+	for _, one := range s.passing.tellings {
+		if one.Err != nil {
+			s.log.Warn("not told", "notifier", one.Channel, "type", one.Type, "error", printable.Error(one.Err), "hint", printable.Text(hint.Of(one.Err)))
+		}
+	}
+	s.alive()
+	return again
+}
+
+// passed writes down what a pass came to and when the next one is.
+func (s *service) passed(results []lifecycle.Result, next time.Time) {
 	for _, warning := range s.passing.writeDown(context.Background(), passEnd{results: results, byDaemon: true, next: next, board: s.board.shown}) {
 		s.log.Warn("writing down the pass", "error", printable.Error(warning))
 	}

@@ -65,6 +65,11 @@ func entrusted(path string, config *config.Config) []trusted {
 			}
 		}
 	}
+	for _, one := range config.Notify {
+		for _, name := range one.Entrusted() {
+			program("what notify runs", name)
+		}
+	}
 	for _, issuer := range config.Issuers {
 		add("a root certificate", issuer.Root)
 		add("a root certificate", issuer.IssuerRoot)

@@ -27,6 +27,7 @@ import (
 	"maascert/internal/printable"
 	"maascert/internal/world"
 	"maascert/maasconfig"
+	"maascert/notify"
 )
 
 // assembly is a configuration put together.
@@ -40,6 +41,10 @@ type assembly struct {
 	observe func(host string, status int) // requests to CAs; nil: nobody does
 	maas    deployment
 	engine  *lifecycle.Engine
+
+	channels []notify.Channel
+	teller   *lifecycle.Teller
+	tellings []lifecycle.Telling // of the last pass
 }
 
 // assemble puts the real parts together. It touches nothing yet.
@@ -80,6 +85,7 @@ func (a *app) assemble(config *config.Config) *assembly {
 		}
 		p.engine.Certificates = append(p.engine.Certificates, built)
 	}
+	p.teller = p.newTeller(a)
 	return p
 }
 

@@ -26,6 +26,7 @@ import (
 	"maascert/internal/section"
 	"maascert/maasconfig"
 	"maascert/maasconfig/maasapi"
+	"maascert/notify"
 )
 
 // Config is the configuration file. examples/maascert.yaml names every key and says what it means; a test keeps it so.
@@ -42,6 +43,7 @@ type Config struct {
 	Resolvers    []string          `yaml:"resolvers"`
 	Listen       *string           `yaml:"listen"`
 	Metrics      Metrics           `yaml:"metrics"`
+	Notify       []Notifier        `yaml:"notify"`
 
 	schedule cron.Schedule
 	folder   string // of the file
@@ -124,6 +126,27 @@ type Target struct {
 	maasconfig.TargetSection // nil when there is no such type
 }
 
+// Notifier is one who is told of events: its type, and the keys that this type has.
+type Notifier struct {
+	Type           string
+	notify.Section // nil when there is no such type
+}
+
+// choose makes ready for the keys of a type. The error says that there is no such type.
+func (n *Notifier) choose(_ maasconfig.Types, kind string) (any, error) {
+	types := notify.Types()
+	n.Type = kind
+	usual, ok := types[kind]
+	switch known := thereAre(slices.Sorted(maps.Keys(types))); {
+	case kind == "":
+		return nil, fmt.Errorf("type is missing; %s", known)
+	case !ok:
+		return nil, fmt.Errorf("%q is unknown; %s", kind, known)
+	}
+	n.Section = usual()
+	return n.Section, nil
+}
+
 // choose makes ready for the keys of a type, the usual one where none is named. The error says that there is no such type.
 func (t *Target) choose(types maasconfig.Types, kind string) (any, error) {
 	t.Type = cmp.Or(kind, maasconfig.UsualType)
@@ -153,6 +176,9 @@ func (c *Config) SecretFiles() []string {
 		for _, way := range c.Issuers[name].Ways() {
 			references = append(references, slices.Collect(maps.Values(way.DNS.Secrets))...)
 		}
+	}
+	for _, one := range c.Notify {
+		references = append(references, one.Secrets()...)
 	}
 	var files []string
 	for _, reference := range references {
@@ -228,6 +254,7 @@ func (v *validator) run() {
 	v.issuers()
 	v.targets()
 	v.certificates()
+	v.notifiers()
 	c.Store.Check(filepath.Join(c.StateDir, "store"), v.place("store").Fault)
 	c.Schedule = cmp.Or(c.Schedule, "@every 12h")
 	var err error
@@ -245,6 +272,34 @@ func (v *validator) maas() {
 	maas.API.Check(v.place("maas.api"))
 	if maas.Align {
 		v.needsAPI("maas.align_expiry_notice")
+	}
+}
+
+// notifiers checks who is told, each by the name that it has in messages.
+func (v *validator) notifiers() {
+	seen := map[string]bool{}
+	for i, one := range v.config.Notify {
+		key := fmt.Sprintf("notify[%d]", i)
+		if one.Section == nil {
+			if one.Type == "" && !v.has(key+".type") { // nothing stands there
+				v.fault(key, "type is missing; %s", thereAre(slices.Sorted(maps.Keys(notify.Types()))))
+			}
+			continue
+		}
+		one.Check(v.place(key))
+		usual := one.Usual()
+		if seen[usual.Name] {
+			v.fault(key+".name", "two notifiers are called %q", usual.Name)
+		}
+		seen[usual.Name] = true
+		for j, cert := range usual.Certificates {
+			if v.config.Certificate(cert).Name == "" {
+				v.fault(fmt.Sprintf("%s.certificates[%d]", key, j), "there is no certificate %q", cert)
+			}
+		}
+		if one.Type == "maas" {
+			v.needsAPI(key)
+		}
 	}
 }
 

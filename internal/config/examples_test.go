@@ -16,6 +16,7 @@ import (
 	"maascert/certstore/certtest"
 	"maascert/internal/section"
 	"maascert/maasconfig"
+	"maascert/notify"
 )
 
 // example loads an example with its roots put beside it.
@@ -71,6 +72,9 @@ func TestTheReferenceNamesEveryKey(t *testing.T) {
 	for kind := range maasconfig.KnownTypes() {
 		require.True(t, named["Target."+kind], "the reference has no target of type %s", kind)
 	}
+	for kind := range notify.Types() {
+		require.True(t, named["Notifier."+kind], "the reference has no notifier of type %s", kind)
+	}
 }
 
 // find notes of every key whether a document has it at any place; a list is looked at in its first element and in all that it
@@ -98,6 +102,13 @@ func find(doc *document, path string, value reflect.Value, named map[string]bool
 			if target.TargetSection != nil {
 				named["Target."+target.Type] = true
 				findFields(doc, path, reflect.ValueOf(target.TargetSection).Elem(), named)
+			}
+			return
+		}
+		if notifier, ok := value.Addr().Interface().(*Notifier); ok {
+			if notifier.Section != nil {
+				named["Notifier."+notifier.Type] = true
+				findFields(doc, path, reflect.ValueOf(notifier.Section).Elem(), named)
 			}
 			return
 		}

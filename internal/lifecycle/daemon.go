@@ -13,8 +13,11 @@ type Daemon struct {
 	Schedule cron.Schedule
 	Now      func() time.Time
 	Pass     func(ctx context.Context) []Result
-	// Told is called after each pass with the moment of the next one; nil: nobody is told.
-	Told func(results []Result, next time.Time)
+	// After does what can wait until a pass is over, and returns when it wants to be called again; nil: nothing does. next is when the
+	// next pass comes.
+	After func(ctx context.Context, results []Result, next time.Time) (again time.Time)
+	// Passed is called after that with the moment of the next pass; nil: nobody is told.
+	Passed func(results []Result, next time.Time)
 	// Nap is how long the daemon sleeps at most before it looks at the clock again, so that a clock that is set or a machine
 	// that was suspended delays nothing; 0: five seconds.
 	Nap time.Duration
@@ -41,8 +44,11 @@ func (d *Daemon) Run(ctx context.Context) {
 	for {
 		results := d.Pass(ctx)
 		next := d.next(results, d.now())
-		if d.Told != nil {
-			d.Told(results, next)
+		if d.After != nil && ctx.Err() == nil {
+			next = notBefore(earlier(next, d.After(ctx, results, next)), d.now())
+		}
+		if d.Passed != nil {
+			d.Passed(results, next)
 		}
 		if !d.sleepUntil(ctx, next) {
 			return
@@ -66,8 +72,13 @@ func (d *Daemon) next(results []Result, now time.Time) time.Time {
 		}
 		next = earlier(next, earlier(r.After.Plan.Next, c.again(r, now)))
 	}
+	return notBefore(next, now)
+}
+
+// notBefore leaves a second before the next pass, whatever wants it.
+func notBefore(next, now time.Time) time.Time {
 	if soonest := now.Add(time.Second); next.Before(soonest) {
-		next = soonest
+		return soonest
 	}
 	return next
 }

@@ -893,7 +893,7 @@ func (p *pass) conclude(ctx context.Context) {
 	}
 	for i, t := range view.State.Targets {
 		if !troubled[t.Name] && !maasconfig.Trusted(t.Endpoints) {
-			p.failAt(t.Name, StageVerify, p.notServing(view, t, p.cert.Targets[i].Info()))
+			p.failAt(t.Name, StageVerify, notServing(view, t, p.cert.Targets[i].Info()))
 		}
 	}
 	if view.Summary == StateOverdue {
@@ -907,7 +907,7 @@ func (p *pass) conclude(ctx context.Context) {
 }
 
 // notServing says why a target does not serve a certificate as it should, and what to do about it.
-func (p *pass) notServing(view View, t TargetState, target maasconfig.Info) error {
+func notServing(view View, t TargetState, target maasconfig.Info) error {
 	err := errors.New(maasconfig.Troubles(t.Endpoints))
 	switch {
 	case maasconfig.Serving(t.Endpoints):

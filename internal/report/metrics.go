@@ -34,6 +34,7 @@ var (
 	converged   = gauge("endpoint_converged_seconds", "How long after its target was told of the version in use the endpoint was seen to serve it.", "cert", "target", "endpoint")
 	lastPass    = gauge("last_pass_timestamp_seconds", "When the last pass ended.", "node")
 	passSuccess = gauge("last_pass_success", "1 where the last pass left everything as it should be.", "node")
+	notTelling  = gauge("notify_failures", "Passes in a row after which the notifier did not take what it was told.", "notifier")
 	buildInfo   = gauge("build_info", "1, with the version of maascert.", "version", "goversion")
 )
 
@@ -85,6 +86,9 @@ func (b *Board) Collect(metrics chan<- prometheus.Metric) {
 	}
 	at(lastPass, doc.At, doc.Node)
 	set(passSuccess, number(doc.OK), doc.Node)
+	for _, one := range doc.Notifiers {
+		set(notTelling, float64(one.Failures), one.Name)
+	}
 	for _, cert := range doc.Certificates {
 		at(notBefore, cert.NotBefore, cert.Name)
 		at(notAfter, cert.NotAfter, cert.Name)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"maascert/certstore"
 	"maascert/internal/lifecycle"
 	"maascert/internal/printable"
 )
@@ -19,6 +20,13 @@ type Public struct {
 	OK           bool                `json:"ok"` // everything was as it should be
 	StaleAfter   Time                `json:"stale_after"`
 	Certificates []PublicCertificate `json:"certificates"`
+	Notifiers    []PublicNotifier    `json:"notifiers,omitempty"`
+}
+
+// PublicNotifier is how telling goes with a notifier. Whom it tells and what went wrong is for those who may read the rest.
+type PublicNotifier struct {
+	Name     string `json:"name"`
+	Failures int    `json:"failures"` // passes in a row after which it did not take what it was told
 }
 
 // PublicCertificate is what may be known of one certificate. What an error says is for those who may read the rest.
@@ -55,6 +63,13 @@ func NewPublic(node string, next time.Time, period time.Duration, now time.Time)
 		stale = next.Add(PassTime)
 	}
 	return Public{Schema: Schema, Node: node, At: Time{now}, NextPass: Time{next}, StaleAfter: Time{stale}, OK: true, Certificates: []PublicCertificate{}}
+}
+
+// AddNotifiers adds how telling goes with each notifier.
+func (p *Public) AddNotifiers(all []certstore.NodeNotifier) {
+	for _, one := range all {
+		p.Notifiers = append(p.Notifiers, PublicNotifier{one.Name, one.Failures})
+	}
 }
 
 // Add adds a certificate as a pass left it.

@@ -22,6 +22,18 @@ type Status struct {
 	Unattended   string        `json:"unattended,omitempty"` // why nobody may be looking after the certificates
 	Fleet        Fleet         `json:"fleet"`
 	Certificates []Certificate `json:"certificates"`
+	Notifiers    []Notifier    `json:"notifiers,omitempty"` // of this host
+}
+
+// Notifier is how telling people goes with a notifier.
+type Notifier struct {
+	Name     string `json:"name"`
+	Type     string `json:"type"`
+	Failures int    `json:"failures"` // passes in a row after which it did not take what it was told
+	Since    Time   `json:"since"`    // when the first of them ended
+	Error    string `json:"error"`
+	Hint     string `json:"hint"`
+	LastTold Time   `json:"last_told"` // when it last took something
 }
 
 // LastPass says who made the last pass.
@@ -109,6 +121,11 @@ func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, per
 			Node: printable.Text(n.Node), MachineID: printable.Text(n.MachineID), Version: printable.Text(n.Version), LastPass: Time{n.LastPass}, OK: n.OK, WishHash: n.WishHash,
 			ClockSkewMS: n.ClockSkewMS, Targets: n.Targets,
 		})
+		for _, one := range n.Notifiers {
+			if n.Node == node {
+				s.Notifiers = append(s.Notifiers, Notifier{one.Name, one.Type, one.Failures, Time{one.Since}, printable.Text(one.Error), printable.Text(one.Hint), Time{one.LastTold}})
+			}
+		}
 		if s.LastPass == nil || n.LastPass.After(s.LastPass.Time.Time) {
 			s.LastPass = &LastPass{Time{n.LastPass}, printable.Text(n.Node)}
 		}
@@ -184,6 +201,12 @@ func (s Status) Words(w io.Writer) {
 	}
 	if s.Unattended != "" {
 		fmt.Fprintln(w, s.Unattended)
+	}
+	for _, one := range s.Notifiers {
+		if one.Failures > 0 {
+			fmt.Fprintf(w, "%s (%s) cannot be told since %s: %s\n", one.Name, one.Type, one.Since, one.Error)
+			printHint(w, one.Hint)
+		}
 	}
 }
 

@@ -21,12 +21,13 @@ const (
 	flood     = 4 << 20
 )
 
-// Command is one program to run. It gets no standard input and a short environment; a secret in our own environment is
-// not handed on.
+// Command is one program to run. It gets a short environment; a secret in our own environment is not handed on.
 type Command struct {
 	Path    string
 	Args    []string
 	Timeout time.Duration // 0: no limit but the context's
+	Stdin   []byte        // what it reads from its standard input; empty: nothing
+	Proxies bool          // it is told of the proxies that our environment names
 }
 
 // String is the command as a shell would take it.
@@ -86,7 +87,13 @@ func (Exec) Run(ctx context.Context, command Command) (Result, error) {
 	stderr.flooded = stdout.flooded
 	cmd := exec.CommandContext(ctx, command.Path, command.Args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.Env = environment(os.Environ())
+	if len(command.Stdin) > 0 {
+		cmd.Stdin = bytes.NewReader(command.Stdin)
+	}
+	cmd.Env = environment(os.Environ(), inherited)
+	if command.Proxies {
+		cmd.Env = append(cmd.Env, environment(os.Environ(), proxies)...)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 150 * time.Millisecond // for what is left in a pipe that somebody else holds
@@ -127,9 +134,12 @@ func unwrapExec(err error) error {
 // inherited are the variables that a child gets from us: what a shell, snap and Python need to start.
 var inherited = []string{"PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"}
 
-func environment(ours []string) []string {
+// proxies are the variables that name proxies.
+var proxies = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+
+func environment(ours, names []string) []string {
 	env := []string{"LC_ALL=C.UTF-8"}
-	for _, name := range inherited {
+	for _, name := range names {
 		for _, entry := range ours {
 			if strings.HasPrefix(entry, name+"=") {
 				env = append(env, entry)

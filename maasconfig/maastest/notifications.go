@@ -51,6 +51,19 @@ func (d *Database) Notifications() []string {
 	return all
 }
 
+// Dismiss has a user dismiss all notices, as on MAAS's page.
+func (d *Database) Dismiss(username string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, user := range d.rest.accounts {
+		for _, n := range d.rest.notifications {
+			if user.username == username && n.isFor(user) && n.Dismissable {
+				n.dismissed[user.id] = true
+			}
+		}
+	}
+}
+
 func (d *Database) handleNotifications(r request) reply {
 	if len(r.path) == 2 {
 		return d.handleNotification(r)

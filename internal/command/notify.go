@@ -1,0 +1,195 @@
+package command
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
+	"maascert/internal/report"
+	"maascert/internal/world"
+	"maascert/maasconfig/maasapi"
+	"maascert/notify"
+)
+
+func (a *app) notifyCommand() *cli.Command {
+	command := a.command(cli.Command{Name: "notify", Usage: "who is told of what happens"})
+	command.Action = func(*cli.Context) error {
+		return hint.Add(errors.New("notify: what about it?"), "maascert notify test sends a test message through each notifier")
+	}
+	command.Subcommands = []*cli.Command{
+		a.command(cli.Command{
+			Name: "test", Usage: "sends a test message through each notifier", Action: a.notifyTest,
+		}),
+		a.command(cli.Command{
+			Name: chatCommand, Hidden: true, Usage: "sends the chat message on its standard input, which maascert itself writes there",
+			Action: func(*cli.Context) error {
+				exit, err := notify.SendChat(a.stdin)
+				if err != nil {
+					fmt.Fprintln(a.stderr, printable.Error(err))
+				}
+				return outcome(exit)
+			},
+		}),
+	}
+	return command
+}
+
+const chatCommand = "chat"
+
+// chatProgram is this program as it sends chat messages.
+func chatProgram() []string {
+	// Where it cannot be found out, the one in PATH will do.
+	self, _ := os.Executable()
+	return []string{cmp.Or(self, "maascert"), "notify", chatCommand}
+}
+
+func (a *app) notifyTest(c *cli.Context) error {
+	config, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	if err := a.mayRun(c.String("config"), config); err != nil {
+		return err
+	}
+	if len(config.Notify) == 0 {
+		return hint.Add(errors.New("notify test: the configuration has no notifier"), "the section notify: says who is told; examples/maascert.yaml has one of each type")
+	}
+	p := a.assemble(config)
+	defer p.close()
+	event := notify.New(notify.Event{At: time.Now(), Kind: notify.Test, Node: config.Node})
+	failures := make([]error, len(p.channels))
+	var group sync.WaitGroup
+	for i, channel := range p.channels {
+		group.Go(func() { failures[i] = channel.Tell(c.Context, event) })
+	}
+	group.Wait()
+	end := outcome(exitOK)
+	for i, channel := range p.channels {
+		if failures[i] == nil {
+			fmt.Fprintf(a.stdout, "%s (%s): took the message\n", channel.Name, channel.Type)
+			continue
+		}
+		end = exitAttention
+		a.complain(fmt.Errorf("notify: %s (%s): %w", channel.Name, channel.Type, failures[i]))
+	}
+	return end
+}
+
+// newTeller makes who tells people of what passes come to.
+func (p *assembly) newTeller(a *app) *lifecycle.Teller {
+	memory := &toldFile{fsys: a.fsys, path: filepath.Join(p.config.StateDir, "told.json")}
+	teller := &lifecycle.Teller{
+		Store: p.store, Memory: memory, Node: p.config.Node, Silence: 2*p.engine.Period + report.PassTime, Now: time.Now, Log: a.log,
+	}
+	parts := notify.Parts{
+		Memory: teller, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Chat: a.chat, UserAgent: "maascert/" + version(), Now: time.Now,
+	}
+	if p.maas.api != nil {
+		parts.Noticeboard = noticeboard{p.maas.api}
+	}
+	for _, one := range p.config.Notify {
+		p.channels = append(p.channels, notify.NewChannel(one.Type, one.Section, parts))
+	}
+	teller.Channels = p.channels
+	return teller
+}
+
+// noticeboard is MAAS's page as notifiers know it.
+type noticeboard struct{ *maasapi.Client }
+
+// Post shows a notice.
+func (n noticeboard) Post(ctx context.Context, notice notify.Notice, earlier int) (int, error) {
+	return n.Client.Post(ctx, maasapi.Notice(notice), earlier)
+}
+
+// toldFile keeps on this host what was told.
+type toldFile struct {
+	fsys world.FS
+	path string
+}
+
+// Load reads it.
+func (f *toldFile) Load() []byte {
+	// Where there is none, nothing was told.
+	text, _ := f.fsys.ReadFile(f.path)
+	return text
+}
+
+// Save writes it.
+func (f *toldFile) Save(text []byte) error {
+	if err := f.fsys.MkdirAll(filepath.Dir(f.path), 0o711); err != nil {
+		return err
+	}
+	return f.fsys.Replace(f.path, text, 0o600)
+}
+
+const (
+	// tellTime bounds telling people after a pass of the daemon, and soonestTellTime is what it has although the next look is near.
+	tellTime        = 5 * time.Minute
+	soonestTellTime = 10 * time.Second
+	// tellTimeByHand bounds it while a person waits: what is left the daemon tells.
+	tellTimeByHand = 30 * time.Second
+)
+
+// tell tells people what a pass came to, and returns when that wants to be looked at again.
+func (p *assembly) tell(ctx context.Context, results []lifecycle.Result, within time.Duration) time.Time {
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("it had %v", within.Round(time.Second)))
+	defer cancel()
+	tellings, again := p.teller.Tell(ctx, p.engine.Certificates, results)
+	p.tellings = tellings
+	return again
+}
+
+// tellByHand tells people what a pass came to that a person made. It returns what could not be told, as warnings.
+func (p *assembly) tellByHand(ctx context.Context, results []lifecycle.Result) (untold []error) {
+	if ctx.Err() != nil {
+		return nil
+	}
+	p.tell(ctx, results, tellTimeByHand)
+	for _, one := range p.tellings {
+		if one.Err != nil {
+			untold = append(untold, fmt.Errorf("%s (%s) was not told: %w", one.Channel, one.Type, one.Err))
+		}
+	}
+	return untold
+}
+
+// notifiers are how telling goes with each of this host's notifiers, after this pass.
+func (p *assembly) notifiers(before []certstore.NodeNotifier, now time.Time) []certstore.NodeNotifier {
+	var all []certstore.NodeNotifier
+	for _, channel := range p.channels {
+		one := certstore.NodeNotifier{Name: channel.Name}
+		if i := slices.IndexFunc(before, func(b certstore.NodeNotifier) bool { return b.Name == channel.Name && b.Type == channel.Type }); i >= 0 {
+			one = before[i]
+		}
+		one.Type = channel.Type
+		for _, telling := range p.tellings {
+			switch {
+			case telling.Channel != channel.Name:
+			case telling.Err == nil:
+				one = certstore.NodeNotifier{Name: one.Name, Type: one.Type, LastTold: now}
+			default:
+				if one.Failures == 0 {
+					one.Since = now
+				}
+				one.Failures++
+				one.Error, one.Hint = printable.Line(telling.Err.Error(), printable.Word), printable.Line(hint.Of(telling.Err), printable.Word)
+			}
+		}
+		all = append(all, one)
+	}
+	return all
+}

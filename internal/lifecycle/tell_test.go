@@ -1,0 +1,456 @@
+package lifecycle_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
+	"maascert/maasconfig"
+	"maascert/notify"
+)
+
+// situation is what a pass found, built step by step.
+type situation struct {
+	*world
+	about lifecycle.Tellable
+	moved time.Duration // since the story began
+}
+
+func (w *world) situation(age, lifetime time.Duration) *situation {
+	s := &situation{world: w}
+	s.about = lifecycle.Tellable{
+		Node: "region1", Silence: day, Hosts: true, Cert: lifecycle.Certificate{Name: "maas", Wish: wish, Targets: []maasconfig.Target{newPlace(new(effects))}},
+		Channels: []notify.Channel{{Name: "all", Kinds: []notify.Kind{notify.All}}, {Name: "usual"}, {Name: "end", Kinds: []notify.Kind{notify.Expiring}}},
+	}
+	s.view().State = w.state(age, lifetime)
+	return s
+}
+
+func (s *situation) view() *lifecycle.View { return &s.about.Result.After }
+
+// well is a pass that found everything as it should be.
+func (s *situation) well() {
+	state := s.view().State
+	state.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{s.serves("a:5443", state.Current.Bundle, state.Current.Bundle)}}}
+	s.about.Result = lifecycle.Result{Name: "maas", After: lifecycle.View{State: state}}
+}
+
+func (s *situation) fails(target string, stage lifecycle.Stage, words string) {
+	s.about.Result.Troubles = append(s.about.Result.Troubles, lifecycle.Trouble{Target: target, Stage: stage, Err: hint.Add(errors.New(words), "mend it")})
+}
+
+// tell is what is told after a pass, as "kind topic: channels".
+func (s *situation) tell() []string {
+	s.about.Now = s.now.Add(s.moved)
+	view := s.view()
+	view.State.Now = s.about.Now
+	if !view.Blind {
+		view.Plan = lifecycle.Decide(view.State)
+		view.Summary = lifecycle.Summary("maas", view.State, view.Plan)
+	}
+	letters, told, again := lifecycle.Tell(s.about)
+	require.True(s.t, again.IsZero() || again.After(s.about.Now))
+	s.about.Told = told
+	words := []string{}
+	for _, letter := range letters {
+		repeat := ""
+		if letter.Event.Repeat {
+			repeat = "still "
+		}
+		words = append(words, fmt.Sprintf("%s%s %s: %s", repeat, letter.Event.Kind, letter.Event.Topic, strings.Join(letter.To, " ")))
+	}
+	return words
+}
+
+// step of a story: so much time passes, a pass finds something, and something is told.
+type step struct {
+	after time.Duration
+	found func(s *situation)
+	told  []string
+}
+
+func well(*situation) {}
+
+func orderFails(s *situation) { s.fails("", lifecycle.StageObtain, "the CA says no") }
+
+func regionDown(s *situation) {
+	s.view().State.Targets[0].Endpoints = []maasconfig.Endpoint{unknown("a:5443")}
+}
+
+func regionDrifted(s *situation) {
+	s.view().State.Targets[0].Endpoints = []maasconfig.Endpoint{refused("a:5443")}
+}
+
+func rehearsed(change func(*certstore.Rehearsal)) func(*situation) {
+	return func(s *situation) {
+		r := certstore.Rehearsal{At: s.now, Stage: "obtain", Error: "the port is closed"}
+		change(&r)
+		s.view().State.Record.Rehearsal = &r
+	}
+}
+
+func TestTell(t *testing.T) {
+	t.Parallel()
+	const everybody = ": all usual"
+	for name, story := range map[string]struct {
+		age   time.Duration // of a certificate of 90 days
+		steps []step
+	}{
+		"where nothing is wrong nothing is told": {day, []step{{0, well, nil}, {day, well, nil}}},
+		"a failure is told once, and once that it is over": {day, []step{
+			{0, orderFails, []string{"failed certificate" + everybody}},
+			{time.Minute, orderFails, nil},
+			{day, orderFails, nil},
+			{day, well, []string{"recovered certificate" + everybody}},
+			{day, well, nil},
+		}},
+		"a failure is told again when another stage fails": {day, []step{
+			{0, orderFails, []string{"failed certificate" + everybody}},
+			{time.Minute, func(s *situation) { s.fails("", lifecycle.StageSave, "no room") }, []string{"failed certificate" + everybody}},
+		}},
+		"other words of the same failure are no news": {day, []step{
+			{0, orderFails, []string{"failed certificate" + everybody}},
+			{time.Minute, func(s *situation) { s.fails("", lifecycle.StageObtain, "the CA says no, at 10:00:01") }, nil},
+		}},
+		"what lasts is told again when a sixth, a twelfth and nothing is left, and to nobody else that it ends": {61 * day, []step{
+			{0, orderFails, []string{"failed certificate" + everybody}},
+			{13 * day, orderFails, nil},
+			{day + time.Hour, orderFails, []string{"still failed certificate" + everybody, "expiring expiry: end"}},
+			{6 * day, orderFails, nil},
+			{2 * day, orderFails, []string{"still failed certificate" + everybody, "still expiring expiry: end"}},
+			{6 * day, orderFails, nil},
+			{day, orderFails, []string{"still failed certificate" + everybody, "still expiring expiry: end"}},
+			{day, orderFails, nil},
+		}},
+		"that it ends is told where nothing else says so": {76 * day, []step{
+			{0, well, []string{"expiring expiry: all usual end"}},
+			{day, well, nil},
+			{6 * day, well, []string{"still expiring expiry: all usual end"}},
+			{0, func(s *situation) {
+				renewed := s.state(0, 90*day)
+				s.view().State.Current = renewed.Current
+				s.view().State.Targets = renewed.Targets
+				s.view().State.Known = renewed.Known
+			}, []string{"recovered expiry" + everybody}},
+		}},
+		"that another run is at work is no trouble, and nothing is over by it": {day, []step{
+			{0, orderFails, []string{"failed certificate" + everybody}},
+			{time.Minute, func(s *situation) {
+				s.about.Result.Troubles = []lifecycle.Trouble{{Stage: lifecycle.StageLock, NotNow: true, Err: errors.New("another run")}}
+			}, nil},
+		}},
+		"what waits for its time is as wrong as before": {day, []step{
+			{0, orderFails, []string{"failed certificate" + everybody}},
+			{time.Minute, func(s *situation) {
+				s.about.Result.Troubles = []lifecycle.Trouble{{Stage: lifecycle.StageObtain, NotNow: true, Err: errors.New("not before noon")}}
+			}, nil},
+		}},
+		"while the store cannot be read nothing is over": {day, []step{
+			{0, regionDown, []string{"degraded target/maas" + everybody}},
+			{time.Minute, func(s *situation) {
+				s.view().Blind = true
+				s.fails("", lifecycle.StageLook, "input/output error")
+			}, []string{"failed certificate" + everybody}},
+			{time.Minute, well, []string{"recovered target/maas" + everybody, "recovered certificate" + everybody}},
+		}},
+		"a region that does not answer is degraded, one that serves something else is drift": {day, []step{
+			{0, regionDown, []string{"degraded target/maas" + everybody}},
+			{time.Hour, regionDrifted, []string{"drift target/maas" + everybody}},
+			{time.Hour, well, []string{"recovered target/maas" + everybody}},
+		}},
+		"a target that refuses is a failure": {day, []step{
+			{0, func(s *situation) { s.fails("maas", lifecycle.StageGuard, "no port") }, []string{"failed target/maas" + everybody}},
+		}},
+		"an order that fails hides no region that is down": {day, []step{
+			{0, func(s *situation) { orderFails(s); regionDown(s) }, []string{"failed certificate" + everybody, "degraded target/maas" + everybody}},
+			{time.Minute, regionDown, []string{"recovered certificate" + everybody}},
+		}},
+		"what another host told is over when that host says so, or is silent": {day, []step{
+			{0, func(s *situation) { s.about.Node = "region2"; regionDown(s) }, []string{"degraded target/maas" + everybody}},
+			{time.Minute, func(s *situation) {
+				s.about.Node = "region1"
+				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastPass: s.now}}
+			}, nil},
+			{2 * day, func(s *situation) {
+				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastPass: s.now}}
+			}, []string{"recovered target/maas" + everybody}},
+		}},
+		"a rehearsal that failed once is not told": {day, []step{
+			{0, rehearsed(func(r *certstore.Rehearsal) { r.Failed = r.At }), nil},
+			{time.Hour, rehearsed(func(r *certstore.Rehearsal) { r.Failed, r.Proven = r.At, true }), []string{"rehearsal_failed rehearsal" + everybody}},
+			{day, rehearsed(func(r *certstore.Rehearsal) { r.Failed, r.Proven, r.Skipped = r.At, true, r.At }), nil},
+			{day, rehearsed(func(*certstore.Rehearsal) {}), []string{"recovered rehearsal" + everybody}},
+		}},
+		"a rehearsal that cannot be made is told to whoever wants to know": {day, []step{
+			{0, rehearsed(func(r *certstore.Rehearsal) { r.Skipped = r.At }), []string{"rehearsal_skipped rehearsal: all"}},
+			{day, rehearsed(func(r *certstore.Rehearsal) { r.Skipped, r.Failed = r.At, r.At }), nil},
+			{day, rehearsed(func(*certstore.Rehearsal) {}), []string{"recovered rehearsal: all"}},
+		}},
+		"a silent host is told, and that it is back": {day, []step{
+			{0, func(s *situation) {
+				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastRun: s.now, LastPass: s.now.Add(-25 * time.Hour)}, {Node: "region1", LastPass: s.now}}
+			}, []string{"silent host/region2" + everybody}},
+			{day, func(s *situation) {
+				s.view().State.NodesUnknown = true
+			}, nil},
+			{day, func(s *situation) {
+				s.view().State.NodesUnknown = false
+				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastRun: s.now, LastPass: s.now.Add(2 * day)}}
+			}, []string{"recovered host/region2" + everybody}},
+		}},
+		"this host under a former name is not silent": {day, []step{
+			{0, func(s *situation) {
+				s.view().State.Nodes = []certstore.Node{{Node: "old", MachineID: "m", LastRun: s.now, LastPass: s.now.Add(-25 * time.Hour)}, {Node: "region1", MachineID: "m", LastPass: s.now}}
+			}, nil},
+		}},
+		"what a pass did is told to whoever wants to know, and what it put right": {day, []step{
+			{0, func(s *situation) {
+				s.about.Result.Obtained, s.about.Result.Deployed, s.about.Result.Revoked = true, map[string]bool{"maas": true}, []int{2}
+			}, []string{"obtained obtained: all", "deployed deployed/maas: all", "revoked revoked" + everybody}},
+			{day, func(s *situation) {
+				s.about.Result.Before = *s.view()
+				s.about.Result.Before.State.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{refused("a:5443")}}}
+				s.about.Result.Deployed = map[string]bool{"maas": true}
+			}, []string{"deployed deployed/maas: all", "drift mended/maas" + everybody}},
+			{time.Minute, well, nil},
+		}},
+		"a channel that is new hears of what lasts": {day, []step{
+			{0, orderFails, []string{"failed certificate" + everybody}},
+			{time.Minute, func(s *situation) {
+				orderFails(s)
+				s.about.Channels = append(s.about.Channels, notify.Channel{Name: "new"})
+			}, []string{"failed certificate: new"}},
+			{time.Minute, orderFails, nil},
+			{time.Minute, well, []string{"recovered certificate: all usual new"}},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newWorld(t).situation(story.age, 90*day)
+			for i, step := range story.steps {
+				s.moved += step.after
+				s.well()
+				step.found(s)
+				want := step.told
+				if want == nil {
+					want = []string{}
+				}
+				require.Equal(t, want, s.tell(), "step %d", i+1)
+			}
+		})
+	}
+}
+
+// Whoever stands before an endpoint can have it come and go all the time.
+func TestWhatComesAndGoesIsToldSeldom(t *testing.T) {
+	t.Parallel()
+	s := newWorld(t).situation(day, 90*day)
+	told, last := 0, ""
+	tell := func() {
+		for _, words := range s.tell() {
+			told, last = told+1, words
+		}
+	}
+	for minute := range 24 * 60 {
+		s.moved = time.Duration(minute) * time.Minute
+		s.well()
+		if minute%2 == 0 {
+			regionDown(s)
+		}
+		tell()
+	}
+	require.LessOrEqual(t, told, 12)
+	require.GreaterOrEqual(t, told, 4)
+	for range 10 {
+		s.moved += time.Hour
+		s.well()
+		tell()
+	}
+	require.Equal(t, "recovered target/maas: all usual", last, "when it is over for good, that is told")
+}
+
+// heard is a channel that keeps what it was told.
+type heard struct {
+	mu    sync.Mutex
+	kinds []string
+	ids   []string
+	fail  error
+}
+
+func (h *heard) Notify(_ context.Context, event notify.Event) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.fail != nil {
+		return h.fail
+	}
+	h.kinds, h.ids = append(h.kinds, string(event.Kind)), append(h.ids, event.ID)
+	return nil
+}
+
+func (h *heard) take() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	kinds := h.kinds
+	h.kinds = nil
+	return kinds
+}
+
+// file is the memory of a host.
+type file struct{ text []byte }
+
+func (f *file) Load() []byte           { return f.text }
+func (f *file) Save(text []byte) error { f.text = slices.Clone(text); return nil }
+
+// tellers is an engine whose passes are told of.
+type tellers struct {
+	*lifecycle.Engine
+	store  *memory
+	issuer *ca
+	now    time.Time
+	failed bool // the last order
+}
+
+func newTellers(t *testing.T) *tellers {
+	e := new(effects)
+	store := newMemory(e)
+	s := &tellers{store: store, issuer: newCA(t, e, 90*day), now: time.Now()}
+	s.Engine = engine(e, store, s.issuer, newPlace(e, "a"))
+	return s
+}
+
+func (s *tellers) teller(memory lifecycle.Memory, channels ...notify.Channel) *lifecycle.Teller {
+	return &lifecycle.Teller{Channels: channels, Store: s.store, Memory: memory, Node: "region1", Silence: day, Now: func() time.Time { return s.now }, Log: slog.New(slog.DiscardHandler)}
+}
+
+func (s *tellers) pass(t *testing.T, teller *lifecycle.Teller) ([]lifecycle.Telling, time.Time) {
+	t.Helper()
+	results := s.Pass(t.Context(), lifecycle.Options{Force: s.failed || s.issuer.fail != nil})
+	s.failed = s.issuer.fail != nil
+	return teller.Tell(t.Context(), s.Certificates, results)
+}
+
+func TestOneChannelsFailureStopsNoOther(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	good, bad := &heard{}, &heard{fail: &notify.Refusal{Err: errors.New("it answers 403")}}
+	teller := s.teller(&file{}, notify.Channel{Name: "good", Notifier: good}, notify.Channel{Name: "bad", Notifier: bad})
+	s.issuer.fail = errors.New("the CA says no")
+	tellings, again := s.pass(t, teller)
+	require.Equal(t, []string{"failed"}, good.take())
+	require.Len(t, tellings, 2)
+	require.NoError(t, tellings[0].Err)
+	require.ErrorContains(t, tellings[1].Err, "403")
+	require.Equal(t, time.Minute, again.Sub(s.now), "what was not taken is told again soon")
+
+	bad.fail = nil
+	s.now = again
+	_, again = s.pass(t, teller)
+	require.Empty(t, good.take(), "who was told is not told twice")
+	require.Equal(t, []string{"failed"}, bad.take())
+	require.True(t, again.IsZero())
+
+	s.issuer.fail = nil
+	s.pass(t, teller)
+	require.Equal(t, []string{"recovered"}, good.take())
+	require.Equal(t, []string{"recovered"}, bad.take())
+}
+
+// A host that dies while it tells an event leaves it to the next run, or to another host, under the same ID.
+func TestHostsSpeakWithOneVoice(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	first, second := &heard{fail: errors.New("killed")}, &heard{}
+	one, two := s.teller(&file{}, notify.Channel{Name: "ops", Notifier: first}), s.teller(&file{}, notify.Channel{Name: "ops", Notifier: second})
+	two.Node = "region2"
+	s.issuer.fail = errors.New("the CA says no")
+	results := s.Pass(t.Context(), lifecycle.Options{})
+	one.Tell(t.Context(), s.Certificates, results)
+	first.fail = nil
+	two.Tell(t.Context(), s.Certificates, results)
+	require.Empty(t, second.take(), "it was told by the other host, which tries again")
+	s.now = s.now.Add(time.Minute)
+	two.Tell(t.Context(), s.Certificates, results)
+	one.Tell(t.Context(), s.Certificates, results)
+	require.Equal(t, []string{"failed"}, second.take(), "whoever comes first tells it")
+	require.Empty(t, first.take())
+}
+
+// While the store cannot be reached, what was told is remembered on the host; when it can be again, nothing is told twice.
+func TestToldWithoutTheStore(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	ops, disk := &heard{}, &file{}
+	channel := notify.Channel{Name: "ops", Notifier: ops}
+	s.pass(t, s.teller(disk, channel))
+	require.Empty(t, ops.take())
+	s.store.broken = func(string) bool { return true }
+	for range 3 {
+		s.pass(t, s.teller(disk, channel)) // each time a program that was started anew
+	}
+	require.Equal(t, []string{"failed"}, ops.take())
+	s.store.broken = nil
+	for range 3 {
+		s.pass(t, s.teller(disk, channel))
+	}
+	require.Equal(t, []string{"recovered"}, ops.take())
+	record, _, err := certstore.LoadRecord(t.Context(), s.store, "maas")
+	require.NoError(t, err)
+	require.Len(t, record.Told, 1)
+	require.True(t, record.Told[0].Over)
+	require.Empty(t, record.Outbox)
+}
+
+// Where nothing can be written down, nothing is told again and again by a daemon.
+func TestToldWithoutAnyMemory(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	ops := &heard{}
+	teller := s.teller(nil, notify.Channel{Name: "ops", Notifier: ops})
+	s.store.broken = func(string) bool { return true }
+	for range 3 {
+		s.pass(t, teller)
+	}
+	require.Equal(t, []string{"failed"}, ops.take())
+}
+
+// What nobody takes is forgotten one day, and does not fill the record.
+func TestTheOutboxIsBounded(t *testing.T) {
+	t.Parallel()
+	s, found := newTellers(t), newWorld(t).situation(day, 90*day)
+	dead := &heard{fail: errors.New("it is not there")}
+	teller := s.teller(nil, notify.Channel{Name: "ops", Notifier: dead, Kinds: []notify.Kind{notify.All}})
+	pass := func(after time.Duration, words string) certstore.Record {
+		s.now = s.now.Add(after)
+		found.well()
+		if words != "" {
+			found.fails("", lifecycle.StageObtain, words)
+		}
+		found.about.Result.Obtained = true
+		teller.Tell(t.Context(), s.Certificates, []lifecycle.Result{found.about.Result})
+		record, _, err := certstore.LoadRecord(t.Context(), s.store, "maas")
+		require.NoError(t, err)
+		return record
+	}
+	for range 60 {
+		pass(time.Hour, strings.Repeat("no ", 3000))
+		require.NotEmpty(t, pass(time.Hour, "").Outbox)
+	}
+	record, _, err := certstore.LoadRecord(t.Context(), s.store, "maas")
+	require.NoError(t, err)
+	text, err := json.Marshal(record)
+	require.NoError(t, err)
+	require.Less(t, len(text), 100<<10)
+	require.Len(t, pass(9*day, "").Outbox, 2, "what is a week old is nobody's news")
+}
