@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -242,6 +243,22 @@ func isBroken(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// IsOutage tells whether the CA could not be reached, failed itself, or limits the rate: that says nothing of what it was asked. A
+// certificate of the CA's own server that is not trusted is none.
+func IsOutage(err error) bool {
+	var answered *Error
+	if errors.As(err, &answered) {
+		return answered.Status >= http.StatusInternalServerError || answered.Type == "serverInternal" || IsRateLimited(err)
+	}
+	var request *tamed
+	var dialled *net.OpError
+	var looked *net.DNSError
+	if !errors.As(err, &request) {
+		return false
+	}
+	return errors.As(err, &looked) || errors.As(err, &dialled) && dialled.Op == "dial" || isBroken(err)
 }
 
 // IsRefusal tells whether the CA answered no, as opposed to not having answered or having failed to.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	lego "github.com/go-acme/lego/v4/acme"
+
+	"maascert/internal/hint"
 )
 
 // Rehearse does all of Obtain but the last step: it registers the account, orders, proves every name, and leaves the
@@ -52,6 +54,28 @@ func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Iss
 	<-retracted
 	return &Issued{Directory: c.config.Directory, Requests: s.sent(), Warnings: o.warnings}, err
 }
+
+// CheckAccount asks whether the CA is there and lets the account do anything, where there is one. An account that the CA does not know is
+// registered with the next order. The error is ErrDeactivated where it is of no use any more.
+func (c *Client) CheckAccount(ctx context.Context) (requests int, err error) {
+	bounded, cancel := context.WithTimeoutCause(ctx, checkTime, fmt.Errorf("the CA took more than %v", checkTime))
+	defer cancel()
+	s, err := c.open(bounded)
+	if err != nil || s.account == "" {
+		return s.sent(), err
+	}
+	found, err := call(s, "account", func() (lego.Account, error) { return s.core.Accounts.Get(s.account) })
+	switch {
+	case isType(err, "accountDoesNotExist"), IsRefusal(err) && c.hasOtherKey(bounded, s):
+		err = nil
+	case isType(err, "unauthorized"), err == nil && (found.Status == lego.StatusDeactivated || found.Status == lego.StatusRevoked):
+		err = hint.Add(fmt.Errorf("%w", ErrDeactivated), "if nobody deactivated it by mistake, make another account with another key: maascert account rollover")
+	}
+	return s.sent(), err
+}
+
+// checkTime bounds that.
+const checkTime = time.Minute
 
 // rehearsal is an order that was brought as far as a rehearsal goes.
 func (c *Client) rehearsal(ctx context.Context, s *session, request Request) (*order, error) {

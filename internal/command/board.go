@@ -26,6 +26,7 @@ type board struct {
 	shown    *report.Board
 	requests *prometheus.CounterVec
 	handler  http.Handler
+	now      func() time.Time
 
 	mu      sync.Mutex
 	wanted  string // address that is to be listened on; empty: none
@@ -34,8 +35,8 @@ type board struct {
 	done    chan struct{}
 }
 
-func newBoard() *board {
-	b := &board{shown: &report.Board{Version: version()}, requests: report.NewRequests()}
+func newBoard(now func() time.Time) *board {
+	b := &board{now: now, shown: &report.Board{Version: version()}, requests: report.NewRequests()}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(b.shown, b.requests)
 	mux := http.NewServeMux()
@@ -118,7 +119,7 @@ func (b *board) closeLocked() {
 func (b *board) health(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	reasons := report.Unhealthy(b.shown.Shown(), time.Now())
+	reasons := report.Unhealthy(b.shown.Shown(), b.now())
 	if len(reasons) > 0 {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, strings.Join(reasons, "\n"))

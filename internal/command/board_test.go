@@ -109,7 +109,7 @@ func TestABoardThatCannotListen(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	b := newBoard()
+	b := newBoard(time.Now)
 	defer b.close()
 	require.ErrorContains(t, b.listen(taken.Addr().String()), "metrics and health are told nowhere")
 	b.listenAgain()
@@ -171,7 +171,7 @@ func TestTheTextfileFollowsNoLink(t *testing.T) {
 
 // Whoever asks often costs little: what is told is made of what the last pass left.
 func TestWhoAsksOftenCostsLittle(t *testing.T) {
-	b := newBoard()
+	b := newBoard(time.Now)
 	defer b.close()
 	doc := report.Public{Node: "region1", At: report.Time{Time: time.Now()}, OK: true}
 	for n := range 50 {

@@ -519,7 +519,7 @@ var checklist = []behaviour{
 		s.grow(t, 24*time.Hour)
 		config, err := config.Load(filepath.Join(s.dir, "maascert.yaml"), maasconfig.KnownTypes())
 		require.NoError(t, err)
-		p := (&app{fsys: world.OS{}, log: slog.New(slog.DiscardHandler)}).assemble(config)
+		p := (&app{fsys: world.OS{}, log: slog.New(slog.DiscardHandler), now: time.Now}).assemble(config)
 		defer p.close()
 		require.NoError(t, p.revoke(t.Context(), s.current(t), acme.Reasons["keyCompromise"]))
 	}},

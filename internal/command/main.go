@@ -18,6 +18,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -58,7 +59,7 @@ const usualMemory = 48 << 20
 func limitMemory() { debug.SetMemoryLimit(usualMemory) }
 
 func newApp() *app {
-	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}, types: maasconfig.KnownTypes(), chat: chatProgram()}
+	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}, types: maasconfig.KnownTypes(), chat: chatProgram(), now: time.Now}
 }
 
 // app is one run of the program.
@@ -70,6 +71,7 @@ type app struct {
 	reach          world.Dial                    // to whoever answers challenges; nil: the network
 	observe        func(host string, status int) // requests to CAs; nil: nobody does
 	chat           []string                      // the program that sends chat messages
+	now            func() time.Time
 	log            *slog.Logger
 }
 

@@ -44,7 +44,7 @@ func (p *assembly) writeDown(ctx context.Context, end passEnd) (warnings []error
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeDownTime)
 	defer cancel()
-	now := time.Now().Round(0).UTC()
+	now := p.now().Round(0).UTC()
 	var err error
 	if end.notifiers, err = p.writeNode(ctx, end, now); err != nil {
 		warnings = append(warnings, fmt.Errorf("what this host says of itself cannot be written: %w", err))

@@ -92,10 +92,10 @@ func (a *app) notifyTest(c *cli.Context) error {
 func (p *assembly) newTeller(a *app) *lifecycle.Teller {
 	memory := &toldFile{fsys: a.fsys, path: filepath.Join(p.config.StateDir, "told.json")}
 	teller := &lifecycle.Teller{
-		Store: p.store, Memory: memory, Node: p.config.Node, Silence: 2*p.engine.Period + report.PassTime, Now: time.Now, Log: a.log,
+		Store: p.store, Memory: memory, Node: p.config.Node, Silence: 2*p.engine.Period + report.PassTime, Now: p.now, Log: a.log,
 	}
 	parts := notify.Parts{
-		Memory: teller, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Chat: a.chat, UserAgent: "maascert/" + version(), Now: time.Now,
+		Memory: teller, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, Chat: a.chat, UserAgent: "maascert/" + version(), Now: p.now,
 	}
 	if p.maas.api != nil {
 		parts.Noticeboard = noticeboard{p.maas.api}

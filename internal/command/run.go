@@ -41,7 +41,7 @@ func (a *app) runDaemon(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	d := &service{app: a, path: c.String("config"), accept: maasconfig.Accept{}, board: newBoard()}
+	d := &service{app: a, path: c.String("config"), accept: maasconfig.Accept{}, board: newBoard(a.now)}
 	a.observe = d.board.observe
 	for _, code := range c.StringSlice("accept") {
 		if code != maasconfig.NamesLost && code != maasconfig.Juju {
@@ -67,7 +67,7 @@ func (a *app) runDaemon(c *cli.Context) error {
 	}()
 	a.log.Info("started", "version", version(), "schedule", config.Schedule)
 	a.tell(daemon.SdNotifyReady)
-	(&lifecycle.Daemon{Schedule: d, Now: time.Now, Pass: d.pass, After: d.after, Passed: d.passed, Alive: d.alive, Wake: wake}).Run(c.Context)
+	(&lifecycle.Daemon{Schedule: d, Now: a.now, Pass: d.pass, After: d.after, Passed: d.passed, Alive: d.alive, Wake: wake}).Run(c.Context)
 	a.tell(daemon.SdNotifyStopping)
 	<-stopped
 	a.log.Info("stopped")
@@ -153,16 +153,37 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 	return results
 }
 
-// after tells people what a pass came to. However they take it, the next look is not missed.
+// after rehearses what is due and tells people what a pass came to. However long that takes, the next look is not missed.
 func (s *service) after(ctx context.Context, results []lifecycle.Result, next time.Time) time.Time {
-	again := s.passing.tell(ctx, results, max(soonestTellTime, min(tellTime, time.Until(next))))
+	rehearsing := s.passing.engine.RehearseDue(ctx, results, next, func(ctx context.Context, cert string) lifecycle.Rehearsed {
+		s.passed(results, next) // a rehearsal takes its time
+		return s.rehearseNext(ctx, cert)
+	})
+	again := s.passing.tell(ctx, results, max(soonestTellTime, min(tellTime, next.Sub(s.now()))))
 	for _, one := range s.passing.tellings {
 		if one.Err != nil {
 			s.log.Warn("not told", "notifier", one.Channel, "type", one.Type, "error", printable.Error(one.Err), "hint", printable.Text(hint.Of(one.Err)))
 		}
 	}
 	s.alive()
+	if again.IsZero() || !rehearsing.IsZero() && rehearsing.Before(again) {
+		return rehearsing
+	}
 	return again
+}
+
+// rehearseNext rehearses the next renewal of a certificate, with harmless parts.
+func (s *service) rehearseNext(ctx context.Context, cert string) lifecycle.Rehearsed {
+	r := s.passing.rehearsal(nil)
+	defer r.close()
+	r.engine.Progress = nil
+	result := r.engine.Pass(ctx, lifecycle.Options{Certificates: []string{cert}, Force: true, Accept: s.accept})[0]
+	rehearsed := lifecycle.Rehearsed{Result: result, Level: r.level(cert)}
+	if issuer, ok := r.issuers[cert]; ok {
+		rehearsed.AtCA = issuer.AtCA
+	}
+	s.log.Info("rehearsed the next renewal", "cert", cert, "level", rehearsed.Level, "failed", len(result.Troubles) > 0)
+	return rehearsed
 }
 
 // passed writes down what a pass came to and when the next one is.

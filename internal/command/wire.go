@@ -40,6 +40,7 @@ type assembly struct {
 	reach   world.Dial                    // to whoever answers challenges; nil: the network
 	observe func(host string, status int) // requests to CAs; nil: nobody does
 	maas    deployment
+	now     func() time.Time
 	engine  *lifecycle.Engine
 
 	channels []notify.Channel
@@ -49,7 +50,7 @@ type assembly struct {
 
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *config.Config) *assembly {
-	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, store: certstore.NewFileStore(a.fsys, config.Store.Path)}
+	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, now: a.now, store: certstore.NewFileStore(a.fsys, config.Store.Path)}
 	p.store.Node = config.Node
 	p.maas = p.deployment(world.Exec{}, new(net.Dialer).DialContext)
 	p.clients, p.solvers = map[string]*acme.Client{}, p.newSolvers()
@@ -58,15 +59,15 @@ func (a *app) assemble(config *config.Config) *assembly {
 	}
 	p.engine = &lifecycle.Engine{
 		Period: period(config.Times()), Progress: a.progress,
-		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: time.Now, Log: a.log, Revoke: p.revoke,
+		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: a.now, Log: a.log, Revoke: p.revoke,
 		Broken: (&pinned{fsys: a.fsys}).profiles,
 	}
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]
 		built := lifecycle.Certificate{
 			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.IssuerRoots()}, Means: meansOf(issuer, config.Resolvers),
-			Wish:    certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile, Rule: cert.NamesFromMAAS.Rule()},
-			Reissue: cert.NamesFromMAAS.Reissues(), RootsFile: p.rootsFile(cert.Name),
+			Wish:       certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile, Rule: cert.NamesFromMAAS.Rule()},
+			Rehearsals: rehearsalsOf(config, issuer), Reissue: cert.NamesFromMAAS.Reissues(), RootsFile: p.rootsFile(cert.Name),
 		}
 		if namer := p.maas.namer(cert, issuer); namer != nil {
 			built.Namer = namer
@@ -122,6 +123,16 @@ func meansOf(issuer config.Issuer, resolvers []string) string {
 		fmt.Fprintf(sum, " %v", way.DNS.SecretSettings()) // maps are printed in the order of their keys
 	}
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil))
+}
+
+// rehearsalsOf says when renewals are rehearsed that an issuer makes. By itself that is done only where nobody is bothered by it: at a CA
+// for dry runs, or at one of the deployment's own.
+func rehearsalsOf(config *config.Config, issuer config.Issuer) lifecycle.Rehearsals {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s", config.Digest(), meansOf(issuer, config.Resolvers)))
+	schedule, isAuto := config.Rehearsals()
+	return lifecycle.Rehearsals{
+		Weekly: isAuto && (issuer.DryRun.Directory != "" || issuer.Root != ""), Schedule: schedule, Config: "sha256:" + hex.EncodeToString(sum[:]),
+	}
 }
 
 // solvers are all ways to prove names that a configuration knows, each once: clients that answer on the same address
@@ -236,7 +247,7 @@ func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 		twin := cert
 		twin.Targets = nil
 		if client, ok := clients[name]; ok {
-			issuer := &lifecycle.Rehearser{Client: client, DryRun: dryRuns[name], Now: time.Now, Keep: busy[cert.Name]}
+			issuer := &lifecycle.Rehearser{Client: client, DryRun: dryRuns[name], Now: p.now, Keep: busy[cert.Name]}
 			twin.Issuer, r.issuers[cert.Name] = issuer, issuer
 		}
 		twin.Trust, twin.Aligner = certstore.Rehearsed(cert.Trust), nil

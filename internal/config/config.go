@@ -4,6 +4,7 @@ package config
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -40,13 +41,16 @@ type Config struct {
 	MAAS         MAAS              `yaml:"maas"`
 	Store        certstore.Section `yaml:"store"`
 	Schedule     string            `yaml:"schedule"`
+	Rehearse     string            `yaml:"rehearse"`
 	Resolvers    []string          `yaml:"resolvers"`
 	Listen       *string           `yaml:"listen"`
 	Metrics      Metrics           `yaml:"metrics"`
 	Notify       []Notifier        `yaml:"notify"`
 
-	schedule cron.Schedule
-	folder   string // of the file
+	schedule   cron.Schedule
+	rehearsals cron.Schedule // nil: as Rehearse says in a word
+	folder     string        // of the file
+	digest     string        // of its text
 }
 
 // Metrics says where else than at Listen the metrics are to be found.
@@ -168,6 +172,20 @@ func thereAre(names []string) string {
 // Times are those of the schedule.
 func (c *Config) Times() cron.Schedule { return c.schedule }
 
+// The words that Rehearse may be instead of a schedule.
+const (
+	rehearseAuto  = "auto"
+	rehearseNever = "never"
+)
+
+// Rehearsals says when renewals are rehearsed: at the times of a schedule, or by themselves where that bothers nobody.
+func (c *Config) Rehearsals() (schedule cron.Schedule, isAuto bool) {
+	return c.rehearsals, c.Rehearse == rehearseAuto
+}
+
+// Digest identifies the text of the file.
+func (c *Config) Digest() string { return c.digest }
+
 // SecretFiles are the paths of all files that hold secrets.
 func (c *Config) SecretFiles() []string {
 	references := []secret.Reference{c.MAAS.API.Key}
@@ -215,7 +233,7 @@ func Load(file string, types maasconfig.Types) (*Config, error) {
 	if err != nil {
 		return nil, withoutOp(err)
 	}
-	config := Config{MAAS: MAAS{HostSection: maasconfig.UsualHostSection()}, folder: filepath.Dir(file)}
+	config := Config{MAAS: MAAS{HostSection: maasconfig.UsualHostSection()}, folder: filepath.Dir(file), digest: fmt.Sprintf("%x", sha256.Sum256(text))}
 	doc := decodeYAML(file, text, types, &config)
 	if !doc.broken {
 		v := &validator{document: doc, config: &config}
@@ -256,13 +274,23 @@ func (v *validator) run() {
 	v.certificates()
 	v.notifiers()
 	c.Store.Check(filepath.Join(c.StateDir, "store"), v.place("store").Fault)
-	c.Schedule = cmp.Or(c.Schedule, "@every 12h")
-	var err error
-	if c.schedule, err = cron.ParseStandard(c.Schedule); err != nil {
-		v.fault("schedule", "%q is no schedule: write @every 12h, or five fields as cron takes them", c.Schedule)
-	} else if c.schedule.Next(time.Now()).IsZero() {
-		v.fault("schedule", "%q never comes", c.Schedule)
+	c.Schedule, c.Rehearse = cmp.Or(c.Schedule, "@every 12h"), cmp.Or(c.Rehearse, rehearseAuto)
+	c.schedule = v.times("schedule", c.Schedule, "@every 12h")
+	if c.Rehearse != rehearseAuto && c.Rehearse != rehearseNever {
+		c.rehearsals = v.times("rehearse", c.Rehearse, "auto, never, @every 168h")
 	}
+}
+
+// times reads a schedule.
+func (v *validator) times(key, text, example string) cron.Schedule {
+	schedule, err := cron.ParseStandard(text)
+	switch {
+	case err != nil:
+		v.fault(key, "%q is no schedule: write %s, or five fields as cron takes them", text, example)
+	case schedule.Next(time.Now()).IsZero():
+		v.fault(key, "%q never comes", text)
+	}
+	return schedule
 }
 
 // maas checks where MAAS is. What needs its API is an error without a key for it.

@@ -37,17 +37,18 @@ type Publisher interface {
 
 // Certificate is one certificate to keep alive.
 type Certificate struct {
-	Name      string
-	Wish      certstore.Wish
-	Keep      int             // versions, at least 1
-	Trust     certstore.Trust // of those who connect to its targets
-	Issuer    Issuer          // nil: nobody renews it; a person brings in another one in time
-	Targets   []maasconfig.Target
-	Namer     Namer   // of the wish's rule; nil where it has none
-	Aligner   Aligner // of MAAS's own notice of expiry; nil: it is left alone
-	Reissue   bool    // another certificate is ordered when the rule leads to more names
-	RootsFile string  // path of the public file of what clients are to trust, for people
-	Means     string  // hash of the configuration of its CA and its challenges: when it changes, a back-off ends
+	Name       string
+	Wish       certstore.Wish
+	Keep       int             // versions, at least 1
+	Trust      certstore.Trust // of those who connect to its targets
+	Issuer     Issuer          // nil: nobody renews it; a person brings in another one in time
+	Targets    []maasconfig.Target
+	Namer      Namer   // of the wish's rule; nil where it has none
+	Aligner    Aligner // of MAAS's own notice of expiry; nil: it is left alone
+	Reissue    bool    // another certificate is ordered when the rule leads to more names
+	RootsFile  string  // path of the public file of what clients are to trust, for people
+	Rehearsals Rehearsals
+	Means      string // hash of the configuration of its CA and its challenges: when it changes, a back-off ends
 }
 
 // Engine runs passes. Its parts are given from outside; a rehearsal is the same engine made of harmless parts.

@@ -32,7 +32,9 @@ type Rehearser struct {
 	Now    func() time.Time
 	Keep   bool // leave authorizations as they are, because an order is under way
 
-	Level Level // after Obtain
+	// After Obtain.
+	Level Level
+	AtCA  bool // the CA of the certificate was asked last, not the one for dry runs
 }
 
 var _ Issuer = (*Rehearser)(nil)
@@ -51,12 +53,9 @@ func (r *Rehearser) Retract(_ context.Context, left []certstore.Answer) ([]certs
 func (r *Rehearser) Obtain(ctx context.Context, request acme.Request) (*acme.Issued, error) {
 	r.Level = Planned
 	request.Leftovers = nil // what is there belongs to a real run
+	r.AtCA = true
 	if r.DryRun != nil {
-		issued, err := r.DryRun.Obtain(ctx, request)
-		if err == nil {
-			r.Level = Issued
-		}
-		return issued, err
+		return r.issue(ctx, request)
 	}
 	rehearsed, err := r.Client.Rehearse(ctx, request, r.Keep)
 	if err != nil && !errors.Is(err, acme.ErrExternalAccount) {
@@ -67,6 +66,24 @@ func (r *Rehearser) Obtain(ctx context.Context, request acme.Request) (*acme.Iss
 	}
 	rehearsed.Bundle, err = r.standIn(request)
 	return rehearsed, err
+}
+
+// issue has the directory for dry runs issue, when the CA itself has been seen to be there and to know the account.
+func (r *Rehearser) issue(ctx context.Context, request acme.Request) (*acme.Issued, error) {
+	asked, err := r.Client.CheckAccount(ctx)
+	if err != nil {
+		return &acme.Issued{Requests: asked}, err
+	}
+	r.AtCA = false
+	issued, err := r.DryRun.Obtain(ctx, request)
+	issued.Requests += asked
+	switch {
+	case errors.Is(err, acme.ErrExternalAccount): // which is nothing to bind for a rehearsal
+		issued.Bundle, err = r.standIn(request)
+	case err == nil:
+		r.Level = Issued
+	}
+	return issued, err
 }
 
 // standIn is a certificate with the names and the kind of key that were asked for, under a chain of the usual length: a
