@@ -43,7 +43,7 @@ func (p *assembly) deployment(runner world.Runner, dial world.Dial) deployment {
 	}
 	d.api = api
 	d.hosts = maasconfig.NewRegionHosts(maasconfig.RegionsConfig{
-		Lister: api, Networks: maas.WantedNetworks(), MAASURL: d.url, Dial: dial, Now: time.Now,
+		Lister: api, Networks: maas.WantedNetworks(), MAASURL: d.url, Dial: dial, Now: p.now,
 		IsHere: world.IsThisHost,
 		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -56,10 +56,10 @@ func (p *assembly) deployment(runner world.Runner, dial world.Dial) deployment {
 func (p *assembly) trustOfMAAS() certstore.Trust {
 	for _, cert := range p.config.Certificates {
 		if p.servesMAAS(cert) {
-			return certstore.Trust{Roots: p.config.Issuers[cert.Issuer].IssuerRoots()}
+			return certstore.Trust{Roots: p.config.Issuers[cert.Issuer].IssuerRoots(), Now: p.now}
 		}
 	}
-	return certstore.Trust{}
+	return certstore.Trust{Now: p.now}
 }
 
 // servesMAAS tells whether a certificate is MAAS's.

@@ -65,7 +65,7 @@ func (a *app) assemble(config *config.Config) *assembly {
 	for _, cert := range config.Certificates {
 		issuer := config.Issuers[cert.Issuer]
 		built := lifecycle.Certificate{
-			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.IssuerRoots()}, Means: meansOf(issuer, config.Resolvers),
+			Name: cert.Name, Keep: cert.Keep, Trust: certstore.Trust{Roots: issuer.IssuerRoots(), Now: a.now}, Means: meansOf(issuer, config.Resolvers),
 			Wish:       certstore.Wish{Names: cert.Names, KeyType: cert.KeyType, Directory: issuer.Directory, Profile: issuer.Profile, Rule: cert.NamesFromMAAS.Rule()},
 			Rehearsals: rehearsalsOf(config, issuer), Reissue: cert.NamesFromMAAS.Reissues(), RootsFile: p.rootsFile(cert.Name),
 		}
