@@ -77,6 +77,7 @@ func (r *Rehearser) issue(ctx context.Context, request acme.Request) (*acme.Issu
 	r.AtCA = false
 	issued, err := r.DryRun.Obtain(ctx, request)
 	issued.Requests += asked
+	issued.Directory = r.Client.Directory() // as if it came from there: another CA's would be replaced at once
 	switch {
 	case errors.Is(err, acme.ErrExternalAccount): // which is nothing to bind for a rehearsal
 		issued.Bundle, err = r.standIn(request)
