@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -52,7 +53,7 @@ func program(t *testing.T, name string) string {
 }
 
 // start runs a server until the test ends.
-func start(t *testing.T, env []string, name string, args ...string) {
+func start(t *testing.T, env []string, name string, args ...string) (stop func()) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(t.TempDir(), filepath.Base(name)+".log"))
 	require.NoError(t, err)
@@ -60,10 +61,13 @@ func start(t *testing.T, env []string, name string, args ...string) {
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), env...), log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		// It may have ended by itself.
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
+	})
+	t.Cleanup(func() {
+		stop()
 		if t.Failed() {
 			if extra, err := os.ReadFile(filepath.Join(filepath.Dir(args[len(args)-1]), "error.log")); err == nil {
 				t.Logf("error.log:\n%s", extra)
@@ -72,6 +76,7 @@ func start(t *testing.T, env []string, name string, args ...string) {
 			t.Logf("%s said:\n%s", filepath.Base(name), text)
 		}
 	})
+	return stop
 }
 
 // site is a MAAS with real proxies, and a configuration for a CA.

@@ -34,6 +34,8 @@ var (
 	converged   = gauge("endpoint_converged_seconds", "How long after its target was told of the version in use the endpoint was seen to serve it.", "cert", "target", "endpoint")
 	lastPass    = gauge("last_pass_timestamp_seconds", "When the last pass ended.", "node")
 	passSuccess = gauge("last_pass_success", "1 where the last pass left everything as it should be.", "node")
+	rehearsed   = gauge("rehearsal_timestamp_seconds", "When the next renewal was last rehearsed with a result.", "cert")
+	rehearsal   = gauge("rehearsal_success", "1 where that rehearsal worked.", "cert")
 	notTelling  = gauge("notify_failures", "Passes in a row after which the notifier did not take what it was told.", "notifier")
 	buildInfo   = gauge("build_info", "1, with the version of maascert.", "version", "goversion")
 )
@@ -96,6 +98,10 @@ func (b *Board) Collect(metrics chan<- prometheus.Metric) {
 		at(lastAttempt, cert.LastAttempt, cert.Name)
 		at(lastSuccess, cert.LastSuccess, cert.Name)
 		set(failures, float64(cert.Failures), cert.Name)
+		if cert.Rehearsal != nil {
+			at(rehearsed, cert.Rehearsal.At, cert.Name)
+			set(rehearsal, number(cert.Rehearsal.OK), cert.Name)
+		}
 		for _, one := range lifecycle.CertStates {
 			set(state, number(cert.State == string(one)), cert.Name, string(one))
 		}

@@ -47,6 +47,14 @@ type PublicCertificate struct {
 	Roots       string         `json:"roots"`        // path of what clients trust; empty: the system's
 	LastFailure *PublicFailure `json:"last_failure"`
 	Targets     []Target       `json:"targets"`
+
+	Rehearsal *PublicRehearsal `json:"rehearsal,omitempty"` // of the next renewal; missing: none came to a result
+}
+
+// PublicRehearsal is how the daemon last rehearsed the next renewal.
+type PublicRehearsal struct {
+	At Time `json:"at"`
+	OK bool `json:"ok"`
 }
 
 // PublicFailure is a failure without its words.
@@ -89,6 +97,9 @@ func (p *Public) Add(cert lifecycle.Certificate, r lifecycle.Result, roots strin
 		for j := range one.Targets[i].Endpoints {
 			one.Targets[i].Endpoints[j].Error = ""
 		}
+	}
+	if rehearsal := full.Rehearsal; rehearsal != nil && !rehearsal.At.IsZero() {
+		one.Rehearsal = &PublicRehearsal{rehearsal.At, rehearsal.OK}
 	}
 	if failure := full.LastFailure; failure != nil {
 		one.LastFailure = &PublicFailure{failure.Time, failure.Stage}

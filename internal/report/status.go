@@ -98,8 +98,50 @@ type Certificate struct {
 	Explanation string    `json:"explanation,omitempty"` // URL at which the CA explains its renewal window
 	Targets     []Target  `json:"targets"`
 
+	Rehearsal *NextRenewal `json:"rehearsal,omitempty"` // of the next renewal; missing: there was none
+
 	differs bool  // this host's configuration is not the one that is followed
 	account error // why the ACME account cannot be used
+}
+
+// NextRenewal is how the daemon last rehearsed the next renewal.
+type NextRenewal struct {
+	At           Time   `json:"at"` // of the last rehearsal that came to a result; null: none has
+	Node         string `json:"node"`
+	Level        string `json:"level"` // how far it came with the CA
+	OK           bool   `json:"ok"`    // that one worked
+	FailedSince  Time   `json:"failed_since"`
+	SkippedSince Time   `json:"skipped_since"` // since when it could not be found out
+	Target       string `json:"target"`
+	Stage        string `json:"stage"`
+	Error        string `json:"error"`
+	Hint         string `json:"hint"`
+}
+
+func newNextRenewal(r *certstore.Rehearsal) *NextRenewal {
+	if r == nil || r.At.IsZero() && r.Skipped.IsZero() {
+		return nil
+	}
+	return &NextRenewal{
+		At: Time{r.At}, Node: printable.Text(r.Node), Level: printable.Text(r.Level), OK: !r.At.IsZero() && r.Failed.IsZero(), FailedSince: Time{r.Failed}, SkippedSince: Time{r.Skipped},
+		Target: printable.Text(r.Target), Stage: printable.Text(r.Stage), Error: printable.Text(r.Error), Hint: printable.Text(r.Hint),
+	}
+}
+
+// Words writes the document for people.
+func (n *NextRenewal) Words(w io.Writer) {
+	switch {
+	case n == nil:
+		return
+	case !n.FailedSince.IsZero():
+		fmt.Fprintf(w, "  the next renewal would fail, as rehearsed since %s: %s (%s)\n", n.FailedSince, n.Error, n.Stage)
+	case !n.SkippedSince.IsZero():
+		fmt.Fprintf(w, "  the next renewal could not be rehearsed since %s: %s (%s)\n", n.SkippedSince, n.Error, n.Stage)
+	default:
+		fmt.Fprintf(w, "  the next renewal would work, as rehearsed %s\n", n.At)
+		return
+	}
+	printHint(w, n.Hint)
 }
 
 // Failure is what failed last.
@@ -166,7 +208,7 @@ func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 	doc := Certificate{
 		Name: cert.Name, State: string(v.Summary), Reason: string(v.Plan.Why), Names: v.Plan.Names,
 		RenewAt: Time{v.Plan.RenewAt}, Failures: v.State.Record.Failures, NextAttempt: Time{v.Plan.Wait}, Version: v.Version(),
-		Changes: ChangesOf(v), Drift: driftOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), differs: v.Plan.Differ, account: v.State.Account,
+		Changes: ChangesOf(v), Drift: driftOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), Rehearsal: newNextRenewal(v.State.Record.Rehearsal), differs: v.Plan.Differ, account: v.State.Account,
 	}
 	if v.State.Window != nil {
 		doc.Explanation = v.State.Window.Explanation
@@ -238,6 +280,7 @@ func (c Certificate) Words(w io.Writer) {
 	for _, warning := range c.Warnings {
 		fmt.Fprintf(w, "  warning: %s\n", printable.Text(warning))
 	}
+	c.Rehearsal.Words(w)
 	printEndpoints(w, c.Targets)
 	for _, trouble := range c.Troubles[min(len(c.Troubles), 1):] { // the first is the last failure
 		fmt.Fprintf(w, "  %s failed too: %s (%s)\n", trouble.Target, trouble.Error, trouble.Stage)
