@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,10 +32,14 @@ type passEnd struct {
 	notifiers []certstore.NodeNotifier // how telling goes with each
 }
 
-// endPass ends a pass that a person made: people are told, and it is written down. What could not be is a warning.
-func (p *assembly) endPass(ctx context.Context, results []lifecycle.Result) (warnings []error) {
-	untold := p.tellByHand(ctx, results)
-	return append(untold, p.writeDown(ctx, passEnd{results: results})...)
+// endPass ends a pass that a person made: people are told, and it is written down. What could not be is a warning, the latter only where
+// the pass did not fail: then it is most likely for the same reason, and that has been said.
+func (a *app) endPass(ctx context.Context, p *assembly, results []lifecycle.Result) {
+	a.warnAll(p.tellByHand(ctx, results))
+	unwritten := p.writeDown(ctx, passEnd{results: results})
+	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return len(r.Troubles) > 0 }) {
+		a.warnAll(unwritten)
+	}
 }
 
 // writeDown writes down how a pass ended. A failure is a warning: the pass is over, and its own outcome counts.

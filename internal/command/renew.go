@@ -82,15 +82,14 @@ func (a *app) renew(c *cli.Context) error {
 		results = a.passAgain(c, p, options, results)
 	}
 	written := a.write(report.NewRenewal(results), c.Bool("json"))
-	untold := p.endPass(c.Context, results)
+	a.complainAll(results)
+	a.endPass(c.Context, p, results)
 	if written != nil {
 		return written
 	}
 	if !c.Bool("json") {
 		a.printUnattended(c.Context, p, results)
 	}
-	a.complainAll(results)
-	a.warnUntold(results, untold)
 	return exitOf(results)
 }
 
@@ -118,14 +117,6 @@ func isStoppedByFirstEnabling(r lifecycle.Result) bool {
 		var refusal *maasconfig.Refusal
 		return errors.As(t.Err, &refusal) && refusal.IsFirst
 	})
-}
-
-// warnUntold writes what of a pass could not be written down, unless the pass failed: then it is most likely for the same
-// reason, and that has been said.
-func (a *app) warnUntold(results []lifecycle.Result, untold []error) {
-	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return len(r.Troubles) > 0 }) {
-		a.warnAll(untold)
-	}
 }
 
 // warnAll writes what is not as it should be and does not change an outcome.

@@ -93,8 +93,7 @@ func (a *app) passOver(c *cli.Context, p *assembly, name string, options lifecyc
 	options.Certificates, options.ByHand = []string{name}, true
 	results := p.engine.Pass(c.Context, options)
 	report.NewRenewal(results).Words(a.stdout)
-	untold := p.endPass(c.Context, results)
 	a.complainAll(results)
-	a.warnUntold(results, untold)
+	a.endPass(c.Context, p, results)
 	return exitOf(results)
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -570,8 +571,16 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	null, err := os.Open(os.DevNull)
 	require.NoError(t, err)
 	defer null.Close()
-	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys, types: testTypes(), now: time.Now, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
+	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys, types: testTypes(), now: time.Now, chat: []string{lookUp(t, "maascert"), "notify", chatCommand}, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
 	defer time.AfterFunc(runTime, func() { panic(fmt.Sprintf("%q does not end", args)) }).Stop()
 	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
 	return code, out.String(), errs.String()
+}
+
+// lookUp is the path of a program that testscript puts into PATH.
+func lookUp(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	require.NoError(t, err)
+	return path
 }
