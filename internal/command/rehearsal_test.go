@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,9 +112,10 @@ func (g *gate) show(config *tls.Config) {
 	g.config = config
 }
 
-// fileServer serves a pair from its files, as they are at each handshake.
-func fileServer(t *testing.T, key, chain string) (address string) {
+// fileServer serves a pair from its files, as they are at each handshake, and counts these.
+func fileServer(t *testing.T, key, chain string, shaken *atomic.Int64) (address string) {
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		shaken.Add(1)
 		pair, err := tls.LoadX509KeyPair(chain, key)
 		return &pair, err
 	}})
@@ -144,6 +146,8 @@ type rehearsed struct {
 	clock *clock
 	told  *notifytest.Server
 	gate  *gate
+
+	shaken atomic.Int64 // handshakes with the proxy
 }
 
 func startRehearsed(t *testing.T, elsewhere bool) *rehearsed {
@@ -155,7 +159,7 @@ func startRehearsed(t *testing.T, elsewhere bool) *rehearsed {
 	text := strings.NewReplacer(
 		r.ca.Address(), r.gate.listener.Addr().String(),
 		"key_type: ec256}", "key_type: ec256, targets: [maas, front]}",
-		"targets:\n", fmt.Sprintf("targets:\n  front: {type: files, key: %s, fullchain: %s, check: [%s], reload: [\"true\"], endpoints: [%q]}\n", key, chain, check, fileServer(t, key, chain)),
+		"targets:\n", fmt.Sprintf("targets:\n  front: {type: files, key: %s, fullchain: %s, check: [%s], reload: [\"true\"], endpoints: [%q]}\n", key, chain, check, fileServer(t, key, chain, &r.shaken)),
 	).Replace(r.config()) + "notify:\n  - {type: webhook, name: hook, url: \"file:hook.url\", events: [all], retries: 0}\n"
 	if elsewhere {
 		second, err := acmetest.Start(acmetest.Options{HTTPPort: r.ca.HTTPPort, Validity: 90 * 24 * time.Hour})

@@ -1,0 +1,129 @@
+//go:build hostile
+
+package command
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"maascert/internal/loopback"
+)
+
+// opened counts how often files below a folder are opened.
+func opened(t *testing.T, folder string) *atomic.Int64 {
+	watcher, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	require.NoError(t, err)
+	count := new(atomic.Int64)
+	var folders []string
+	require.NoError(t, filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() {
+			folders = append(folders, path)
+		}
+		return err
+	}))
+	for _, path := range folders {
+		_, err := unix.InotifyAddWatch(watcher, path, unix.IN_OPEN|unix.IN_ACCESS|unix.IN_MODIFY|unix.IN_CREATE)
+		require.NoError(t, err)
+	}
+	file := os.NewFile(uintptr(watcher), "inotify")
+	go func() {
+		buffer := make([]byte, 4096)
+		for {
+			if _, err := file.Read(buffer); err != nil {
+				return
+			}
+			count.Add(1)
+		}
+	}()
+	t.Cleanup(func() { _ = file.Close() })
+	return count
+}
+
+// memory is a figure of a process's status in KiB.
+func memory(t *testing.T, pid int, name string) int {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	found := regexp.MustCompile(name + `:\s+(\d+) kB`).FindSubmatch(status)
+	require.NotNil(t, found)
+	n, err := strconv.Atoi(string(found[1]))
+	require.NoError(t, err)
+	return n
+}
+
+// A thousand requests a second to /metrics for a minute cost no handshake, no look into the store, and less than 20 MiB.
+func TestHostileAskers(t *testing.T) {
+	r := startRehearsed(t, false)
+	port, err := loopback.Port()
+	require.NoError(t, err)
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	path := filepath.Join(r.dir, "maascert.yaml")
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, []byte(strings.Replace(string(text), `listen: ""`, "listen: "+address, 1)), 0o640))
+	cmd := program(t.Context(), t, r.site, "run")
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool {
+		status, body := ask(address, "/metrics")
+		return status == http.StatusOK && strings.Contains(body, "maascert_last_pass_success")
+	}, time.Minute, 50*time.Millisecond)
+	store, shaken, before := opened(t, filepath.Join(r.dir, "state")), r.shaken.Load(), memory(t, cmd.Process.Pid, "VmRSS")
+
+	const rate, length = 1000, time.Minute
+	var taken, refused atomic.Int64
+	tokens := make(chan struct{}, rate)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 50}, Timeout: 10 * time.Second}
+	done := make(chan struct{})
+	for range 50 {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for range tokens {
+				resp, err := client.Get("http://" + address + "/metrics")
+				if err != nil {
+					refused.Add(1)
+					continue
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+				if resp.StatusCode == http.StatusOK {
+					taken.Add(1)
+				} else {
+					refused.Add(1)
+				}
+			}
+		}()
+	}
+	ticker := time.NewTicker(10 * time.Millisecond)
+	for began := time.Now(); time.Since(began) < length; {
+		<-ticker.C
+		for range rate / 100 {
+			tokens <- struct{}{}
+		}
+	}
+	ticker.Stop()
+	close(tokens)
+	for range 50 {
+		<-done
+	}
+	after := memory(t, cmd.Process.Pid, "VmHWM")
+	t.Logf("%d answers, %d refusals; %d KiB before, %d KiB at most", taken.Load(), refused.Load(), before, after)
+	require.Greater(t, taken.Load(), int64(50000), "as many as this machine manages, a thousand a second on an idle one")
+	require.Less(t, after-before, 20<<10)
+	require.Zero(t, store.Load(), "nobody looked into the store")
+	require.Equal(t, shaken, r.shaken.Load(), "nobody shook hands")
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.Error(t, cmd.Wait())
+}
