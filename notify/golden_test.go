@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,7 +55,7 @@ func webhookPayload(t *testing.T, event notify.Event) string {
 	request := server.Requests()[0]
 	var text strings.Builder
 	for _, name := range []string{"Content-Type", "User-Agent", "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
-		fmt.Fprintf(&text, "%s: %s\n", name, request.Header.Get(http.CanonicalHeaderKey(name)))
+		fmt.Fprintf(&text, "%s: %s\n", name, request.Header.Get(name))
 	}
 	return text.String() + "\n" + indented(t, request.Body)
 }

@@ -27,6 +27,10 @@ var forbidden = []struct{ from, to, why string }{
 	{"maascert/maasconfig", "maascert/internal/lifecycle", "the engine drives the targets"},
 	{"maascert/maasconfig", "maascert/maasconfig/maasapi", "a target wants a list of regions, whoever has it"},
 	{"maascert/maasconfig/maasapi", "maascert/acme", "MAAS's API knows nothing of those who put records with it"},
+	{"maascert/notify", "maascert/certstore", "who is told hears words, and needs to know nothing of certificates"},
+	{"maascert/notify", "maascert/acme", "likewise"},
+	{"maascert/notify", "maascert/maasconfig", "MAAS's page is a notice board, whoever has it"},
+	{"maascert/notify", "maascert/internal/lifecycle", "the engine says what is worth telling, and others tell it"},
 	{"maascert/internal/config", "maascert/internal/lifecycle", "what somebody wants is known before anything is done about it"},
 	{"maascert/internal/config", "maascert/internal/command", "the command reads the configuration"},
 	{"maascert/internal/config", "maascert/internal/report", "what somebody wants does not depend on what is said of it"},
@@ -45,6 +49,8 @@ var only = []struct{ to, by, why string }{
 	{"github.com/juju/gomaasapi/", "maascert/maasconfig/maasapi", "likewise"},
 	{"github.com/urfave/cli/", "maascert/internal/command", "flags and words belong to the command"},
 	{"github.com/letsencrypt/pebble/", "maascert/acme/acmetest", "a CA for tests is no part of the program"},
+	{"github.com/wneessen/go-mail", "maascert/notify", "mail is one of several ways to tell people"},
+	{"github.com/nicholas-fedor/shoutrrr", "maascert/notify", "so are chats"},
 	{"os/exec", "maascert/internal/world", "programs are run through world.Runner, so that tests can make them fail"},
 }
 
