@@ -39,6 +39,9 @@ type Request struct {
 	// Save is called whenever there is something that a later run would need: the order's URL as soon as it exists, and
 	// once more with the certificate's key before the order is finalized. An error stops the order.
 	Save func(certstore.Order) error
+	// Afresh has every name proven anew: authorizations of earlier orders that the CA would use again are deactivated first. It is
+	// for rehearsals at a CA for them, which would prove nothing else.
+	Afresh bool
 	// Leftovers are answers that earlier runs may have left visible; they are taken away.
 	Leftovers []certstore.Answer
 	// Note is called before answers are made visible that outlive this process, and when they are gone: with all that may
@@ -54,6 +57,7 @@ type Issued struct {
 	Profile   string
 	Requests  int      // sent to the CA
 	Warnings  []string // what was not as wished and is no failure
+	Reused    []string // names that were not proven, because the CA went by an earlier proof; sorted
 }
 
 const (
@@ -100,7 +104,7 @@ func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 	}
 	return &Issued{
 		Bundle: bundle, Directory: c.config.Directory, Account: s.account, Profile: c.config.Profile,
-		Requests: s.sent(), Warnings: o.warnings,
+		Requests: s.sent(), Warnings: o.warnings, Reused: o.reusedNames(),
 	}, err
 }
 
@@ -122,6 +126,23 @@ type order struct {
 
 	saving sync.Mutex
 	over   bool
+
+	mu     sync.Mutex
+	reused []string // names that the CA did not want to see proven again
+}
+
+// reuse notes a name that the CA does not want to see proven again.
+func (o *order) reuse(authorization lego.Authorization) {
+	name, _ := o.asked(authorization)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.reused = append(o.reused, printable.Phrase(name))
+}
+
+func (o *order) reusedNames() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Sorted(slices.Values(o.reused))
 }
 
 type keyResult struct {
@@ -139,6 +160,11 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 	defer retracted()
 	if err := o.begin(); err != nil {
 		return nil, err
+	}
+	if o.request.Afresh {
+		if err := o.forget(); err != nil {
+			return nil, err
+		}
 	}
 	stop := o.makeKey()
 	defer stop()
@@ -200,6 +226,27 @@ func (o *order) newOrder() error {
 	}
 	o.url, o.at = made.Location, made.Order
 	return nil
+}
+
+// forget deactivates authorizations that the CA would use again, and orders once more. Those that the CA keeps are used again.
+func (o *order) forget() error {
+	forgotten := make([]bool, len(o.at.Authorizations))
+	group := o.sideBySide()
+	for i, url := range o.at.Authorizations {
+		group.Go(func() error {
+			authorization, err := o.authorization(url)
+			if err != nil || authorization.Status != lego.StatusValid {
+				return err
+			}
+			_, refused := call(o.session, "deactivate", func() (struct{}, error) { return struct{}{}, o.core.Authorizations.Deactivate(url) })
+			forgotten[i] = refused == nil
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil || !slices.Contains(forgotten, true) {
+		return err
+	}
+	return o.explainRefusal(o.newOrder())
 }
 
 // replaces identifies the predecessor to the CA that issued it to this account; empty for any other.
@@ -298,6 +345,9 @@ type task struct {
 // authorize fetches all authorizations and proves those that are still open, side by side.
 func (o *order) authorize() error {
 	if o.at.Status != lego.StatusPending {
+		if !o.resumed {
+			o.reused = o.request.Names
+		}
 		return nil
 	}
 	if n := len(o.at.Authorizations); n > 2*len(o.request.Names)+10 {
@@ -308,8 +358,12 @@ func (o *order) authorize() error {
 	for i, url := range o.at.Authorizations {
 		group.Go(func() error {
 			authorization, err := o.authorization(url)
-			if err != nil || authorization.Status == lego.StatusValid {
+			if err != nil {
 				return err
+			}
+			if authorization.Status == lego.StatusValid {
+				o.reuse(authorization)
+				return nil
 			}
 			tasks[i], err = o.task(url, authorization)
 			if err != nil || tasks[i].solver.Lasts() {

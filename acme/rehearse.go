@@ -52,7 +52,7 @@ func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Iss
 	o.ctx, o.wire.ctx = tidying, tidying
 	err = errors.Join(err, ignoreRefusal(o.cleanUp(ctx)))
 	<-retracted
-	return &Issued{Directory: c.config.Directory, Requests: s.sent(), Warnings: o.warnings}, err
+	return &Issued{Directory: c.config.Directory, Requests: s.sent(), Warnings: o.warnings, Reused: o.reusedNames()}, err
 }
 
 // CheckAccount asks whether the CA is there and lets the account do anything, where there is one. An account that the CA does not know is

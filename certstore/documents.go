@@ -193,6 +193,7 @@ type Told struct {
 // Untold is an event that is on its way to people.
 type Untold struct {
 	ID    string          `json:"id"`
+	Topic string          `json:"topic"` // what it is about
 	Event json.RawMessage `json:"event"`
 	To    []string        `json:"to"` // notifiers that have not taken it
 	Since time.Time       `json:"since"`

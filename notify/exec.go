@@ -39,7 +39,7 @@ type program struct {
 }
 
 func (p *program) Notify(ctx context.Context, event Event) error {
-	text, err := event.document()
+	text, err := event.Document()
 	if err != nil {
 		return &Refusal{err}
 	}

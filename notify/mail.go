@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/mail"
+	"slices"
 	"strings"
 
 	gomail "github.com/wneessen/go-mail"
@@ -103,7 +104,29 @@ type mailer struct {
 }
 
 func (m *mailer) Notify(ctx context.Context, event Event) error {
-	message, err := m.message(event)
+	err := m.mail(ctx, event, m.To)
+	var sent *gomail.SendError
+	if err == nil || len(m.To) == 1 || !errors.As(err, &sent) || sent.Reason != gomail.ErrSMTPRcptTo {
+		return err
+	}
+	// Somebody's address is not taken; the others are told all the same.
+	var refused []error
+	for _, to := range m.To {
+		refused = append(refused, m.mail(ctx, event, []string{to}))
+	}
+	if err = errors.Join(refused...); err == nil {
+		return nil
+	}
+	err = &tamed{printable.Error(err), err}
+	if slices.Contains(refused, nil) {
+		return &Partial{err}
+	}
+	return err
+}
+
+// mail sends an event to some.
+func (m *mailer) mail(ctx context.Context, event Event, to []string) error {
+	message, err := m.message(event, to)
 	if err != nil {
 		return &Refusal{err}
 	}
@@ -167,7 +190,7 @@ func (m *mailer) explain(err error) error {
 			text = scrubPassword(text, m.User, password)
 		}
 	}
-	said := errors.New(text)
+	said := error(&tamed{text, err})
 	var sent *gomail.SendError
 	var unknown x509.UnknownAuthorityError
 	switch {
@@ -180,6 +203,19 @@ func (m *mailer) explain(err error) error {
 	}
 }
 
+// tamed is an error whose text was made fit to be shown, and which still is what it is.
+type tamed struct {
+	text string
+	error
+}
+
+func (t *tamed) Error() string { return t.text }
+
+// GoString is the same.
+func (t *tamed) GoString() string { return t.text }
+
+func (t *tamed) Unwrap() error { return t.error }
+
 // scrubPassword takes a password out of a text, as it is and as a login carries it.
 func scrubPassword(text, user, password string) string {
 	for _, form := range []string{password, base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password)), base64.StdEncoding.EncodeToString([]byte(password))} {
@@ -189,12 +225,12 @@ func scrubPassword(text, user, password string) string {
 }
 
 // message is an event as a mail. All mails of a topic are one conversation in a mail program.
-func (m *mailer) message(event Event) (*gomail.Msg, error) {
+func (m *mailer) message(event Event, recipients []string) (*gomail.Msg, error) {
 	message := gomail.NewMsg(gomail.WithNoDefaultUserAgent(), gomail.WithBoundary("part-"+event.ID))
 	if err := message.From(m.From); err != nil {
 		return nil, err
 	}
-	if err := message.To(m.To...); err != nil {
+	if err := message.To(recipients...); err != nil {
 		return nil, err
 	}
 	from, err := mail.ParseAddress(m.From)

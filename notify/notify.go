@@ -71,11 +71,16 @@ type Event struct {
 	Repeat  bool   `json:"repeat,omitempty"` // it was told before and lasts
 }
 
+// longestText bounds, in bytes, each text of an event: they come from outside, and wait in the record until everybody is told.
+const longestText = 1000
+
 // New completes an event: its texts are made printable and bounded, and what follows from the rest is filled in. The ID is the same for
 // the same event.
 func New(e Event) Event {
 	e.Schema, e.At = Schema, e.At.UTC().Truncate(time.Second)
-	e.Error, e.Hint, e.Detail = printable.Text(e.Error), printable.Text(e.Hint), printable.Text(e.Detail)
+	for _, text := range []*string{&e.Error, &e.Hint, &e.Detail} {
+		*text = printable.Line(*text, longestText)
+	}
 	if e.NotAfter != nil {
 		ends := e.NotAfter.UTC().Truncate(time.Second)
 		e.NotAfter, e.LeftSeconds = &ends, int64(ends.Sub(e.At)/time.Second)
@@ -92,8 +97,8 @@ func New(e Event) Event {
 // Schema is the format of an event as JSON.
 const Schema = 1
 
-// document is the event as one line of JSON.
-func (e Event) document() ([]byte, error) {
+// Document is the event as one line of JSON.
+func (e Event) Document() ([]byte, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
@@ -114,6 +119,15 @@ func (r *Refusal) Error() string { return r.Err.Error() }
 
 // Unwrap is the same as an error.
 func (r *Refusal) Unwrap() error { return r.Err }
+
+// Partial is the error of a notifier that told some of whom it is to tell: the same again would tell them twice.
+type Partial struct{ Err error }
+
+// Error is why the others were not told.
+func (p *Partial) Error() string { return p.Err.Error() }
+
+// Unwrap is the same as an error.
+func (p *Partial) Unwrap() error { return p.Err }
 
 // Channel is a notifier with what it is told of, and how patiently.
 type Channel struct {
@@ -145,7 +159,8 @@ func (c Channel) Tell(ctx context.Context, event Event) error {
 	for n := 1; ; n++ {
 		err := c.try(ctx, event)
 		var refusal *Refusal
-		if err == nil || n > c.Retries || errors.As(err, &refusal) || ctx.Err() != nil {
+		var partial *Partial
+		if err == nil || n > c.Retries || errors.As(err, &refusal) || errors.As(err, &partial) || ctx.Err() != nil {
 			return err
 		}
 		timer := time.NewTimer(c.pause(n))

@@ -329,6 +329,22 @@ func TestSectionsFindWhatIsWrong(t *testing.T) {
 	}
 }
 
+// One address that is not taken any more keeps nobody else from being told, and nobody is told twice.
+func TestMailReachesTheOthers(t *testing.T) {
+	t.Parallel()
+	server := notifytest.NewMailServer(t, notifytest.Well, false)
+	server.Gone = "night@example.com"
+	channel := notify.NewChannel("smtp", mail(server, "starttls"), parts())
+	channel.Pause = func(int) time.Duration { return 0 }
+	err := channel.Tell(t.Context(), notifytest.Event(notify.Failed))
+	var partial *notify.Partial
+	require.ErrorAs(t, err, &partial)
+	require.ErrorContains(t, err, "no such user")
+	mails := server.Mails()
+	require.Len(t, mails, 1)
+	require.Equal(t, []string{"ops@example.com"}, mails[0].To)
+}
+
 // A service's URL is all secret but for its scheme: what a library says of it is shown without.
 func TestChatErrorsHoldNoPartOfTheURL(t *testing.T) {
 	// Nobody is reached: a proxy that is not there stands before all of them.

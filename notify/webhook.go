@@ -85,7 +85,7 @@ func (w *webhook) Notify(ctx context.Context, event Event) error {
 	if err != nil {
 		return &Refusal{err}
 	}
-	body, err := event.document()
+	body, err := event.Document()
 	if err != nil {
 		return &Refusal{err}
 	}

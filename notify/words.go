@@ -42,7 +42,11 @@ func (e Event) sentence() string {
 	case Failed:
 		return upper(failedAt(e.Stage)) + because
 	case RehearsalFailed:
-		return fmt.Sprintf("A rehearsal of the next renewal of %s fails%s The certificate in use is well%s: there is time to mend it.", e.Cert, because, e.until())
+		words := fmt.Sprintf("The next renewal of %s would fail, as a rehearsal of it did%s", e.Cert, because)
+		if e.NotAfter != nil && e.LeftSeconds > 0 {
+			words += " The certificate in use ends " + moment(*e.NotAfter) + ": mend it before."
+		}
+		return words
 	case RehearsalSkipped:
 		return fmt.Sprintf("Whether the next renewal of %s would work could not be found out%s", e.Cert, because)
 	case Recovered:

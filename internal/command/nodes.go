@@ -116,6 +116,7 @@ func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) ([
 		node.OK = node.OK && (passed[cert.Name] || wasOK)
 	}
 	node.Notifiers = p.notifiers(node.Notifiers, now)
+	p.tellings = nil // which is counted once
 	node.LastOK, node.WishHash = lastOK, "sha256:"+hex.EncodeToString(wishes.Sum(nil))
 	node.ClockSkewMS = 0
 	for _, client := range p.clients {

@@ -155,13 +155,10 @@ func (p *assembly) tell(ctx context.Context, results []lifecycle.Result, within 
 
 // tellByHand tells people what a pass came to that a person made. It returns what could not be told, as warnings.
 func (p *assembly) tellByHand(ctx context.Context, results []lifecycle.Result) (untold []error) {
-	if ctx.Err() != nil {
-		return nil
-	}
 	p.tell(ctx, results, tellTimeByHand)
 	for _, one := range p.tellings {
 		if one.Err != nil {
-			untold = append(untold, fmt.Errorf("%s (%s) was not told: %w", one.Channel, one.Type, one.Err))
+			untold = append(untold, fmt.Errorf("not told: %s (%s): %w", one.Channel, one.Type, one.Err))
 		}
 	}
 	return untold

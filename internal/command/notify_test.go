@@ -150,11 +150,13 @@ func TestNotifiersByHand(t *testing.T) {
 
 	code, _, errs = inSite(t, s, world.OS{}, "renew") // TLS is off, so nothing is ordered
 	require.Equal(t, exitAttention, code)
-	require.Contains(t, errs, "warning: hook (webhook) was not told")
+	require.Contains(t, errs, "warning: not told: hook (webhook)")
 	page, mails, _, _, lines := e.told()
 	require.Len(t, page, 2)
 	require.Equal(t, "maascert: maas: a renewal cannot begin", mails[len(mails)-1])
 	require.Equal(t, "failed", lines[len(lines)-1])
+	_, out, _ = inSite(t, s, world.OS{}, "status", "--json")
+	require.Contains(t, out, `"failures": 1,`)
 	code, out, _ = inSite(t, s, world.OS{}, "status")
 	require.Equal(t, exitAttention, code)
 	require.Contains(t, out, "hook (webhook) cannot be told since ")

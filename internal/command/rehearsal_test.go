@@ -143,9 +143,10 @@ func fileServer(t *testing.T, key, chain string, shaken *atomic.Int64) (address 
 // rehearsed is a site whose daemon lives as fast as the test wants, and who is told.
 type rehearsed struct {
 	*site
-	clock *clock
-	told  *notifytest.Server
-	gate  *gate
+	second *acmetest.CA // for dry runs; nil: there is none
+	clock  *clock
+	told   *notifytest.Server
+	gate   *gate
 
 	shaken atomic.Int64 // handshakes with the proxy
 }
@@ -160,11 +161,13 @@ func startRehearsed(t *testing.T, elsewhere bool) *rehearsed {
 		r.ca.Address(), r.gate.listener.Addr().String(),
 		"key_type: ec256}", "key_type: ec256, targets: [maas, front]}",
 		"targets:\n", fmt.Sprintf("targets:\n  front: {type: files, key: %s, fullchain: %s, check: [%s], reload: [\"true\"], endpoints: [%q]}\n", key, chain, check, fileServer(t, key, chain, &r.shaken)),
-	).Replace(r.config()) + "notify:\n  - {type: webhook, name: hook, url: \"file:hook.url\", events: [all], retries: 0}\n"
+	).Replace(r.config()) + "notify:\n  - {type: webhook, name: hook, url: \"file:hook.url\", retries: 0}\n"
 	if elsewhere {
-		second, err := acmetest.Start(acmetest.Options{HTTPPort: r.ca.HTTPPort, Validity: 90 * 24 * time.Hour})
+		// Proofs are good for ever there.
+		second, err := acmetest.Start(acmetest.Options{HTTPPort: r.ca.HTTPPort, Validity: 90 * 24 * time.Hour, AuthzReuse: 100})
 		require.NoError(t, err)
 		t.Cleanup(second.Stop)
+		r.second = second
 		require.NoError(t, os.WriteFile(filepath.Join(r.dir, "second_root.pem"), second.DirectoryRoot(), 0o644))
 		text = strings.Replace(text, "  accept_terms: true", "  accept_terms: true\n  dry_run: {directory: \""+second.Directory+"\", root: second_root.pem}", 1)
 	}
@@ -175,15 +178,13 @@ func startRehearsed(t *testing.T, elsewhere bool) *rehearsed {
 	return r
 }
 
-// kinds are the events that were told, but for those that tell of success.
+// kinds are the events that were told.
 func (r *rehearsed) kinds(t *testing.T) []string {
 	var kinds []string
 	for _, request := range r.told.Requests() {
 		var event notify.Event
 		require.NoError(t, json.Unmarshal([]byte(request.Body), &event))
-		if event.Kind != notify.Obtained && event.Kind != notify.Deployed {
-			kinds = append(kinds, string(event.Kind))
-		}
+		kinds = append(kinds, string(event.Kind))
 	}
 	return kinds
 }
@@ -267,8 +268,14 @@ func TestABrokenPathIsToldWithinEightDays(t *testing.T) {
 				func() { r.ca.DNS.Fail("region1.example.internal.", dns.RcodeSuccess) },
 			}
 		}, "obtain", "region1.example.internal", false},
-		"the account was deactivated":                              {deactivated, "obtain", "deactivated", false},
-		"the account was deactivated, which another CA cannot say": {deactivated, "obtain", "deactivated", true},
+		"a name leads nowhere that the CA for dry runs had proven before": {func(t *testing.T, r *rehearsed) fault {
+			return fault{
+				func() { r.second.DNS.Fail("region1.example.internal.", dns.RcodeNameError) },
+				func() { r.second.DNS.Fail("region1.example.internal.", dns.RcodeSuccess) },
+			}
+		}, "obtain", "region1.example.internal", true},
+		"the account was deactivated":                                {deactivated, "obtain", "deactivated", false},
+		"the account was deactivated and another CA cannot say that": {deactivated, "obtain", "deactivated", true},
 		"the CA's own root changed": {func(t *testing.T, r *rehearsed) fault {
 			authority, err := certtest.NewAuthority()
 			require.NoError(t, err)
@@ -312,7 +319,7 @@ func TestABrokenPathIsToldWithinEightDays(t *testing.T) {
 				}
 				return !healed.IsZero() && now.Sub(healed) > 3*day || now.Sub(began) > 30*day
 			})
-			require.Equal(t, []string{"rehearsal_failed", "recovered"}, r.kinds(t), "%v", r.last(t))
+			require.Equal(t, []string{"rehearsal_failed", "recovered"}, r.kinds(t), "%v", r.told.Requests())
 			require.LessOrEqual(t, told.Sub(broken), 8*day)
 			require.LessOrEqual(t, healed.Sub(told), day)
 			require.Equal(t, 1, len(r.ca.Issued()), "nothing was issued for it")

@@ -153,22 +153,37 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 	return results
 }
 
-// after rehearses what is due and tells people what a pass came to. However long that takes, the next look is not missed.
+// after tells people what a pass came to, rehearses what is due, and tells what came of that. However long it takes, no look is missed
+// that what is left of a certificate asks for.
 func (s *service) after(ctx context.Context, results []lifecycle.Result, next time.Time) time.Time {
-	rehearsing := s.passing.engine.RehearseDue(ctx, results, next, func(ctx context.Context, cert string) lifecycle.Rehearsed {
+	again := s.tellPeople(ctx, results, next)
+	if ctx.Err() != nil {
+		return again
+	}
+	isRehearsed := false
+	rehearsing := s.passing.engine.RehearseDue(ctx, results, func(ctx context.Context, cert string) lifecycle.Rehearsed {
+		isRehearsed = true
 		s.passed(results, next) // a rehearsal takes its time
 		return s.rehearseNext(ctx, cert)
 	})
-	again := s.passing.tell(ctx, results, max(soonestTellTime, min(tellTime, next.Sub(s.now()))))
+	if isRehearsed {
+		again = s.tellPeople(ctx, lifecycle.WithoutActs(results), next)
+	}
+	if again.IsZero() || !rehearsing.IsZero() && rehearsing.Before(again) {
+		return rehearsing
+	}
+	return again
+}
+
+// tellPeople tells people what a pass came to.
+func (s *service) tellPeople(ctx context.Context, results []lifecycle.Result, next time.Time) (again time.Time) {
+	again = s.passing.tell(ctx, results, max(soonestTellTime, min(tellTime, next.Sub(s.now()))))
 	for _, one := range s.passing.tellings {
 		if one.Err != nil {
 			s.log.Warn("not told", "notifier", one.Channel, "type", one.Type, "error", printable.Error(one.Err), "hint", printable.Text(hint.Of(one.Err)))
 		}
 	}
 	s.alive()
-	if again.IsZero() || !rehearsing.IsZero() && rehearsing.Before(again) {
-		return rehearsing
-	}
 	return again
 }
 
@@ -180,7 +195,7 @@ func (s *service) rehearseNext(ctx context.Context, cert string) lifecycle.Rehea
 	result := r.engine.Pass(ctx, lifecycle.Options{Certificates: []string{cert}, Force: true, Accept: s.accept})[0]
 	rehearsed := lifecycle.Rehearsed{Result: result, Level: r.level(cert)}
 	if issuer, ok := r.issuers[cert]; ok {
-		rehearsed.AtCA = issuer.AtCA
+		rehearsed.AtCA, rehearsed.Reused = issuer.AtCA, issuer.Reused
 	}
 	s.log.Info("rehearsed the next renewal", "cert", cert, "level", rehearsed.Level, "failed", len(result.Troubles) > 0)
 	return rehearsed

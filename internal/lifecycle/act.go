@@ -224,8 +224,8 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued, plan Plan) error {
 		r.CutOff, r.Failures, r.Refused, r.FailedWith = 0, 0, false, ""
 		r.NextAttempt, r.RetryAfter, r.HeldUntil, r.FailedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 		r.Pinned, r.PinnedAt = 0, time.Time{}
-		if r.Rehearsal != nil { // what was rehearsed has been done
-			r.Rehearsal.Failed, r.Rehearsal.Proven, r.Rehearsal.Skipped = time.Time{}, false, time.Time{}
+		if old := r.Rehearsal; old != nil && (!old.Failed.IsZero() || !old.Skipped.IsZero()) { // what was rehearsed has been done
+			r.Rehearsal = &certstore.Rehearsal{Tried: old.Tried, By: old.By, Configs: old.Configs}
 		}
 		r.Remember(p.attempt("", nil))
 	})

@@ -14,7 +14,7 @@ type Daemon struct {
 	Now      func() time.Time
 	Pass     func(ctx context.Context) []Result
 	// After does what can wait until a pass is over, and returns when it wants to be called again; nil: nothing does. next is when the
-	// next pass comes.
+	// next pass comes. It is called also when the daemon is to end, to write down what it would do.
 	After func(ctx context.Context, results []Result, next time.Time) (again time.Time)
 	// Passed is called after that with the moment of the next pass; nil: nobody is told.
 	Passed func(results []Result, next time.Time)
@@ -44,7 +44,7 @@ func (d *Daemon) Run(ctx context.Context) {
 	for {
 		results := d.Pass(ctx)
 		next := d.next(results, d.now())
-		if d.After != nil && ctx.Err() == nil {
+		if d.After != nil {
 			next = notBefore(earlier(next, d.After(ctx, results, next)), d.now())
 		}
 		if d.Passed != nil {

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -42,8 +41,9 @@ const (
 	orderGap = day
 	// outageTime is for how long the CA itself may be away before that is a failure: the one for dry runs may always be.
 	outageTime = 3 * day
-	// rehearsalTime bounds a rehearsal, and is what has to be left until the next look.
-	rehearsalTime = 10 * time.Minute
+	// rehearsalTime bounds a rehearsal, and soonestRehearsal is what it has at least: it is made only where the next look can wait so long.
+	rehearsalTime    = 10 * time.Minute
+	soonestRehearsal = time.Minute
 	// aliveTime is after how long without a pass of its daemon a host takes no turns.
 	aliveTime = 2 * day
 )
@@ -53,6 +53,8 @@ type Rehearsed struct {
 	Result Result
 	Level  Level
 	AtCA   bool // what failed last was asked of the certificate's own CA, not of one for dry runs
+	// Reused are names that were not proven, because the CA went by an earlier proof.
+	Reused []string
 }
 
 // rehearseAt is when this host rehearses the next renewal; zero: nobody knows yet, or never.
@@ -65,7 +67,7 @@ func (s State) rehearseAt(r Rehearsals, cert string) time.Time {
 	if !isOwn && s.turn(due, cert) != s.Node {
 		due = due.Add(turnTime)
 	}
-	if order, _ := s.Orders(); order.Add(orderGap).After(due) && !order.After(s.Now) {
+	if order, _ := s.Orders(); order.Add(orderGap).After(due) && order.Sub(s.Now) < orderGap { // else a clock was ahead
 		due = order.Add(orderGap)
 	}
 	if s.Record.Rehearsal != nil {
@@ -85,14 +87,14 @@ func (s State) rehearsalDue(r Rehearsals) (due time.Time, isOwn bool) {
 	switch {
 	case last == nil:
 		return s.Now, false
+	case last.At.After(s.Now) || last.Tried.After(s.Now): // by a clock that was ahead
+		return s.Now, false
 	case last.Configs[s.Node] != r.Config:
 		return s.Now, true
 	case last.Proven || !last.Skipped.IsZero() && s.Now.Sub(last.Skipped) > failedGap:
 		return last.Tried.Add(failedGap), last.By == s.Node
 	case !last.Failed.IsZero() || !last.Skipped.IsZero():
 		return last.Tried.Add(rehearsalGap), last.By == s.Node
-	case last.At.After(s.Now): // by a clock that was ahead
-		return s.Now, false
 	case r.Schedule != nil:
 		return r.Schedule.Next(last.At), false
 	default:
@@ -113,9 +115,9 @@ func (s State) turn(due time.Time, cert string) string {
 	return hosts[binary.BigEndian.Uint64(sum[:8])%uint64(len(hosts))]
 }
 
-// RehearseDue rehearses the renewals of the certificates for which that is due, if there is time before the next look at a moment. It
-// notes in the results how it went, and returns when the next rehearsal is due; zero for no such time.
-func (e *Engine) RehearseDue(ctx context.Context, results []Result, until time.Time, rehearse func(ctx context.Context, cert string) Rehearsed) (next time.Time) {
+// RehearseDue rehearses the renewals of the certificates for which that is due, for as long as what is left of all of them allows not to
+// look. It notes in the results how it went, and returns when the next rehearsal is due; zero for no such time.
+func (e *Engine) RehearseDue(ctx context.Context, results []Result, rehearse func(ctx context.Context, cert string) Rehearsed) (next time.Time) {
 	for i := range results {
 		r := &results[i]
 		at := slices.IndexFunc(e.Certificates, func(cert Certificate) bool { return cert.Name == r.Name })
@@ -131,10 +133,17 @@ func (e *Engine) RehearseDue(ctx context.Context, results []Result, until time.T
 		case due.After(state.Now):
 			next = earlier(next, due)
 			continue
-		case until.Sub(state.Now) < rehearsalTime:
+		}
+		within := rehearsalTime
+		for _, other := range results {
+			if latest := other.After.State.latestLook(); !latest.IsZero() {
+				within = min(within, latest.Sub(state.Now))
+			}
+		}
+		if within < soonestRehearsal {
 			continue // after the next pass there may be time
 		}
-		after, err := e.rehearse(ctx, cert, state, rehearse)
+		after, err := e.rehearse(ctx, cert, state, within, rehearse)
 		if err != nil {
 			e.Log.Warn("the rehearsal of the next renewal", "cert", cert.Name, "error", printable.Error(err))
 			continue
@@ -150,7 +159,7 @@ func (e *Engine) RehearseDue(ctx context.Context, results []Result, until time.T
 
 // rehearse makes one rehearsal, which it writes down before and after. It returns what is remembered then; nil when another host is at it,
 // or when it was interrupted.
-func (e *Engine) rehearse(ctx context.Context, cert Certificate, state State, rehearse func(context.Context, string) Rehearsed) (after *certstore.Rehearsal, err error) {
+func (e *Engine) rehearse(ctx context.Context, cert Certificate, state State, within time.Duration, rehearse func(context.Context, string) Rehearsed) (after *certstore.Rehearsal, err error) {
 	ledger, err := certstore.OpenLedger(ctx, e.Store, cert.Name)
 	if err != nil {
 		return nil, err
@@ -171,7 +180,7 @@ func (e *Engine) rehearse(ctx context.Context, cert Certificate, state State, re
 	if err != nil || !begun {
 		return nil, err
 	}
-	bounded, cancel := context.WithTimeoutCause(ctx, rehearsalTime, errTooLong)
+	bounded, cancel := context.WithTimeoutCause(ctx, within, errTooLong)
 	defer cancel()
 	outcome := rehearse(bounded, cert.Name)
 	if ctx.Err() != nil {
@@ -194,7 +203,7 @@ func (e *Engine) rehearse(ctx context.Context, cert Certificate, state State, re
 	return after, err
 }
 
-var errTooLong = fmt.Errorf("the rehearsal took more than %v", rehearsalTime)
+var errTooLong = errors.New("the rehearsal took too long")
 
 // outcome is what is remembered of a rehearsal that ended, after what was remembered before it.
 func (e *Engine) outcome(before certstore.Rehearsal, r Rehearsed, now time.Time) certstore.Rehearsal {
@@ -202,6 +211,11 @@ func (e *Engine) outcome(before certstore.Rehearsal, r Rehearsed, now time.Time)
 	after.Level, after.Node = string(r.Level), e.Node
 	after.Target, after.Stage, after.Error, after.Hint = "", "", "", ""
 	worst, isOutage := r.Result.whatFailed()
+	if worst == nil && len(r.Reused) > 0 {
+		worst, isOutage = &Trouble{Stage: StageObtain, Err: hint.Add(errors.New("the CA goes by earlier proofs, so these names were not proven: "+listed(r.Reused)),
+			"a dry_run.directory of a CA that is for rehearsals")}, true
+		r.AtCA = false // which is no outage that could last too long
+	}
 	if worst != nil {
 		after.Target, after.Stage = worst.Target, string(worst.Stage)
 		after.Error, after.Hint = printable.Line(worst.Err.Error(), printable.Word), printable.Line(hint.Of(worst.Err), printable.Word)

@@ -45,7 +45,7 @@ func TestRehearseDue(t *testing.T) {
 		age      time.Duration // 10 days when 0
 		policy   *lifecycle.Rehearsals
 		change   func(w *world, s *lifecycle.State)
-		until    time.Duration // the next look; 12 hours when 0
+		ends     time.Duration // of another certificate, which has to be looked at
 		want     time.Duration // from now
 	}{
 		"the first is made at once":          {want: now},
@@ -81,7 +81,8 @@ func TestRehearseDue(t *testing.T) {
 		"and then twice a day": {change: func(w *world, s *lifecycle.State) {
 			s.Record.Rehearsal = before(w, 2*time.Hour, func(r *certstore.Rehearsal) { r.Skipped = r.At.Add(-day) })
 		}, want: 10 * time.Hour},
-		"not when the next look is near":       {until: 9 * time.Minute, want: never},
+		"not when another certificate ends":    {ends: 9 * time.Minute, want: never},
+		"but when that leaves it a while":      {ends: 11 * time.Minute, want: now},
 		"a clock that was ahead delays it not": {change: func(w *world, s *lifecycle.State) { s.Record.Rehearsal = before(w, -300*day, nil) }, want: now},
 		"another host's turn is waited for": {change: func(w *world, s *lifecycle.State) {
 			s.Nodes = others(w, 50)
@@ -118,7 +119,10 @@ func TestRehearseDue(t *testing.T) {
 			eng.Now, eng.Certificates[0].Rehearsals = func() time.Time { return w.now }, policy
 			made := 0
 			results := []lifecycle.Result{{Name: "maas", After: lifecycle.View{State: state}}}
-			next := eng.RehearseDue(t.Context(), results, w.now.Add(cmpOr(row.until, 12*time.Hour)), func(context.Context, string) lifecycle.Rehearsed {
+			if row.ends > 0 {
+				results = append(results, lifecycle.Result{Name: "other", After: lifecycle.View{State: w.state(day-row.ends, day)}})
+			}
+			next := eng.RehearseDue(t.Context(), results, func(context.Context, string) lifecycle.Rehearsed {
 				made++
 				return lifecycle.Rehearsed{Level: lifecycle.Issued}
 			})
@@ -181,8 +185,8 @@ func TestADeploymentRehearsesOnceAWeek(t *testing.T) {
 			record, _, err := certstore.LoadRecord(t.Context(), store, "maas")
 			require.NoError(t, err)
 			state := w.state(day, 900*day)
-			state.Node, state.Nodes, state.Record.Rehearsal = host, nodes, record.Rehearsal
-			eng.RehearseDue(t.Context(), []lifecycle.Result{{Name: "maas", After: lifecycle.View{State: state}}}, now.Add(12*time.Hour), func(context.Context, string) lifecycle.Rehearsed {
+			state.Now, state.Node, state.Nodes, state.Record.Rehearsal = now, host, nodes, record.Rehearsal
+			eng.RehearseDue(t.Context(), []lifecycle.Result{{Name: "maas", After: lifecycle.View{State: state}}}, func(context.Context, string) lifecycle.Rehearsed {
 				made[host]++
 				return lifecycle.Rehearsed{}
 			})
@@ -237,7 +241,7 @@ func TestWhatARehearsalCameTo(t *testing.T) {
 				}
 				state.Record.Rehearsal = record.Rehearsal
 				results := []lifecycle.Result{{Name: "maas", After: lifecycle.View{State: state}}}
-				eng.RehearseDue(t.Context(), results, now.Add(day), func(context.Context, string) lifecycle.Rehearsed { return row.came })
+				eng.RehearseDue(t.Context(), results, func(context.Context, string) lifecycle.Rehearsed { return row.came })
 				after := results[0].After.State.Record.Rehearsal
 				require.NotNil(t, after)
 				require.Equal(t, row.failing, after.Proven, "%d", i)
@@ -290,7 +294,7 @@ func TestAYearOfRehearsals(t *testing.T) {
 					Schedule: schedule, Now: time.Now, Nap: time.Hour,
 					Pass: func(ctx context.Context) []lifecycle.Result { return eng.Pass(ctx, lifecycle.Options{}) },
 					After: func(ctx context.Context, results []lifecycle.Result, next time.Time) time.Time {
-						rehearsing := eng.RehearseDue(ctx, results, next, func(context.Context, string) lifecycle.Rehearsed {
+						rehearsing := eng.RehearseDue(ctx, results, func(context.Context, string) lifecycle.Rehearsed {
 							if away[int(time.Since(began).Hours())] {
 								skipped++
 								return lifecycle.Rehearsed{Result: lifecycle.Result{Troubles: []lifecycle.Trouble{{Stage: lifecycle.StageObtain, Err: outage()}}}}
@@ -316,6 +320,23 @@ func TestAYearOfRehearsals(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A renewal ends what was known of its rehearsal when that failed, and says nothing of a rehearsal that worked.
+func TestARenewalEndsARehearsalThatFailed(t *testing.T) {
+	t.Parallel()
+	e := new(effects)
+	store := newMemory(e)
+	eng := engine(e, store, newCA(t, e, 90*day), newPlace(e, "a"))
+	_, err := certstore.SaveRecord(t.Context(), store, "maas", certstore.Record{V: 1, Rehearsal: &certstore.Rehearsal{
+		At: time.Now(), Failed: time.Now(), Proven: true, Error: "the port is closed", Configs: map[string]string{"region1": "c"},
+	}}, "")
+	require.NoError(t, err)
+	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+	require.NoError(t, r.Err())
+	left := r.After.State.Record.Rehearsal
+	require.True(t, left.At.IsZero() && left.Failed.IsZero() && !left.Proven && left.Error == "", "%+v", left)
+	require.Equal(t, map[string]string{"region1": "c"}, left.Configs)
 }
 
 // What a CA's server says of itself is an outage; that its certificate is not trusted is none.

@@ -35,6 +35,8 @@ type Rehearser struct {
 	// After Obtain.
 	Level Level
 	AtCA  bool // the CA of the certificate was asked last, not the one for dry runs
+	// Reused are names that were not proven, because the CA went by an earlier proof.
+	Reused []string
 }
 
 var _ Issuer = (*Rehearser)(nil)
@@ -58,6 +60,7 @@ func (r *Rehearser) Obtain(ctx context.Context, request acme.Request) (*acme.Iss
 		return r.issue(ctx, request)
 	}
 	rehearsed, err := r.Client.Rehearse(ctx, request, r.Keep)
+	r.reuse(rehearsed)
 	if err != nil && !errors.Is(err, acme.ErrExternalAccount) {
 		return rehearsed, err
 	}
@@ -68,6 +71,14 @@ func (r *Rehearser) Obtain(ctx context.Context, request acme.Request) (*acme.Iss
 	return rehearsed, err
 }
 
+// reuse notes, and says, what was not proven.
+func (r *Rehearser) reuse(issued *acme.Issued) {
+	r.Reused = issued.Reused
+	if len(r.Reused) > 0 {
+		issued.Warnings = append(issued.Warnings, "not proven, because the CA goes by an earlier proof: "+listed(r.Reused))
+	}
+}
+
 // issue has the directory for dry runs issue, when the CA itself has been seen to be there and to know the account.
 func (r *Rehearser) issue(ctx context.Context, request acme.Request) (*acme.Issued, error) {
 	asked, err := r.Client.CheckAccount(ctx)
@@ -75,7 +86,9 @@ func (r *Rehearser) issue(ctx context.Context, request acme.Request) (*acme.Issu
 		return &acme.Issued{Requests: asked}, err
 	}
 	r.AtCA = false
+	request.Afresh = true // what an earlier rehearsal proved is no proof now
 	issued, err := r.DryRun.Obtain(ctx, request)
+	r.reuse(issued)
 	issued.Requests += asked
 	issued.Directory = r.Client.Directory() // as if it came from there: another CA's would be replaced at once
 	switch {

@@ -42,6 +42,7 @@ type Tellable struct {
 	Told     []certstore.Told
 	Channels []notify.Channel
 	Hosts    bool          // silent hosts are told of with this certificate
+	ActsOnly bool          // the pass was cut off: what it did is known, and what it found is not
 	Silence  time.Duration // after which a host that says nothing is silent
 }
 
@@ -84,6 +85,9 @@ func Tell(t Tellable) (letters []Letter, told []certstore.Told, again time.Time)
 	for _, event := range t.acts() {
 		post(event, t.whoWants(event))
 	}
+	if t.ActsOnly {
+		return letters, t.Told, time.Time{}
+	}
 	found := t.findings()
 	told = t.remembered(found)
 	for _, f := range found {
@@ -105,6 +109,10 @@ func Tell(t Tellable) (letters []Letter, told []certstore.Told, again time.Time)
 	}
 	for i := range told {
 		if isFound(told[i].Topic) || told[i].Over || !t.isOver(told[i]) {
+			continue
+		}
+		if t.isForgotten(told[i]) {
+			told[i].Over = true
 			continue
 		}
 		event, to, later := t.recover(&told[i])
@@ -153,15 +161,20 @@ func (t Tellable) tell(one *certstore.Told, f finding, informed []string) (event
 	event.Repeat = isNearer && !isOther
 	event = notify.New(event)
 	to = without(t.whoWants(event), informed)
+	heard := to
+	if !isNew { // who heard of it as something else hears that it is over as well
+		heard = append(slices.Clone(one.To), without(to, one.To)...)
+	}
 	one.Kind, one.Stage, one.Target, one.Error, one.Digest = string(f.kind), string(f.stage), f.target, printable.Phrase(event.Error), f.news
-	one.At, one.Node, one.To, one.Step, one.Over = t.Now.UTC(), t.Node, to, f.step, false
+	one.At, one.Node, one.To, one.Step, one.Over = t.Now.UTC(), t.Node, heard, f.step, false
 	count(one, t.Now)
 	return event, to, time.Time{}
 }
 
 // promptAt is when a topic may be told, which was told so often within a day.
 func promptAt(one certstore.Told, now time.Time) time.Time {
-	if now.Sub(one.Day) >= day || one.Times < promptTellings {
+	isLongAgo := now.Sub(one.Day) >= day || one.Day.After(now) || one.At.After(now) // or a clock was ahead
+	if isLongAgo || one.Times < promptTellings {
 		return time.Time{}
 	}
 	return one.At.Add(time.Duration(one.Times) * tellingPause)
@@ -222,7 +235,9 @@ func (t Tellable) isOver(one certstore.Told) bool {
 		locked := slices.ContainsFunc(t.Result.Troubles, func(trouble Trouble) bool {
 			return trouble.Target == state.Targets[at].Name && trouble.Stage == StageLock
 		})
-		return !locked && t.speaksFor(one.Node)
+		// That a guard does not refuse any more is known where it was asked, or where nothing is left to be done.
+		isAsked := one.Stage != string(StageGuard) || t.Result.Deployed[state.Targets[at].Name] || t.Result.Healthy()
+		return !locked && isAsked && t.speaksFor(one.Node)
 	case strings.HasPrefix(one.Topic, hostTopics):
 		return t.Hosts && !state.NodesUnknown
 	case one.Topic == topicCertificate:
@@ -232,9 +247,17 @@ func (t Tellable) isOver(one certstore.Told) bool {
 	case one.Topic == topicRehearsal:
 		r := state.Record.Rehearsal
 		return r == nil || r.Failed.IsZero() || r.Proven
+	case one.Topic == topicExpiry:
+		return state.Current != nil
 	default:
 		return true
 	}
+}
+
+// isForgotten tells whether a topic is of a host that left without a word, which is not to say that it is well.
+func (t Tellable) isForgotten(one certstore.Told) bool {
+	host, isHost := strings.CutPrefix(one.Topic, hostTopics)
+	return isHost && !slices.ContainsFunc(t.Result.After.State.Nodes, func(n certstore.Node) bool { return n.Node == host })
 }
 
 // speaksFor tells whether this host may say that what another one told is over: where that one is silent.
@@ -325,10 +348,13 @@ func digest(parts ...string) string {
 }
 
 // ofCertificate is what is wrong with the certificate itself. That another run is at work is no trouble, and neither is a version
-// that is yet to be revoked.
+// that is yet to be revoked, or an order that was not due and that a person saw fail.
 func (t Tellable) ofCertificate() []finding {
 	var worst *Trouble
 	for _, trouble := range t.Result.Troubles {
+		if t.Result.Before.Plan.Why == Forced && t.Result.Before.Version() != 0 && (trouble.Stage == StageObtain || trouble.Stage == StageSave) {
+			continue
+		}
 		isWaiting := trouble.Stage == StageLock && trouble.NotNow || trouble.Stage == StageRevoke && !refusedRevocation(t.Result.After.State)
 		if trouble.Target == "" && !isWaiting && (worst == nil || trouble.rank() < worst.rank()) {
 			worst = &trouble
@@ -432,18 +458,17 @@ func (t Tellable) ofRehearsal() []finding {
 	if r == nil {
 		return nil
 	}
-	found := finding{topic: topicRehearsal, target: r.Target, stage: Stage(r.Stage), err: r.Error, hint: r.Hint}
+	// As the end comes near the renewal itself is told of, so this has no steps.
+	found := finding{topic: topicRehearsal, target: r.Target, stage: Stage(r.Stage), err: r.Error, hint: r.Hint, notAfter: t.notAfter()}
 	switch {
 	case r.Proven:
 		found.kind = notify.RehearsalFailed
 	case r.Failed.IsZero() && !r.Skipped.IsZero():
 		found.kind = notify.RehearsalSkipped
-		found.notAfter = t.notAfter()
-		return []finding{found} // which is not repeated
 	default:
 		return nil
 	}
-	return []finding{t.step(found, t.notAfter())}
+	return []finding{found}
 }
 
 // ofHosts is which hosts of the deployment make no passes any more.
@@ -522,4 +547,13 @@ func (t Tellable) whoWants(event notify.Event) []string {
 // without are names that are not among others.
 func without(names, others []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(others, name) })
+}
+
+// WithoutActs are results of which is known already what was done.
+func WithoutActs(results []Result) []Result {
+	seen := slices.Clone(results)
+	for i := range seen {
+		seen[i].Obtained, seen[i].Deployed, seen[i].Revoked = false, nil, nil
+	}
+	return seen
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -226,6 +227,54 @@ func TestTell(t *testing.T) {
 			}, []string{"deployed deployed/maas: all", "drift mended/maas" + everybody}},
 			{time.Minute, well, nil},
 		}},
+		"who heard of it as a failure hears that it is over, whatever it became": {day, []step{
+			{0, func(s *situation) {
+				s.about.Channels = append(s.about.Channels, notify.Channel{Name: "ops", Kinds: []notify.Kind{notify.Failed, notify.Recovered}})
+				s.fails("maas", lifecycle.StageDeploy, "it does not take it")
+			}, []string{"failed target/maas: all usual ops"}},
+			{time.Minute, regionDown, []string{"degraded target/maas" + everybody}},
+			{time.Minute, well, []string{"recovered target/maas: all usual ops"}},
+		}},
+		"a guard that was not asked again still refuses": {day, []step{
+			{0, func(s *situation) { s.fails("maas", lifecycle.StageGuard, "no port"); orderFails(s) }, []string{"failed certificate" + everybody, "failed target/maas" + everybody}},
+			{time.Minute, func(s *situation) {
+				s.about.Result.Troubles = []lifecycle.Trouble{{Stage: lifecycle.StageObtain, NotNow: true, Err: errors.New("not before noon")}}
+			}, nil},
+			{time.Minute, func(s *situation) {
+				orderFails(s)
+				s.about.Result.Deployed = map[string]bool{"maas": true}
+			}, []string{"deployed deployed/maas: all", "recovered target/maas" + everybody}},
+		}},
+		"an order that a person forced and that was not due is the person's affair": {day, []step{
+			{0, func(s *situation) {
+				s.about.Result.Before = *s.view()
+				s.about.Result.Before.Plan.Why = lifecycle.Forced
+				orderFails(s)
+			}, nil},
+			{day, well, nil},
+		}},
+		"a host that left is not well again": {day, []step{
+			{0, func(s *situation) {
+				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastRun: s.now, LastPass: s.now.Add(-25 * time.Hour)}}
+			}, []string{"silent host/region2" + everybody}},
+			{day, func(s *situation) { s.view().State.Nodes = nil }, nil},
+		}},
+		"a certificate that cannot be read any more has not stopped to end": {84 * day, []step{
+			{0, well, []string{"expiring expiry: all usual end"}},
+			{day, func(s *situation) { s.view().State.Current = nil }, nil},
+		}},
+		"a rehearsal that fails is not told again when the renewal itself is due": {30 * day, []step{
+			{0, rehearsed(func(r *certstore.Rehearsal) { r.Failed, r.Proven = r.At, true }), []string{"rehearsal_failed rehearsal" + everybody}},
+			{46 * day, rehearsed(func(r *certstore.Rehearsal) { r.Failed, r.Proven = r.At, true }), []string{"expiring expiry: all usual end"}},
+			{8 * day, rehearsed(func(r *certstore.Rehearsal) { r.Failed, r.Proven = r.At, true }), []string{"still expiring expiry: all usual end"}},
+		}},
+		"a clock that was ahead mutes nothing": {day, []step{
+			{0, regionDown, []string{"degraded target/maas" + everybody}},
+			{time.Minute, well, []string{"recovered target/maas" + everybody}},
+			{time.Minute, regionDown, []string{"degraded target/maas" + everybody}},
+			{20 * day, well, []string{"recovered target/maas" + everybody}},
+			{-20 * day, regionDown, []string{"degraded target/maas" + everybody}},
+		}},
 		"a channel that is new hears of what lasts": {day, []step{
 			{0, orderFails, []string{"failed certificate" + everybody}},
 			{time.Minute, func(s *situation) {
@@ -385,6 +434,152 @@ func TestHostsSpeakWithOneVoice(t *testing.T) {
 	one.Tell(t.Context(), s.Certificates, results)
 	require.Equal(t, []string{"failed"}, second.take(), "whoever comes first tells it")
 	require.Empty(t, first.take())
+}
+
+// What is over overtakes what was not told of it: who did not hear of a trouble while it lasted does not hear of it afterwards.
+func TestNobodyHearsOfATroubleThatIsOver(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	ops := &heard{fail: errors.New("it is not there")}
+	teller := s.teller(&file{}, notify.Channel{Name: "ops", Notifier: ops})
+	s.issuer.fail = errors.New("the CA says no")
+	again := s.now
+	for range 3 {
+		s.now = again
+		_, again = s.pass(t, teller)
+	}
+	ops.fail, s.issuer.fail = nil, nil
+	s.now = s.now.Add(time.Minute)
+	s.pass(t, teller)
+	require.Equal(t, []string{"recovered"}, ops.take())
+	for range 3 {
+		s.now = s.now.Add(day)
+		s.pass(t, teller)
+	}
+	require.Empty(t, ops.take())
+}
+
+// hangs is a channel that never answers, and counts how often it is asked.
+type hangs struct{ asked atomic.Int32 }
+
+func (h *hangs) Notify(ctx context.Context, _ notify.Event) error {
+	h.asked.Add(1)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A channel that hangs is waited for once, whatever there is to tell, and the others are told everything meanwhile.
+func TestAChannelThatHangsHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	s, found := newTellers(t), newWorld(t).situation(day, 90*day)
+	good, bad := &heard{}, &hangs{}
+	teller := s.teller(&file{}, notify.Channel{Name: "bad", Notifier: bad, Timeout: 50 * time.Millisecond}, notify.Channel{Name: "good", Notifier: good})
+	var certs []lifecycle.Certificate
+	var results []lifecycle.Result
+	for _, name := range []string{"a", "b", "c", "d"} {
+		cert := s.Certificates[0]
+		cert.Name = name
+		certs = append(certs, cert)
+		found.well()
+		orderFails(found)
+		found.about.Result.Name = name
+		results = append(results, found.about.Result)
+	}
+	tellings, _ := teller.Tell(t.Context(), certs, results)
+	require.Equal(t, []string{"failed", "failed", "failed", "failed"}, good.take())
+	require.Equal(t, int32(1), bad.asked.Load())
+	require.Len(t, tellings, 2)
+	require.NoError(t, tellings[1].Err)
+}
+
+// A pass that is cut off still writes down what it did; the next run tells it.
+func TestWhatAPassDidIsToldByTheNextRun(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	ops := &heard{}
+	channel := notify.Channel{Name: "ops", Notifier: ops, Kinds: []notify.Kind{notify.All}}
+	results := s.Pass(t.Context(), lifecycle.Options{})
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.teller(&file{}, channel).Tell(over, s.Certificates, results)
+	require.Empty(t, ops.take())
+	s.pass(t, s.teller(&file{}, channel))
+	require.Equal(t, []string{"obtained", "deployed"}, ops.take())
+}
+
+// Two programs of one host tell an event once.
+func TestTwoProgramsOfAHostTellOnce(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	ops, slow := &heard{}, &hangs{}
+	channels := []notify.Channel{{Name: "ops", Notifier: ops}, {Name: "slow", Notifier: slow, Timeout: time.Minute}}
+	s.issuer.fail = errors.New("the CA says no")
+	results := s.Pass(t.Context(), lifecycle.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.teller(&file{}, channels...).Tell(ctx, s.Certificates, results)
+	}()
+	require.Eventually(t, func() bool { return slow.asked.Load() == 1 }, 10*time.Second, time.Millisecond)
+	s.teller(&file{}, channels...).Tell(t.Context(), s.Certificates, results)
+	require.Equal(t, int32(1), slow.asked.Load(), "the first tells it just now")
+	cancel()
+	<-done
+	require.Equal(t, []string{"failed"}, ops.take())
+}
+
+// What was told while the store was away is not told again from what the store kept.
+func TestTheStoreComesBackWithOldEvents(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	ops, disk := &heard{fail: errors.New("it is not there")}, &file{}
+	channel := notify.Channel{Name: "ops", Notifier: ops}
+	s.issuer.fail = errors.New("the CA says no")
+	_, again := s.pass(t, s.teller(disk, channel))
+	s.store.broken = func(string) bool { return true }
+	ops.fail, s.now = nil, again
+	s.pass(t, s.teller(disk, channel))
+	require.Equal(t, []string{"failed"}, ops.take(), "that the store is away")
+	s.store.broken = nil
+	s.now = s.now.Add(time.Hour)
+	s.pass(t, s.teller(disk, channel))
+	require.Equal(t, []string{"failed"}, ops.take(), "that the order fails")
+	require.Len(t, slices.Compact(slices.Sorted(slices.Values(ops.ids))), 2, "and not what was to be told before")
+}
+
+// A channel that was away for longer than events are kept hears of what still lasts.
+func TestAChannelThatWasAwayHearsOfWhatLasts(t *testing.T) {
+	t.Parallel()
+	s, found := newTellers(t), newWorld(t).situation(day, 90*day)
+	ops := &heard{fail: errors.New("it is not there")}
+	teller := s.teller(&file{}, notify.Channel{Name: "ops", Notifier: ops})
+	for range 9 {
+		s.now = s.now.Add(day)
+		found.well()
+		orderFails(found)
+		teller.Tell(t.Context(), s.Certificates, []lifecycle.Result{found.about.Result})
+	}
+	ops.fail = nil
+	for range 2 {
+		s.now = s.now.Add(day)
+		teller.Tell(t.Context(), s.Certificates, []lifecycle.Result{found.about.Result})
+	}
+	require.Equal(t, []string{"failed"}, ops.take())
+}
+
+// A clock that was ahead when a channel was away delays it no longer than that.
+func TestAClockThatWasAheadDelaysNoEvent(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	ops := &heard{fail: errors.New("it is not there")}
+	teller := s.teller(&file{}, notify.Channel{Name: "ops", Notifier: ops})
+	s.issuer.fail = errors.New("the CA says no")
+	s.now = s.now.Add(11 * time.Hour)
+	s.pass(t, teller)
+	ops.fail, s.now = nil, s.now.Add(-11*time.Hour)
+	s.pass(t, teller)
+	require.Equal(t, []string{"failed"}, ops.take())
 }
 
 // While the store cannot be reached, what was told is remembered on the host; when it can be again, nothing is told twice.

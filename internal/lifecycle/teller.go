@@ -2,7 +2,9 @@ package lifecycle
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -25,8 +27,10 @@ type Teller struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 
+	changing   sync.Mutex // held while what was told is changed
 	mu         sync.Mutex
 	remembered *hostMemory // as this host left it; nil: it was not read yet
+	self       string      // this process, among all that share the store
 }
 
 // hostMemory is what a host remembers of what was told.
@@ -47,6 +51,7 @@ type mail struct {
 	Told   []certstore.Told   `json:"told"`
 	Outbox []certstore.Untold `json:"outbox"`
 	Apart  bool               `json:"apart,omitempty"` // the store does not have it
+	Done   []string           `json:"done,omitempty"`  // IDs of events that are not to be told any more, which the store does not know
 }
 
 // Telling is how it went with one channel.
@@ -59,21 +64,30 @@ type Telling struct {
 const (
 	// lastSave bounds writing down what was told when the program is to end.
 	lastSave = 300 * time.Millisecond
-	// takenTime is for how long a host that tells an event is waited for.
+	// takenTime is for how long a process that tells an event is waited for.
 	takenTime = 10 * time.Minute
-	// untoldAge is for how long an event is worth telling.
+	// untoldAge is for how long an event is worth telling. What lasts is told anew then.
 	untoldAge = 7 * day
-	// mostUntold bounds the events of a certificate that are kept.
-	mostUntold = 30
-	// mostUntoldText is how many bytes they may have: their words come from outside.
+	// mostUntold bounds the events of a certificate that are kept, and mostUntoldText how many bytes they may have: their words come
+	// from outside.
+	mostUntold     = 30
 	mostUntoldText = 64 << 10
+	// mostDone bounds what is remembered of events that left the outbox while the store could not be reached.
+	mostDone = 100
 )
 
 // retellings are how long after a try, with all its repetitions, an event is told again; the last one counts from then on.
 var retellings = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 6 * time.Hour}
 
+// errand is an event that is to be told now.
+type errand struct {
+	cert string
+	certstore.Untold
+}
+
 // Tell tells what results are worth, and what could not be told before. It returns how it went with each channel that was told something,
-// and when to look again because of what is left; zero for no such time.
+// and when to look again because of what is left; zero for no such time. When the context has ended it only writes down what the passes
+// did.
 func (t *Teller) Tell(ctx context.Context, certs []Certificate, results []Result) (tellings []Telling, again time.Time) {
 	if len(t.Channels) == 0 {
 		return nil, time.Time{}
@@ -84,156 +98,182 @@ func (t *Teller) Tell(ctx context.Context, certs []Certificate, results []Result
 			first = cert.Name
 		}
 	}
-	byChannel := map[string]*Telling{}
+	var errands []errand
 	for _, r := range results {
 		at := slices.IndexFunc(certs, func(cert Certificate) bool { return cert.Name == r.Name })
 		if at < 0 {
 			continue
 		}
-		about := Tellable{Now: t.now(), Node: t.Node, Cert: certs[at], Result: r, Channels: t.Channels, Hosts: r.Name == first, Silence: t.Silence}
-		mine, later := t.write(ctx, about)
-		done := t.deliver(ctx, mine, byChannel)
-		t.conclude(ctx, r.Name, done)
-		again = earlier(again, earlier(later, t.nextTry(r.Name)))
+		mine, later := t.write(ctx, Tellable{
+			Now: t.now(), Node: t.Node, Cert: certs[at], Result: r, Channels: t.Channels, Hosts: r.Name == first, Silence: t.Silence, ActsOnly: ctx.Err() != nil,
+		})
+		errands, again = append(errands, mine...), earlier(again, later)
 	}
-	for _, channel := range t.Channels {
-		if one := byChannel[channel.Name]; one != nil {
-			tellings = append(tellings, *one)
-		}
+	tellings = t.deliver(ctx, errands)
+	for _, r := range results {
+		again = earlier(again, t.nextTry(r.Name))
 	}
 	return tellings, again
 }
 
-func (t *Teller) now() time.Time { return t.Now().Round(0) }
+func (t *Teller) now() time.Time { return t.Now().Round(0).UTC() }
+
+// process is this one, among all that share the store.
+func (t *Teller) process() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.self == "" {
+		t.self = t.Node + "/" + rand.Text()[:8]
+	}
+	return t.self
+}
 
 // write writes down what is worth telling and takes what is to be told now.
-func (t *Teller) write(ctx context.Context, about Tellable) (mine []certstore.Untold, again time.Time) {
+func (t *Teller) write(ctx context.Context, about Tellable) (errands []errand, again time.Time) {
+	process := t.process()
 	t.change(ctx, about.Cert.Name, func(m *mail) {
-		now := about.now()
 		about.Told = m.Told
 		var letters []Letter
 		letters, m.Told, again = Tell(about)
 		for _, letter := range letters {
-			m.post(letter, now)
+			m.post(letter, about.Now, process)
 		}
-		mine = m.take(t.Node, now)
+		m.discard(about.Now)
+		errands = nil
+		if about.ActsOnly {
+			return
+		}
+		for _, one := range m.take(process, about.Now) {
+			errands = append(errands, errand{about.Cert.Name, one})
+		}
 	})
-	return mine, again
+	return errands, again
 }
 
-func (t Tellable) now() time.Time { return t.Now.UTC() }
-
-// post puts an event into the outbox.
-func (m *mail) post(letter Letter, now time.Time) {
-	// An event always marshals.
-	text, _ := json.Marshal(letter.Event)
-	m.Outbox = append(m.Outbox, certstore.Untold{ID: letter.Event.ID, Event: text, To: letter.To, Since: now})
-	m.Outbox = m.Outbox[max(0, len(m.Outbox)-mostUntold):]
-	for len(m.Outbox) > 1 && m.length() > mostUntoldText {
-		m.Outbox = m.Outbox[1:]
+// post puts an event into the outbox. Of what lasts only the last word counts: who did not hear the one before need not hear it any more.
+func (m *mail) post(letter Letter, now time.Time, process string) {
+	// An event always has a document.
+	text, _ := letter.Event.Document()
+	isLasting := slices.ContainsFunc(m.Told, func(one certstore.Told) bool { return one.Topic == letter.Event.Topic })
+	for i := range m.Outbox {
+		if one := &m.Outbox[i]; isLasting && one.Topic == letter.Event.Topic && !isTaken(*one, process, now) {
+			one.To = without(one.To, letter.To)
+		}
 	}
+	m.Outbox = append(m.Outbox, certstore.Untold{ID: letter.Event.ID, Topic: letter.Event.Topic, Event: json.RawMessage(text), To: letter.To, Since: now})
 }
 
-// length is how many bytes the events in the outbox have.
-func (m *mail) length() int {
-	n := 0
+// discard forgets events that everybody was told, that are old news, or too many. Who was not told of something that lasts is told anew.
+func (m *mail) discard(now time.Time) {
+	length := 0
 	for _, one := range m.Outbox {
-		n += len(one.Event)
+		length += len(one.Event)
 	}
-	return n
+	n := len(m.Outbox)
+	m.Outbox = slices.DeleteFunc(m.Outbox, func(one certstore.Untold) bool {
+		isTooMuch := (n > mostUntold || length > mostUntoldText) && !one.Since.Equal(now)
+		if len(one.To) > 0 && !isTooMuch && now.Sub(one.Since) <= untoldAge {
+			return false
+		}
+		for i := range m.Told {
+			if m.Told[i].Topic == one.Topic && !m.Told[i].Over {
+				m.Told[i].To = without(m.Told[i].To, one.To)
+			}
+		}
+		n, length = n-1, length-len(one.Event)
+		return true
+	})
 }
 
-// take takes what is to be told now and is not being told by another host, and forgets what nobody wants to know any more.
-func (m *mail) take(node string, now time.Time) []certstore.Untold {
-	m.Outbox = slices.DeleteFunc(m.Outbox, func(one certstore.Untold) bool { return now.Sub(one.Since) > untoldAge })
+// take takes what is to be told now. What another process tells just now it is left to tell, and what follows on that waits.
+func (m *mail) take(process string, now time.Time) []certstore.Untold {
 	var mine []certstore.Untold
+	waiting := map[string]bool{} // topics of which something else is told first
 	for i := range m.Outbox {
 		one := &m.Outbox[i]
-		isTaken := !one.Taken.IsZero() && one.By != node && now.Sub(one.Taken).Abs() < takenTime
-		if isTaken || one.Next.After(now) {
+		isLater := one.Next.After(now) && one.Next.Sub(now) <= retellings[len(retellings)-1]+time.Minute // else a clock was ahead
+		if waiting[one.Topic] || isLater || isTaken(*one, process, now) {
+			waiting[one.Topic] = true
 			continue
 		}
-		one.Taken, one.By = now, node
+		one.Taken, one.By = now, process
 		mine = append(mine, *one)
 	}
 	return mine
 }
 
-// deliver tells events, each channel in their order and all channels side by side. It returns what became of each.
-func (t *Teller) deliver(ctx context.Context, events []certstore.Untold, byChannel map[string]*Telling) []certstore.Untold {
-	left := make([]map[string]bool, len(events)) // by event: channels that did not take it
-	for i, one := range events {
-		left[i] = map[string]bool{}
-		for _, name := range one.To {
-			left[i][name] = true
-		}
-	}
-	var mu sync.Mutex
+// isTaken tells whether another process tells an event just now.
+func isTaken(one certstore.Untold, process string, now time.Time) bool {
+	return !one.Taken.IsZero() && one.By != process && now.Sub(one.Taken).Abs() < takenTime
+}
+
+// deliver tells events, each channel in their order and all channels side by side. What became of them is written down as soon as a
+// channel has ended.
+func (t *Teller) deliver(ctx context.Context, errands []errand) []Telling {
+	tellings := make([]Telling, len(t.Channels))
 	var group sync.WaitGroup
-	for _, channel := range t.Channels {
+	for i, channel := range t.Channels {
 		group.Go(func() {
-			telling := Telling{Channel: channel.Name, Type: channel.Type}
-			for i, one := range events {
+			tellings[i] = Telling{Channel: channel.Name, Type: channel.Type}
+			took := map[string][]string{} // by certificate: IDs of events
+			for _, one := range errands {
 				var event notify.Event
 				if !slices.Contains(one.To, channel.Name) || json.Unmarshal(one.Event, &event) != nil {
 					continue
 				}
-				if telling.Err == nil { // where one was not taken, the next would not be either
-					telling.Err = channel.Tell(ctx, event)
+				err := channel.Tell(ctx, event)
+				var partial *notify.Partial
+				if err != nil {
+					tellings[i].Err = err
 				}
-				if telling.Err != nil {
-					continue
+				if err != nil && !errors.As(err, &partial) {
+					break // the next it would not take either
 				}
-				telling.Told++
-				mu.Lock()
-				delete(left[i], channel.Name)
-				mu.Unlock()
+				tellings[i].Told++
+				took[one.cert] = append(took[one.cert], one.ID)
 			}
-			if telling.Told > 0 || telling.Err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				byChannel[channel.Name] = join(byChannel[channel.Name], telling)
+			for cert, ids := range took {
+				t.conclude(ctx, cert, channel.Name, ids)
 			}
 		})
 	}
 	group.Wait()
-	for i := range events {
-		events[i].To = slices.DeleteFunc(slices.Clone(events[i].To), func(name string) bool { return !left[i][name] })
-	}
-	return events
+	t.giveBack(ctx, errands)
+	return slices.DeleteFunc(tellings, func(one Telling) bool { return one.Told == 0 && one.Err == nil })
 }
 
-// join is how it went with a channel in several certificates.
-func join(before *Telling, now Telling) *Telling {
-	if before != nil {
-		now.Told += before.Told
-		if now.Err == nil {
-			now.Err = before.Err
-		}
-	}
-	return &now
-}
-
-// conclude writes down what became of events that this host took.
-func (t *Teller) conclude(ctx context.Context, cert string, done []certstore.Untold) {
-	if len(done) == 0 {
-		return
-	}
-	now := t.now().UTC()
+// conclude writes down that a channel took some events.
+func (t *Teller) conclude(ctx context.Context, cert, channel string, ids []string) {
 	t.change(ctx, cert, func(m *mail) {
-		for _, one := range done {
-			i := slices.IndexFunc(m.Outbox, func(have certstore.Untold) bool { return have.ID == one.ID })
-			switch {
-			case i < 0:
-			case len(one.To) == 0:
-				m.Outbox = slices.Delete(m.Outbox, i, i+1)
-			default:
-				m.Outbox[i].To, m.Outbox[i].Taken, m.Outbox[i].By = one.To, time.Time{}, ""
-				m.Outbox[i].Tries = one.Tries + 1
-				m.Outbox[i].Next = now.Add(retellings[min(one.Tries, len(retellings)-1)])
+		for i := range m.Outbox {
+			if one := &m.Outbox[i]; slices.Contains(ids, one.ID) {
+				one.To = without(one.To, []string{channel})
 			}
 		}
+		m.Outbox = slices.DeleteFunc(m.Outbox, func(one certstore.Untold) bool { return len(one.To) == 0 })
 	})
+}
+
+// giveBack leaves what was not taken to whoever comes next.
+func (t *Teller) giveBack(ctx context.Context, errands []errand) {
+	certs := map[string]bool{}
+	for _, one := range errands {
+		certs[one.cert] = true
+	}
+	for cert := range certs {
+		if !slices.ContainsFunc(t.here(cert).Outbox, func(one certstore.Untold) bool { return one.By == t.process() }) {
+			continue
+		}
+		now := t.now()
+		t.change(ctx, cert, func(m *mail) {
+			for i := range m.Outbox {
+				if one := &m.Outbox[i]; one.By == t.process() {
+					one.Next = now.Add(retellings[min(one.Tries, len(retellings)-1)])
+					one.Tries, one.Taken, one.By = one.Tries+1, time.Time{}, ""
+				}
+			}
+		})
+	}
 }
 
 // nextTry is when the next event of a certificate is to be told again that one of this host's channels did not take.
@@ -242,10 +282,10 @@ func (t *Teller) nextTry(cert string) time.Time {
 	for _, one := range t.here(cert).Outbox {
 		isOurs := slices.ContainsFunc(t.Channels, func(c notify.Channel) bool { return slices.Contains(one.To, c.Name) })
 		switch {
-		case isOurs && !one.Next.IsZero():
-			next = earlier(next, one.Next)
 		case isOurs && !one.Taken.IsZero():
 			next = earlier(next, one.Taken.Add(takenTime))
+		case isOurs && !one.Next.IsZero():
+			next = earlier(next, one.Next)
 		}
 	}
 	return next
@@ -254,35 +294,54 @@ func (t *Teller) nextTry(cert string) time.Time {
 // change changes what was told and is to be told of a certificate, in the store and here; while the store cannot be reached, here alone.
 // The change may be made several times, each time on what there is.
 func (t *Teller) change(ctx context.Context, cert string, change func(*mail)) {
+	t.changing.Lock()
+	defer t.changing.Unlock()
 	most := saveTime
 	if ctx.Err() != nil {
 		most = lastSave
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), most)
 	defer cancel()
+	here := t.here(cert)
 	var after mail
 	ledger, err := certstore.OpenLedger(ctx, t.Store, cert)
 	if err == nil {
 		err = ledger.Update(ctx, func(r *certstore.Record) {
 			after = mail{Told: r.Told, Outbox: r.Outbox}
-			if here := t.here(cert); here.Apart {
-				after = after.joined(here, t.Node)
+			if here.Apart {
+				after = after.joined(here)
 			}
 			change(&after)
 			r.Told, r.Outbox = after.Told, after.Outbox
 		})
 	}
+	t.remember(func(known *hostMemory) {
+		if err != nil {
+			before := known.Certificates[cert]
+			after = mail{Told: slices.Clone(before.Told), Outbox: slices.Clone(before.Outbox), Apart: true}
+			change(&after)
+			after.Done = after.done(before)
+		}
+		known.Certificates[cert] = after
+	})
 	if err != nil {
 		t.Log.Warn("what was told is remembered on this host alone", "cert", cert, "error", printable.Error(err))
-		after = t.here(cert)
-		after.Told, after.Outbox, after.Apart = slices.Clone(after.Told), slices.Clone(after.Outbox), true
-		change(&after)
 	}
-	t.remember(func(known *hostMemory) { known.Certificates[cert] = after })
+}
+
+// done are the IDs of events that left the outbox while the store could not be reached.
+func (m mail) done(before mail) []string {
+	ids := before.Done
+	for _, one := range before.Outbox {
+		if !slices.ContainsFunc(m.Outbox, func(left certstore.Untold) bool { return left.ID == one.ID }) {
+			ids = append(ids, one.ID)
+		}
+	}
+	return ids[max(0, len(ids)-mostDone):]
 }
 
 // joined is what a store says together with what a host remembered without it: what that host told counts, and what it sent is sent.
-func (m mail) joined(here mail, node string) mail {
+func (m mail) joined(here mail) mail {
 	both := mail{}
 	for _, one := range m.Told {
 		if !slices.ContainsFunc(here.Told, func(t certstore.Told) bool { return t.Topic == one.Topic && !t.At.Before(one.At) }) {
@@ -294,9 +353,10 @@ func (m mail) joined(here mail, node string) mail {
 			both.Told = append(both.Told, one)
 		}
 	}
-	both.Outbox = slices.DeleteFunc(slices.Clone(m.Outbox), func(one certstore.Untold) bool { return one.By == node })
-	for _, one := range here.Outbox {
-		if !slices.ContainsFunc(both.Outbox, func(have certstore.Untold) bool { return have.ID == one.ID }) {
+	both.Outbox = slices.Clone(here.Outbox)
+	for _, one := range m.Outbox {
+		isKnown := slices.ContainsFunc(here.Outbox, func(have certstore.Untold) bool { return have.ID == one.ID })
+		if !isKnown && !slices.Contains(here.Done, one.ID) {
 			both.Outbox = append(both.Outbox, one)
 		}
 	}

@@ -24,6 +24,7 @@ type MailServer struct {
 	Root     string // PEM: who signed its certificate
 	User     string
 	Password string
+	Gone     string // an address that is not taken any more
 
 	manner Manner
 	mu     sync.Mutex
@@ -139,6 +140,9 @@ func (s *session) Mail(from string, _ *smtp.MailOptions) error {
 func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 	if s.server.manner == Redirects {
 		return &smtp.SMTPError{Code: 551, EnhancedCode: smtp.EnhancedCode{5, 1, 6}, Message: "not here; try <elsewhere@example.com>"}
+	}
+	if to == s.server.Gone {
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "no such user"}
 	}
 	s.mail.To = append(s.mail.To, to)
 	return nil
