@@ -175,6 +175,8 @@ type Told struct {
 	Target string    `json:"target,omitempty"`
 	Stage  string    `json:"stage,omitempty"`
 	Error  string    `json:"error,omitempty"`  // as it was told
+	Detail string    `json:"detail,omitempty"` // likewise
+	Found  time.Time `json:"found,omitzero"`   // since when it is found and was not told yet, because it may pass
 	Digest string    `json:"digest,omitempty"` // of what was told as news
 	At     time.Time `json:"at"`               // when it was told last
 	Node   string    `json:"node"`             // who told it

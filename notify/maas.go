@@ -34,6 +34,9 @@ func (m *maasPage) Notify(ctx context.Context, event Event) error {
 	if m.board == nil {
 		return &Refusal{hint.Add(errors.New("MAAS's API is not asked"), "maas.api.key: a reference to an API key of an administrator")}
 	}
+	if event.Over { // a notice would stay, and is taken away by nothing
+		return nil
+	}
 	ident := identOf(event)
 	earlier := 0
 	if m.memory != nil {
@@ -46,7 +49,7 @@ func (m *maasPage) Notify(ctx context.Context, event Event) error {
 		}
 		return err
 	}
-	number, err := m.board.Post(ctx, Notice{Ident: ident, Category: category(event), Message: "maascert: " + event.Line()}, earlier)
+	number, err := m.board.Post(ctx, Notice{Ident: ident, Category: category(event), Message: "maascert: " + event.Line() + dismissal(event)}, earlier)
 	if err == nil {
 		m.remember(ident, number)
 	}
@@ -56,6 +59,16 @@ func (m *maasPage) Notify(ctx context.Context, event Event) error {
 func (m *maasPage) remember(ident string, number int) {
 	if m.memory != nil {
 		m.memory.Remember(ident, number)
+	}
+}
+
+// dismissal says of a notice that nothing takes away that a person may.
+func dismissal(event Event) string {
+	switch event.Kind {
+	case Test, TrustChanged, NamesChanged, Revoked, Obtained, Deployed:
+		return " (Dismiss this when you have read it.)"
+	default:
+		return ""
 	}
 }
 

@@ -64,10 +64,14 @@ func (s *MailSection) Check(at section.Place) {
 	if s.Port < 0 || s.Port > 65535 {
 		at.Fault("port", "%d is no port", s.Port)
 	}
-	if s.Host == "" || !section.IsEndpoint(s.Host) || strings.Contains(s.Host, ":") && net.ParseIP(s.Host) == nil {
+	if s.Host == "" {
+		at.Fault("host", "host is missing: the name or the address of the mail server")
+	} else if !section.IsEndpoint(s.Host) || strings.Contains(s.Host, ":") && net.ParseIP(s.Host) == nil {
 		at.Fault("host", "%q is no host: the name or the address of the mail server", s.Host)
 	}
-	if _, err := mail.ParseAddress(s.From); err != nil {
+	if s.From == "" {
+		at.Fault("from", "from is missing: the mail address of the sender")
+	} else if _, err := mail.ParseAddress(s.From); err != nil {
 		at.Fault("from", "%q is no mail address", s.From)
 	}
 	if len(s.To) == 0 {

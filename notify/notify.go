@@ -69,6 +69,7 @@ type Event struct {
 	Topic   string `json:"topic"`            // what it is about: what is told of a topic follows on what was told of it before
 	Of      Kind   `json:"of,omitempty"`     // for recovered: what is over
 	Repeat  bool   `json:"repeat,omitempty"` // it was told before and lasts
+	Over    bool   `json:"over,omitempty"`   // it was mended when it was found
 }
 
 // longestText bounds, in bytes, each text of an event: they come from outside, and wait in the record until everybody is told.
@@ -150,6 +151,9 @@ func (c Channel) Wants(event Event) bool {
 	kinds := c.Kinds
 	if len(kinds) == 0 {
 		kinds = Usual
+	}
+	if event.Kind == Recovered && c.Type == "maas" { // it takes a notice away, which stays for ever otherwise
+		return true
 	}
 	return event.Kind == Test || slices.Contains(kinds, All) || slices.Contains(kinds, event.Kind)
 }

@@ -298,7 +298,7 @@ func TestChannelWants(t *testing.T) {
 func TestSectionsFindWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(faults *[]string){
-		`name: a notifier's name has 1 to 32 letters`: func(f *[]string) { read(section[*notify.MAASSection]("maas"), notifytest.Place{Faults: f}) },
+		`name: name is missing`: func(f *[]string) { read(section[*notify.MAASSection]("maas"), notifytest.Place{Faults: f}) },
 		`events[0]: "nonsense" is unknown; there are: all, obtained`: func(f *[]string) {
 			s := section[*notify.MAASSection]("maas")
 			s.Events = []string{"nonsense"}

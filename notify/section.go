@@ -79,7 +79,9 @@ const (
 var names = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
 
 func (k *Keys) check(at section.Place) {
-	if !names.MatchString(k.Name) {
+	if k.Name == "" {
+		at.Fault("name", "name is missing: what the notifier is called in messages and metrics")
+	} else if !names.MatchString(k.Name) {
 		at.Fault("name", "a notifier's name has 1 to 32 letters, digits, dots, hyphens and underscores, not %q", k.Name)
 	}
 	for i, event := range k.Events {
@@ -118,7 +120,9 @@ func NewChannel(kind string, s Section, parts Parts) Channel {
 type reader func() (string, error)
 
 func readerOf(at section.Place, key string, reference secret.Reference) reader {
-	if err := reference.Check(); err != nil {
+	if reference == "" {
+		at.Fault(key, "%s is missing: file:PATH, env:NAME or cred:NAME", key)
+	} else if err := reference.Check(); err != nil {
 		at.Hide(key) // it may be the secret itself
 		at.Fault(key, "%v", err)
 	}

@@ -9,20 +9,126 @@ import (
 	"maascert/internal/printable"
 )
 
-// The words of an event for people: a subject of one line, and a few lines that say what is wrong, what to do about it and until when.
+// The words of an event for people: a subject of one line, a summary of a sentence or two, and a few lines that say what to do about it
+// and until when.
 
 // Subject is an event in one short line.
 func (e Event) Subject() string {
 	if e.Kind == Test {
 		return "maascert: this is a test from " + e.Node
 	}
-	words := "maascert: " + e.headline()
-	if e.isTrouble() {
-		if left := e.left(); left != "" {
-			words += " (" + left + ")"
-		}
+	words := "maascert: " + e.about() + ": "
+	switch {
+	case e.Kind == Recovered:
+		words += "over: " + e.former().what()
+	case e.Repeat:
+		words += "still: " + e.what()
+	default:
+		words += e.what()
+	}
+	if left := e.left(); left != "" && e.isTrouble() {
+		words += " (" + left + ")"
 	}
 	return words
+}
+
+// Text is an event in a few lines.
+func (e Event) Text() string {
+	lines := []string{e.Summary, ""}
+	for _, one := range e.details() {
+		lines = append(lines, one.Label+": "+one.Text)
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// Line is an event in one line, for where there is room for no more.
+func (e Event) Line() string {
+	if e.Kind == Test {
+		return e.Summary
+	}
+	words := e.about()
+	if left := e.left(); left != "" && e.isTrouble() {
+		words += " (" + left + ")"
+	}
+	words += ": " + e.Summary
+	if e.Repeat {
+		words = "still: " + words
+	}
+	if e.Hint != "" {
+		words += " What to do: " + e.Hint
+	}
+	return words
+}
+
+// about is which certificate an event is about, and at which target.
+func (e Event) about() string {
+	if e.Target != "" && e.Target != e.Cert {
+		return e.Cert + " at " + e.Target
+	}
+	return e.Cert
+}
+
+// former is what is over.
+func (e Event) former() Event {
+	e.Kind = e.Of
+	return e
+}
+
+// what says what happened, in a few words.
+func (e Event) what() string {
+	switch e.Kind {
+	case Obtained:
+		return "a new certificate was obtained"
+	case Deployed:
+		return "the new certificate is served everywhere"
+	case Failed:
+		return e.failed()
+	case RehearsalFailed:
+		return "the next renewal would fail"
+	case RehearsalSkipped:
+		return "the next renewal could not be rehearsed"
+	case Expiring:
+		return "the certificate expires and is not renewed"
+	case Degraded:
+		return "the certificate is not served everywhere"
+	case Drift:
+		if e.Over {
+			return "another certificate was served"
+		}
+		return "another certificate is served"
+	case NamesChanged:
+		return "its names change"
+	case TrustChanged:
+		return "what clients have to trust changes"
+	case Revoked:
+		return "a version was revoked"
+	case Silent:
+		return "a host is silent: " + e.Detail
+	default:
+		return string(e.Kind)
+	}
+}
+
+// failed says what failed, by the stage.
+func (e Event) failed() string {
+	switch e.Stage {
+	case "obtain":
+		return "the renewal failed"
+	case "guard":
+		return "a renewal cannot begin"
+	case "save":
+		return "a renewal cannot be written down"
+	case "deploy":
+		return e.Target + " did not take the certificate"
+	case "revoke":
+		return "a version is not revoked"
+	case "config":
+		return "a changed configuration is not in force"
+	case "notify":
+		return "a notifier cannot be told"
+	default:
+		return "it cannot be kept up"
+	}
 }
 
 // longestQuote bounds, in bytes, what of an error stands in a summary: all of it stands below.
@@ -38,28 +144,29 @@ func (e Event) sentence() string {
 	case Obtained:
 		return fmt.Sprintf("A new certificate for %s was obtained%s.", e.Cert, e.until())
 	case Deployed:
-		return fmt.Sprintf("Every endpoint of %s serves the new certificate of %s%s.", e.Target, e.Cert, e.until())
-	case Failed:
-		return upper(failedAt(e.Stage)) + because
+		return fmt.Sprintf("Every endpoint of %s serves the certificate of %s%s.", e.Target, e.Cert, e.until())
 	case RehearsalFailed:
 		words := fmt.Sprintf("The next renewal of %s would fail, as a rehearsal of it did%s", e.Cert, because)
 		if e.NotAfter != nil && e.LeftSeconds > 0 {
-			words += " The certificate in use ends " + moment(*e.NotAfter) + ": mend it before."
+			words += " The certificate in use expires " + moment(*e.NotAfter) + ": mend it before."
 		}
 		return words
 	case RehearsalSkipped:
 		return fmt.Sprintf("Whether the next renewal of %s would work could not be found out%s", e.Cert, because)
 	case Recovered:
-		return fmt.Sprintf("It is over that %s.", overWords(e.Of, e.Stage))
+		return fmt.Sprintf("It is over that %s.", strings.TrimRight(e.former().what(), "."))
 	case Expiring:
 		if e.LeftSeconds <= 0 {
-			return fmt.Sprintf("The certificate of %s has ended%s", e.Cert, because)
+			return fmt.Sprintf("The certificate of %s has expired%s", e.Cert, because)
 		}
 		return fmt.Sprintf("The certificate of %s has %s, and is not renewed%s", e.Cert, e.left(), because)
 	case Degraded:
 		return fmt.Sprintf("Not every endpoint of %s serves the certificate of %s as it should%s", e.Target, e.Cert, because)
 	case Drift:
-		return fmt.Sprintf("Something else is served at %s than the certificate of %s%s", e.Target, e.Cert, because)
+		if e.Over {
+			return fmt.Sprintf("Another certificate was served at %s than that of %s, and %s%s", e.Target, e.Cert, e.Detail, because)
+		}
+		return fmt.Sprintf("Another certificate is served at %s than that of %s%s", e.Target, e.Cert, because)
 	case NamesChanged:
 		return fmt.Sprintf("The names of %s change: %s.", e.Cert, printable.Line(e.Detail, longestQuote))
 	case TrustChanged, Revoked, Silent:
@@ -67,7 +174,8 @@ func (e Event) sentence() string {
 	case Test:
 		return "Nothing is wrong: somebody tried whether this message arrives."
 	default:
-		return e.what() + because
+		what := e.what()
+		return strings.ToUpper(what[:1]) + what[1:] + because
 	}
 }
 
@@ -79,106 +187,24 @@ func (e Event) until() string {
 	return ", valid until " + moment(*e.NotAfter)
 }
 
-// overWords say what is over.
-func overWords(of Kind, stage string) string {
-	switch of {
-	case Failed:
-		return failedAt(stage)
-	case RehearsalFailed:
-		return "the next renewal would fail"
-	case RehearsalSkipped:
-		return "the next renewal could not be rehearsed"
-	default:
-		return Event{Kind: of}.what()
-	}
-}
-
-func upper(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
-
-// headline says what happened, without details.
-func (e Event) headline() string {
-	about := e.Cert
-	if e.Target != "" && e.Target != e.Cert {
-		about += " at " + e.Target
-	}
-	still := ""
-	if e.Repeat {
-		still = "still: "
-	}
-	return about + ": " + still + e.what()
-}
-
-func (e Event) what() string {
-	switch e.Kind {
-	case Obtained:
-		return "a new certificate was obtained"
-	case Deployed:
-		return "the new certificate is served everywhere"
-	case Failed:
-		return failedAt(e.Stage)
-	case RehearsalFailed:
-		return "the next renewal would fail"
-	case RehearsalSkipped:
-		return "the next renewal could not be rehearsed"
-	case Recovered:
-		return "it is well again"
-	case Expiring:
-		return "the certificate ends and is not renewed"
-	case Degraded:
-		return "the certificate is not served everywhere"
-	case Drift:
-		return "another certificate is served"
-	case NamesChanged:
-		return "its names change"
-	case TrustChanged:
-		return "what clients have to trust changes"
-	case Revoked:
-		return "a version was revoked"
-	case Silent:
-		return "a host is silent"
-	default:
-		return string(e.Kind)
-	}
-}
-
-// failedAt says what failed, by the stage.
-func failedAt(stage string) string {
-	switch stage {
-	case "obtain":
-		return "the renewal failed"
-	case "guard":
-		return "a renewal cannot begin"
-	case "save":
-		return "a renewal cannot be written down"
-	case "deploy":
-		return "the certificate was not taken"
-	case "revoke":
-		return "a version is not revoked"
-	case "notify":
-		return "somebody could not be told"
-	default:
-		return "it cannot be kept up"
-	}
-}
-
-// isTrouble tells whether something is wrong.
+// isTrouble tells whether something is wrong with the certificate that has to be mended in time.
 func (e Event) isTrouble() bool {
 	switch e.Kind {
-	case Failed, RehearsalFailed, Expiring, Degraded, Drift, Silent:
-		return true
+	case Failed, RehearsalFailed, Expiring, Degraded, Drift:
+		return !e.Over
 	default:
 		return false
 	}
 }
 
-// left is how long it is until the certificate ends, in words; empty where there is none.
+// left is how long it is until the certificate expires, in words; empty where there is none.
 func (e Event) left() string {
 	left := time.Duration(e.LeftSeconds) * time.Second
 	switch {
 	case e.NotAfter == nil:
 		return ""
 	case left <= 0:
-		return "it has ended"
+		return "it has expired"
 	default:
 		return Span(left) + " left"
 	}
@@ -201,54 +227,25 @@ func Span(d time.Duration) string {
 // detail is one line below the summary.
 type detail struct{ Label, Text string }
 
-// details are what there is to know beside the summary.
+// details are what there is to know beside the summary. What that says whole is not said again.
 func (e Event) details() []detail {
-	wrong := "What is wrong"
-	if e.Kind == Recovered {
-		wrong = "What it was"
+	wrong, label, more := e.Error, "What is wrong", e.Detail
+	if e.Kind == Recovered || e.Over {
+		label = "What it was"
 	}
-	all := []detail{{wrong, e.Error}, {"What it is about", e.Detail}}
-	if e.Error != "" {
-		all = append(all, detail{"At the stage", e.Stage})
+	if e.Kind != Recovered && strings.Contains(e.Summary, strings.TrimRight(wrong, ".")) {
+		wrong = ""
 	}
-	all = append(all, detail{"What to do", e.Hint}, detail{"Certificate", e.Cert}, detail{"Target", e.Target})
+	if e.Kind == Recovered || strings.Contains(e.Summary, more) {
+		more = ""
+	}
+	all := []detail{{label, wrong}, {"More", more}, {"What to do", e.Hint}, {"Certificate", e.Cert}, {"Target", e.Target}}
 	if e.NotAfter != nil {
-		all = append(all, detail{"It ends", moment(*e.NotAfter) + ", " + e.left()})
+		all = append(all, detail{"Expires", moment(*e.NotAfter) + ", " + e.left()})
 	}
 	all = append(all, detail{"Found by", e.Node + ", " + moment(e.At)})
 	return slices.DeleteFunc(all, func(one detail) bool { return one.Text == "" })
 }
 
-// Text is an event in a few lines.
-func (e Event) Text() string {
-	lines := []string{e.Summary, ""}
-	for _, one := range e.details() {
-		lines = append(lines, one.Label+": "+one.Text)
-	}
-	return strings.Join(lines, "\n") + "\n"
-}
-
 // moment is a time for people.
 func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
-
-// Line is an event in one line, for where there is room for no more.
-func (e Event) Line() string {
-	words := e.Summary
-	if e.Kind != Test {
-		about := e.Cert
-		if e.Target != "" && e.Target != e.Cert {
-			about += " at " + e.Target
-		}
-		if left := e.left(); left != "" && e.isTrouble() {
-			about += " (" + left + ")"
-		}
-		words = about + ": " + words
-		if e.Repeat {
-			words = "still: " + words
-		}
-	}
-	if e.Hint != "" {
-		words += " What to do: " + e.Hint
-	}
-	return words
-}

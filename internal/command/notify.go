@@ -26,8 +26,12 @@ import (
 
 func (a *app) notifyCommand() *cli.Command {
 	command := a.command(cli.Command{Name: "notify", Usage: "who is told of what happens"})
-	command.Action = func(*cli.Context) error {
-		return hint.Add(errors.New("notify: what about it?"), "maascert notify test sends a test message through each notifier")
+	command.Action = func(c *cli.Context) error {
+		const advice = "maascert notify test sends a test message through each notifier"
+		if c.Args().Present() {
+			return hint.Add(fmt.Errorf("notify: there is no %q", c.Args().First()), advice)
+		}
+		return hint.Add(errors.New("notify: say what to do"), advice)
 	}
 	command.Subcommands = []*cli.Command{
 		a.command(cli.Command{
@@ -76,16 +80,40 @@ func (a *app) notifyTest(c *cli.Context) error {
 		group.Go(func() { failures[i] = channel.Tell(c.Context, event) })
 	}
 	group.Wait()
+	var took []string
 	end := outcome(exitOK)
 	for i, channel := range p.channels {
 		if failures[i] == nil {
 			fmt.Fprintf(a.stdout, "%s (%s): took the message\n", channel.Name, channel.Type)
+			took = append(took, channel.Name)
 			continue
 		}
 		end = exitAttention
 		a.complain(fmt.Errorf("notify: %s (%s): %w", channel.Name, channel.Type, failures[i]))
 	}
+	if err := p.heard(c.Context, took); err != nil {
+		a.warnAll([]error{fmt.Errorf("that they can be told cannot be written down: %w", err)})
+	}
 	return end
+}
+
+// heard writes down that some notifiers can be told again. A host that has made no pass yet has nothing to correct.
+func (p *assembly) heard(ctx context.Context, took []string) error {
+	node, revision, err := certstore.LoadNode(ctx, p.store, p.config.Node)
+	if err != nil || revision == "" {
+		return err
+	}
+	isWrong := false
+	for i, one := range node.Notifiers {
+		if one.Failures > 0 && slices.Contains(took, one.Name) {
+			node.Notifiers[i] = certstore.NodeNotifier{Name: one.Name, Type: one.Type, LastTold: p.now().UTC()}
+			isWrong = true
+		}
+	}
+	if !isWrong {
+		return nil
+	}
+	return certstore.SaveNode(ctx, p.store, node, revision)
 }
 
 // newTeller makes who tells people of what passes come to.

@@ -87,27 +87,34 @@ func (e *everybody) told() (page []string, mails, hooks, chats, lines []string) 
 	return e.site.maas.Notifications(), mails, hooks, chats, lines
 }
 
+// served has MAAS serve another CA's certificate, as if somebody else had looked after it.
+func (e *everybody) served() {
+	authority, err := certtest.NewAuthority()
+	require.NoError(e.t, err)
+	before, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example.internal")
+	require.NoError(e.t, err)
+	require.NoError(e.t, e.site.maas.Enable(e.t.Context(), before, 5443))
+}
+
+// refuse is a CA that issues for nobody.
+func refuse(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	if !strings.Contains(r.URL.Path, acmetest.NewOrder) {
+		next.ServeHTTP(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(http.StatusForbidden)
+	fmt.Fprint(w, `{"type":"urn:ietf:params:acme:error:rejectedIdentifier","detail":"maas.example.internal is forbidden by policy","status":403}`)
+}
+
 // A renewal fails, and everybody is told once, wherever they look; it goes on failing, and nobody is told again; it works, and that is
 // told once.
 func TestEverybodyIsToldOnce(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
-	authority, err := certtest.NewAuthority()
-	require.NoError(t, err)
-	before, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example.internal")
-	require.NoError(t, err)
-	require.NoError(t, s.maas.Enable(t.Context(), before, 5443))
 	e := tellEverybody(t, s)
-	fails := func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if strings.Contains(r.URL.Path, acmetest.NewOrder) {
-			w.Header().Set("Content-Type", "application/problem+json")
-			w.WriteHeader(http.StatusForbidden)
-			fmt.Fprint(w, `{"type":"urn:ietf:params:acme:error:rejectedIdentifier","detail":"maas.example.internal is forbidden by policy","status":403}`)
-			return
-		}
-		next.ServeHTTP(w, r)
-	}
-	s.ca.Intercept(fails)
+	e.served()
+	s.ca.Intercept(refuse)
 	began := time.Now()
 	r := &rehearsed{site: s, clock: &clock{now: began}}
 	r.run(t, func(now time.Time) bool {
@@ -118,7 +125,7 @@ func TestEverybodyIsToldOnce(t *testing.T) {
 	})
 	page, mails, hooks, chats, lines := e.told()
 	require.Empty(t, page)
-	require.Equal(t, []string{"maascert: maas: the renewal failed", "maascert: maas: it is well again"}, mails)
+	require.Equal(t, []string{"maascert: maas: the renewal failed", "maascert: maas: over: the renewal failed"}, mails)
 	require.Equal(t, []string{"failed", "recovered"}, hooks)
 	require.Equal(t, mails, chats)
 	require.Equal(t, hooks, lines)
@@ -148,12 +155,21 @@ func TestNotifiersByHand(t *testing.T) {
 	require.Contains(t, errs, "maascert: notify: hook (webhook): dial tcp 127.0.0.1:1: connect: connection refused")
 	require.NotContains(t, errs, "s3cret")
 
-	code, _, errs = inSite(t, s, world.OS{}, "renew") // TLS is off, so nothing is ordered
+	code, _, errs = inSite(t, s, world.OS{}, "renew")
+	require.Equal(t, exitAttention, code)
+	require.Contains(t, errs, "maascert renew --enable-tls")
+	require.NotContains(t, errs, "not told")
+	_, mails, _, _, _ = e.told()
+	require.Len(t, mails, 2, "what a person has to decide is nobody else's news")
+
+	e.served()
+	s.ca.Intercept(refuse)
+	code, _, errs = inSite(t, s, world.OS{}, "renew")
 	require.Equal(t, exitAttention, code)
 	require.Contains(t, errs, "warning: not told: hook (webhook)")
 	page, mails, _, _, lines := e.told()
 	require.Len(t, page, 2)
-	require.Equal(t, "maascert: maas: a renewal cannot begin", mails[len(mails)-1])
+	require.Equal(t, "maascert: maas: the renewal failed", mails[len(mails)-1])
 	require.Equal(t, "failed", lines[len(lines)-1])
 	_, out, _ = inSite(t, s, world.OS{}, "status", "--json")
 	require.Contains(t, out, `"failures": 1,`)
@@ -162,10 +178,19 @@ func TestNotifiersByHand(t *testing.T) {
 	require.Contains(t, out, "hook (webhook) cannot be told since ")
 	require.NotContains(t, out, "s3cret")
 
-	code, _, errs = inSite(t, s, world.OS{}, "renew", "--enable-tls")
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "hook.url"), []byte(e.hook.URL), 0o600))
+	code, out, errs = inSite(t, s, world.OS{}, "notify", "test")
 	require.Zero(t, code, errs)
-	page, mails, _, _, lines = e.told()
+	require.Contains(t, out, "hook (webhook): took the message")
+	_, out, _ = inSite(t, s, world.OS{}, "status")
+	require.NotContains(t, out, "cannot be told")
+
+	s.ca.Intercept(nil)
+	code, _, errs = inSite(t, s, world.OS{}, "renew", "--force")
+	require.Zero(t, code, errs)
+	page, mails, hooks, _, lines = e.told()
 	require.Len(t, page, 1, "only the test's notice is left")
-	require.Equal(t, "maascert: maas: it is well again", mails[len(mails)-1])
+	require.Equal(t, "maascert: maas: over: the renewal failed", mails[len(mails)-1])
+	require.Equal(t, "recovered", hooks[len(hooks)-1])
 	require.Equal(t, "recovered", lines[len(lines)-1])
 }

@@ -117,18 +117,32 @@ type service struct {
 	board    *board
 
 	mu      sync.Mutex
+	refused error // why the configuration that was read last is not in force; nil: it is
 	parts   *assembly
 	passing *assembly // what the pass under way is made with; only the daemon's own goroutine knows it
 }
 
 func (s *service) use(p *assembly) {
-	p.engine.Alive = s.alive
+	p.engine.Alive, p.teller.Config = s.alive, s.notInForce
 	if err := s.board.listen(p.config.ListenAddress()); err != nil {
 		s.log.Warn("listen", "error", printable.Error(err), "hint", printable.Text(hint.Of(err)))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.parts = p
+	s.parts, s.refused = p, nil
+}
+
+// notInForce is why the configuration that was read last is not in force; nil: it is.
+func (s *service) notInForce() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
+}
+
+func (s *service) refuse(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused = err
 }
 
 func (s *service) current() *assembly {
@@ -197,7 +211,12 @@ func (s *service) rehearseNext(ctx context.Context, cert string) lifecycle.Rehea
 	if issuer, ok := r.issuers[cert]; ok {
 		rehearsed.AtCA, rehearsed.Reused = issuer.AtCA, issuer.Reused
 	}
-	s.log.Info("rehearsed the next renewal", "cert", cert, "level", rehearsed.Level, "failed", len(result.Troubles) > 0)
+	log := s.log.With("cert", cert, "level", rehearsed.Level)
+	if err := result.Err(); err != nil {
+		log.Warn("a rehearsal of the next renewal failed", "stage", result.Stage(), "error", printable.Error(err), "hint", printable.Text(hint.Of(err)))
+	} else {
+		log.Info("rehearsed the next renewal")
+	}
 	return rehearsed
 }
 
@@ -256,6 +275,7 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<-
 		}
 		if err != nil {
 			s.log.Error("the configuration is bad; the old one stays in force", "error", printable.Error(err))
+			s.refuse(err)
 		} else {
 			// The old parts' idle connections end by themselves; a pass may still be using them.
 			s.use(s.assemble(config))

@@ -58,7 +58,7 @@ func (a *app) assemble(config *config.Config) *assembly {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
 	}
 	p.engine = &lifecycle.Engine{
-		Period: period(config.Times()), Progress: a.progress,
+		Period: period(config.Times()), Started: a.now(), Progress: a.progress,
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: a.now, Log: a.log, Revoke: p.revoke,
 		Broken: (&pinned{fsys: a.fsys}).profiles,
 	}

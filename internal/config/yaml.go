@@ -108,9 +108,10 @@ func (d *document) add(at *token.Position, format string, args ...any) {
 
 // fault notes that a key's value is wrong. One that is not there is shown at the nearest key above it.
 func (d *document) fault(path, format string, args ...any) {
-	for {
+	for isThere := true; ; isThere = false {
 		if at, ok := d.at[path]; ok {
-			if !d.isWrongAlready(at) {
+			// What is wrong with several keys that are not there is shown at one place.
+			if !isThere || !d.isWrongAlready(at) {
 				d.add(at, format, args...)
 			}
 			return

@@ -71,7 +71,7 @@ func TestPrometheusTellsWhatIsWrong(t *testing.T) {
 		for _, group := range ask[struct {
 			Groups []struct{ Rules []struct{ Health string } }
 		}](t, prometheus, "rules").Groups {
-			if slices.ContainsFunc(group.Rules, func(rule struct{ Health string }) bool { return rule.Health != "ok" }) || len(group.Rules) < 12 {
+			if slices.ContainsFunc(group.Rules, func(rule struct{ Health string }) bool { return rule.Health != "ok" }) || len(group.Rules) < 13 {
 				return false
 			}
 		}

@@ -62,6 +62,7 @@ type State struct {
 	Found        maasconfig.Found     // where the wish has a rule: the names that it leads to now
 	Reissue      bool                 // another certificate is ordered when it leads to more names
 	LoseNames    bool                 // somebody accepts that names are lost to which it does not lead any more
+	Started      time.Time            // when the program did; zero: nobody knows
 	Began        time.Time            // when the pass did, or the look that is none
 	Root         *x509.Certificate    // that clients verify the version in use with; nil: they do not
 	Broken       []maasconfig.Profile // that refuse it because they pin a former root

@@ -58,6 +58,7 @@ type Engine struct {
 	Public       Publisher // nil: nothing is published
 	Node         string
 	Period       time.Duration // between two passes of the schedule; 0: unknown
+	Started      time.Time     // when the program did; zero: unknown
 	// Revoke has the CA that issued a version revoke it.
 	Revoke func(ctx context.Context, version certstore.Version, reason uint) error
 	// Broken finds who on this host refuses a certificate because of its root; nil: nobody looks.
@@ -93,6 +94,8 @@ const (
 	StageDeploy Stage = "deploy"
 	StageVerify Stage = "verify"
 	StageRevoke Stage = "revoke"
+	StageConfig Stage = "config"
+	StageNotify Stage = "notify"
 )
 
 // Result tells what a pass did with one certificate.

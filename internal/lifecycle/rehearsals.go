@@ -91,6 +91,8 @@ func (s State) rehearsalDue(r Rehearsals) (due time.Time, isOwn bool) {
 		return s.Now, false
 	case last.Configs[s.Node] != r.Config:
 		return s.Now, true
+	case !last.Failed.IsZero() && last.Tried.Before(s.Started): // somebody may have mended it, and started us anew
+		return s.Now, true
 	case last.Proven || !last.Skipped.IsZero() && s.Now.Sub(last.Skipped) > failedGap:
 		return last.Tried.Add(failedGap), last.By == s.Node
 	case !last.Failed.IsZero() || !last.Skipped.IsZero():
@@ -125,7 +127,7 @@ func (e *Engine) RehearseDue(ctx context.Context, results []Result, rehearse fun
 			continue
 		}
 		cert, state := e.Certificates[at], r.After.State
-		state.Now = e.Now().Round(0)
+		state.Now, state.Started = e.Now().Round(0), e.Started
 		due := state.rehearseAt(cert.Rehearsals, cert.Name)
 		switch {
 		case due.IsZero():

@@ -46,6 +46,7 @@ func TestRehearseDue(t *testing.T) {
 		policy   *lifecycle.Rehearsals
 		change   func(w *world, s *lifecycle.State)
 		ends     time.Duration // of another certificate, which has to be looked at
+		started  time.Duration // ago; 0: before all that
 		want     time.Duration // from now
 	}{
 		"the first is made at once":          {want: now},
@@ -72,6 +73,9 @@ func TestRehearseDue(t *testing.T) {
 		"one that failed is made again soon": {change: func(w *world, s *lifecycle.State) {
 			s.Record.Rehearsal = before(w, 10*time.Minute, func(r *certstore.Rehearsal) { r.Failed = r.At })
 		}, want: 50 * time.Minute},
+		"and at once when somebody starts the daemon anew": {change: func(w *world, s *lifecycle.State) {
+			s.Record.Rehearsal = before(w, 2*time.Hour, func(r *certstore.Rehearsal) { r.Failed, r.Proven = r.At, true })
+		}, started: time.Hour, want: now},
 		"while it fails twice a day": {change: func(w *world, s *lifecycle.State) {
 			s.Record.Rehearsal = before(w, 2*time.Hour, func(r *certstore.Rehearsal) { r.Failed, r.Proven = r.At, true })
 		}, want: 10 * time.Hour},
@@ -117,6 +121,9 @@ func TestRehearseDue(t *testing.T) {
 			_, err := certstore.SaveRecord(t.Context(), eng.Store, "maas", recordOf(state), "")
 			require.NoError(t, err)
 			eng.Now, eng.Certificates[0].Rehearsals = func() time.Time { return w.now }, policy
+			if row.started > 0 {
+				eng.Started = w.now.Add(-row.started)
+			}
 			made := 0
 			results := []lifecycle.Result{{Name: "maas", After: lifecycle.View{State: state}}}
 			if row.ends > 0 {

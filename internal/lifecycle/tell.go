@@ -1,13 +1,17 @@
 package lifecycle
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"maascert/acme"
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
@@ -29,8 +33,10 @@ const (
 	topicNames       = "names"
 	topicTrust       = "trust"
 	targetTopics     = "target/" // and the name under which the record remembers the target
-	hostTopics       = "host/"   // and the host's name
-	mendedTopics     = "mended/" // and the target's name: what a pass found wrong and put right
+	topicConfig      = "config"
+	hostTopics       = "host/"     // and the host's name
+	notifierTopics   = "notifier/" // and its name: one that cannot be told
+	mendedTopics     = "mended/"   // and the target's name: what a pass found wrong and put right
 )
 
 // Tellable is all that telling depends on.
@@ -42,8 +48,15 @@ type Tellable struct {
 	Told     []certstore.Told
 	Channels []notify.Channel
 	Hosts    bool          // silent hosts are told of with this certificate
+	Here     *Here         // of the daemon of this host, told of with this certificate; nil: nothing is known of it
 	ActsOnly bool          // the pass was cut off: what it did is known, and what it found is not
 	Silence  time.Duration // after which a host that says nothing is silent
+}
+
+// Here is what may be wrong with a daemon itself.
+type Here struct {
+	Config error            // why a changed configuration is not in force; nil: it is
+	Silent map[string]error // notifiers that could not be told for a while, and why
 }
 
 // Letter is an event and whom it is for.
@@ -57,6 +70,10 @@ const (
 	// for each time that it was told that day: whoever stands before an endpoint can make it come and go.
 	promptTellings = 3
 	tellingPause   = time.Hour
+	// What may pass by itself is told when it is found once more: a CA that was away for a moment, a region that restarts. A person who
+	// looks on is told at once, and so is everybody as the end comes near.
+	outagePatience   = time.Minute
+	degradedPatience = 5 * time.Minute
 	// mostTold bounds the topics that are remembered.
 	mostTold = 100
 )
@@ -72,7 +89,8 @@ type finding struct {
 	detail   string
 	notAfter time.Time
 	step     int
-	news     string // identifies what is told as news, which is not over one day; empty: it is a trouble
+	patience time.Duration // for how long it has to last
+	news     string        // identifies what is told as news, which is not over one day; empty: it is a trouble
 }
 
 // Tell says what is worth telling whom, what is to be remembered of that, and when to look again because of it; zero for no such time.
@@ -104,11 +122,17 @@ func Tell(t Tellable) (letters []Letter, told []certstore.Told, again time.Time)
 		post(event, to)
 		again = earlier(again, later)
 	}
+	slices.SortStableFunc(told, func(a, b certstore.Told) int { return cmp.Compare(order(a.Topic), order(b.Topic)) })
+	var renewed []string // who hears that the certificate itself is well again
 	isFound := func(topic string) bool {
 		return slices.ContainsFunc(found, func(f finding) bool { return f.topic == topic })
 	}
 	for i := range told {
-		if isFound(told[i].Topic) || told[i].Over || !t.isOver(told[i]) {
+		if isFound(told[i].Topic) {
+			continue
+		}
+		told[i].Found = time.Time{}
+		if told[i].Over || !t.isOver(told[i]) {
 			continue
 		}
 		if t.isForgotten(told[i]) {
@@ -116,10 +140,32 @@ func Tell(t Tellable) (letters []Letter, told []certstore.Told, again time.Time)
 			continue
 		}
 		event, to, later := t.recover(&told[i])
+		switch told[i].Topic {
+		case topicCertificate:
+			renewed = to
+		case topicExpiry, topicRehearsal: // which a renewal ends as well
+			to = t.withoutMAAS(to, renewed)
+		}
 		post(event, to)
 		again = earlier(again, later)
 	}
 	return letters, told[max(0, len(told)-mostTold):], again
+}
+
+// order has the certificate itself come first.
+func order(topic string) int {
+	if topic == topicCertificate {
+		return 0
+	}
+	return 1
+}
+
+// withoutMAAS leaves out who is informed, but for MAAS's page, on which each topic has a notice of its own.
+func (t Tellable) withoutMAAS(names, informed []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		isPage := slices.ContainsFunc(t.Channels, func(c notify.Channel) bool { return c.Name == name && c.Type == "maas" })
+		return !isPage && slices.Contains(informed, name)
+	})
 }
 
 // toldOfCertificate are the channels that know that the certificate cannot be renewed, and hear of that again as it comes to its end.
@@ -136,7 +182,7 @@ func toldOfCertificate(told []certstore.Told) []string {
 func (t Tellable) remembered(found []finding) []certstore.Told {
 	return slices.DeleteFunc(slices.Clone(t.Told), func(one certstore.Told) bool {
 		isFound := slices.ContainsFunc(found, func(f finding) bool { return f.topic == one.Topic })
-		return !isFound && (one.Over || one.Digest != "") && t.Now.Sub(one.Day) >= day
+		return !isFound && one.Over && one.Day.IsZero() || !isFound && (one.Over || one.Digest != "") && t.Now.Sub(one.Day) >= day
 	})
 }
 
@@ -149,6 +195,9 @@ func (t Tellable) tell(one *certstore.Told, f finding, informed []string) (event
 	}
 	isNearer := !isNew && f.step > one.Step
 	one.Well = time.Time{}
+	if isNew && f.news == "" && t.mayPass(one, f) {
+		return event, nil, one.Found.Add(f.patience)
+	}
 	if !isNew && !isOther && !isNearer {
 		one.Step = min(one.Step, f.step)
 		event = t.event(f)
@@ -165,10 +214,22 @@ func (t Tellable) tell(one *certstore.Told, f finding, informed []string) (event
 	if !isNew { // who heard of it as something else hears that it is over as well
 		heard = append(slices.Clone(one.To), without(to, one.To)...)
 	}
-	one.Kind, one.Stage, one.Target, one.Error, one.Digest = string(f.kind), string(f.stage), f.target, printable.Phrase(event.Error), f.news
+	one.Kind, one.Stage, one.Target, one.Digest = string(f.kind), string(f.stage), f.target, f.news
+	one.Error, one.Detail, one.Found = printable.Phrase(event.Error), printable.Phrase(event.Detail), time.Time{}
 	one.At, one.Node, one.To, one.Step, one.Over = t.Now.UTC(), t.Node, heard, f.step, false
 	count(one, t.Now)
 	return event, to, time.Time{}
+}
+
+// mayPass tells whether a trouble was found too lately to be told.
+func (t Tellable) mayPass(one *certstore.Told, f finding) bool {
+	if f.patience == 0 || f.step > 0 || t.Result.Before.State.ByHand {
+		return false
+	}
+	if one.Found.IsZero() || one.Found.After(t.Now) {
+		one.Found = t.Now.UTC()
+	}
+	return t.Now.Sub(one.Found) < f.patience
 }
 
 // promptAt is when a topic may be told, which was told so often within a day.
@@ -212,7 +273,7 @@ func (t Tellable) recover(one *certstore.Told) (event notify.Event, to []string,
 	}
 	event = notify.New(notify.Event{
 		At: t.Now, Kind: notify.Recovered, Of: notify.Kind(one.Kind), Node: t.Node, Cert: t.Cert.Name, Target: one.Target, Stage: one.Stage,
-		Error: one.Error, Topic: one.Topic, NotAfter: moment(t.notAfter()),
+		Error: one.Error, Detail: one.Detail, Topic: one.Topic, NotAfter: moment(t.notAfter()),
 	})
 	to = slices.DeleteFunc(t.whoWants(event), func(name string) bool { return !slices.Contains(one.To, name) })
 	one.Over, one.At, one.To, one.Step, one.Well = true, t.Now.UTC(), nil, 0, time.Time{}
@@ -249,6 +310,8 @@ func (t Tellable) isOver(one certstore.Told) bool {
 		return r == nil || r.Failed.IsZero() || r.Proven
 	case one.Topic == topicExpiry:
 		return state.Current != nil
+	case one.Topic == topicConfig, strings.HasPrefix(one.Topic, notifierTopics):
+		return t.Here != nil && one.Node == t.Node
 	default:
 		return true
 	}
@@ -329,15 +392,46 @@ func (t Tellable) findings() []finding {
 		detail := changeWords(added, missing)
 		found = append(found, finding{topic: topicNames, kind: notify.NamesChanged, detail: detail, news: digest(detail)})
 	}
-	if words := trustChange(view.State, view.Plan, t.Cert); len(words) > 0 {
-		about := []string{string(view.Plan.Why)}
-		if view.Plan.Why != IssuerChanged {
-			about = nil
-		}
-		for _, root := range view.Plan.Roots[max(0, len(view.Plan.Roots)-2):] {
-			about = append(about, root.Fingerprint)
-		}
-		found = append(found, finding{topic: topicTrust, kind: notify.TrustChanged, detail: words[0], news: digest(about...)})
+	return slices.Concat(found, t.ofTrust(), t.ofHere())
+}
+
+// ofTrust is that clients have to trust another root, or will have to.
+func (t Tellable) ofTrust() []finding {
+	state, plan := t.Result.After.State, t.Result.After.Plan
+	n := len(plan.Roots)
+	if len(trustChange(state, plan, t.Cert)) == 0 {
+		return nil
+	}
+	found := finding{topic: topicTrust, kind: notify.TrustChanged, notAfter: t.notAfter()}
+	if plan.Why == IssuerChanged {
+		found.detail = fmt.Sprintf("The next certificate of %s comes from another CA than that of the root %s", t.Cert.Name, printable.Line(plan.Roots[n-1].Subject, 100))
+		found.hint = "give the new CA's root to whoever pins the present one: profiles of the maas command, Terraform's provider, Juju's clouds, scripts"
+		found.news = digest("next", plan.Roots[n-1].Fingerprint)
+		return []finding{found}
+	}
+	now, former := plan.Roots[n-1], plan.Roots[n-2]
+	found.detail = fmt.Sprintf("Clients of %s must trust the root %s instead of %s", t.Cert.Name, printable.Line(now.Subject, 100), printable.Line(former.Subject, 100))
+	found.hint = fmt.Sprintf("give them %s, which holds both until %s: profiles of the maas command (maas login --cacerts), Terraform's provider, Juju's clouds, scripts", t.Cert.RootsFile, former.Until.UTC().Format("2006-01-02"))
+	found.news = digest(now.Fingerprint, former.Fingerprint)
+	return []finding{found}
+}
+
+// ofHere is what is wrong with the daemon itself.
+func (t Tellable) ofHere() []finding {
+	if t.Here == nil {
+		return nil
+	}
+	var found []finding
+	if err := t.Here.Config; err != nil {
+		found = append(found, finding{
+			topic: topicConfig, kind: notify.Failed, stage: StageConfig, err: printable.Error(err), hint: "the configuration before it is in force until the daemon is started anew: mend the file, then systemctl reload maascert", notAfter: t.notAfter(),
+		})
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.Here.Silent)) {
+		err := t.Here.Silent[name]
+		found = append(found, finding{
+			topic: notifierTopics + name, kind: notify.Failed, stage: StageNotify, err: name + ": " + printable.Error(err), hint: cmp.Or(hint.Of(err), "maascert notify test"), notAfter: t.notAfter(),
+		})
 	}
 	return found
 }
@@ -352,6 +446,9 @@ func digest(parts ...string) string {
 func (t Tellable) ofCertificate() []finding {
 	var worst *Trouble
 	for _, trouble := range t.Result.Troubles {
+		if t.Result.Before.State.ByHand && isFirstEnabling(trouble) { // which only that person can decide
+			continue
+		}
 		if t.Result.Before.Plan.Why == Forced && t.Result.Before.Version() != 0 && (trouble.Stage == StageObtain || trouble.Stage == StageSave) {
 			continue
 		}
@@ -363,7 +460,24 @@ func (t Tellable) ofCertificate() []finding {
 	if worst == nil {
 		return nil
 	}
-	return []finding{t.step(finding{topic: topicCertificate, kind: notify.Failed, stage: worst.Stage, err: printable.Error(worst.Err), hint: hint.Of(worst.Err)}, t.notAfter())}
+	found := finding{topic: topicCertificate, kind: notify.Failed, stage: worst.Stage, err: printable.Error(worst.Err), hint: hint.Of(worst.Err)}
+	if acme.IsOutage(worst.Err) {
+		found.patience = t.patience(outagePatience)
+	}
+	if next := t.Result.After.Plan.Wait; next.After(t.Now) {
+		found.detail = "it is tried again at " + next.UTC().Format("2006-01-02 15:04 UTC")
+	}
+	return []finding{t.step(found, t.notAfter())}
+}
+
+// isLeft tells whether a target is left as it is until a person decides.
+func (t Tellable) isLeft(target string) bool {
+	return t.Result.Before.State.ByHand && slices.ContainsFunc(t.Result.Troubles, func(trouble Trouble) bool { return trouble.Target == target && isFirstEnabling(trouble) })
+}
+
+func isFirstEnabling(trouble Trouble) bool {
+	var refusal *maasconfig.Refusal
+	return errors.As(trouble.Err, &refusal) && refusal.IsFirst
 }
 
 // ofTargets is what is wrong at this host's view of each target.
@@ -374,11 +488,12 @@ func (t Tellable) ofTargets() []finding {
 		about := finding{topic: targetTopics + target.key(), target: target.Name, stage: StageVerify}
 		isWrong := false
 		for _, trouble := range t.Result.WorstAtEach() {
-			if trouble.Target == target.Name && trouble.Stage != StageLock {
+			isDecided := t.Result.Before.State.ByHand && isFirstEnabling(trouble)
+			if trouble.Target == target.Name && trouble.Stage != StageLock && !isDecided {
 				isWrong, about.stage, about.err, about.hint = true, trouble.Stage, printable.Error(trouble.Err), hint.Of(trouble.Err)
 			}
 		}
-		if !isWrong && view.State.Current != nil && !maasconfig.Trusted(target.Endpoints) {
+		if !isWrong && !t.isLeft(target.Name) && view.State.Current != nil && !maasconfig.Trusted(target.Endpoints) {
 			err := notServing(view, target, t.Cert.Targets[i].Info())
 			isWrong, about.err, about.hint = true, printable.Error(err), hint.Of(err)
 		}
@@ -389,7 +504,7 @@ func (t Tellable) ofTargets() []finding {
 		case isWrong && drifted:
 			about.kind = notify.Drift
 		case isWrong:
-			about.kind = notify.Degraded
+			about.kind, about.patience = notify.Degraded, t.patience(degradedPatience)
 		default:
 			if mended, was := t.mended(i); was {
 				found = append(found, mended)
@@ -405,14 +520,22 @@ func (t Tellable) ofTargets() []finding {
 	return found
 }
 
-// isDrifted tells whether an endpoint that served the version in use serves something else now.
+// isDrifted tells whether an endpoint that served the version in use serves another certificate now. One that serves none may be starting.
 func (s State) isDrifted(t TargetState) bool {
 	if s.Current == nil || s.Record.Deployments[t.key()].Verified != s.Current.Number {
 		return false
 	}
 	return slices.ContainsFunc(t.Endpoints, func(e maasconfig.Endpoint) bool {
-		return e.State == maasconfig.Other || e.State == maasconfig.None
+		return e.State == maasconfig.Other
 	})
+}
+
+// patience is for how long something has to last, less where certificates live shortly.
+func (t Tellable) patience(usual time.Duration) time.Duration {
+	if current := t.Result.After.State.Current; current != nil {
+		return min(usual, lifetime(current.Bundle.Leaf())/24)
+	}
+	return usual
 }
 
 // mended is something else that was served at a target before the pass, which put ours back.
@@ -427,7 +550,7 @@ func (t Tellable) mended(i int) (finding, bool) {
 	}
 	return finding{
 		topic: mendedTopics + before.key(), kind: notify.Drift, target: before.Name, stage: StageVerify, err: maasconfig.Troubles(before.Endpoints),
-		detail: "ours was put back", notAfter: t.notAfter(), news: digest(t.Now.String()),
+		detail: "ours was put back", notAfter: t.notAfter(), news: digest(t.Now.String()), hint: "find out who put it there: another tool that renews, or a hook of certbot's or acme.sh's",
 	}, true
 }
 
@@ -522,7 +645,7 @@ func (t Tellable) step(f finding, ends time.Time) finding {
 func (t Tellable) event(f finding) notify.Event {
 	return notify.New(notify.Event{
 		At: t.Now, Kind: f.kind, Node: t.Node, Cert: t.Cert.Name, Target: f.target, Stage: string(f.stage), Error: f.err, Hint: f.hint, Detail: f.detail,
-		Topic: f.topic, NotAfter: moment(f.notAfter),
+		Topic: f.topic, NotAfter: moment(f.notAfter), Over: strings.HasPrefix(f.topic, mendedTopics),
 	})
 }
 

@@ -25,8 +25,9 @@ import (
 // situation is what a pass found, built step by step.
 type situation struct {
 	*world
-	about lifecycle.Tellable
-	moved time.Duration // since the story began
+	about  lifecycle.Tellable
+	moved  time.Duration // since the story began
+	daemon bool          // nobody looks on
 }
 
 func (w *world) situation(age, lifetime time.Duration) *situation {
@@ -46,6 +47,7 @@ func (s *situation) well() {
 	state := s.view().State
 	state.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{s.serves("a:5443", state.Current.Bundle, state.Current.Bundle)}}}
 	s.about.Result = lifecycle.Result{Name: "maas", After: lifecycle.View{State: state}}
+	s.about.Result.Before.State.ByHand = !s.daemon
 }
 
 func (s *situation) fails(target string, stage lifecycle.Stage, words string) {
@@ -91,7 +93,11 @@ func regionDown(s *situation) {
 }
 
 func regionDrifted(s *situation) {
-	s.view().State.Targets[0].Endpoints = []maasconfig.Endpoint{refused("a:5443")}
+	s.view().State.Targets[0].Endpoints = []maasconfig.Endpoint{s.serves("a:5443", s.bundle(day, 90*day), s.view().State.Current.Bundle)}
+}
+
+func caAway(s *situation) {
+	s.about.Result.Troubles = append(s.about.Result.Troubles, lifecycle.Trouble{Stage: lifecycle.StageObtain, Err: outage()})
 }
 
 func rehearsed(change func(*certstore.Rehearsal)) func(*situation) {
@@ -109,6 +115,45 @@ func TestTell(t *testing.T) {
 		age   time.Duration // of a certificate of 90 days
 		steps []step
 	}{
+		"a CA that is away for a moment is nobody's news": {day, []step{
+			{0, func(s *situation) { s.daemon = true; s.well(); caAway(s) }, nil},
+			{30 * time.Second, well, nil},
+			{day, caAway, nil},
+			{time.Minute, caAway, []string{"failed certificate" + everybody}},
+			{time.Minute, well, []string{"recovered certificate" + everybody}},
+		}},
+		"a region that restarts is nobody's news": {day, []step{
+			{0, func(s *situation) { s.daemon = true; s.well(); regionDown(s) }, nil},
+			{time.Minute, regionDown, nil},
+			{3 * time.Minute, well, nil},
+			{day, regionDown, nil},
+			{5 * time.Minute, regionDown, []string{"degraded target/maas" + everybody}},
+		}},
+		"but it is as the end comes near": {80 * day, []step{
+			{0, func(s *situation) { s.daemon = true; s.well(); regionDown(s) }, []string{"degraded target/maas" + everybody, "expiring expiry: all usual end"}},
+		}},
+		"what a person has to decide at the terminal is told to nobody else": {day, []step{
+			{0, func(s *situation) {
+				s.about.Result.Troubles = []lifecycle.Trouble{{Target: "maas", Stage: lifecycle.StageGuard, Err: &maasconfig.Refusal{IsFirst: true}}}
+				s.view().State.Targets[0].Endpoints = []maasconfig.Endpoint{refused("a:5443")}
+			}, nil},
+		}},
+		"a configuration that is not in force is told, and that it is": {day, []step{
+			{0, func(s *situation) { s.about.Here = &lifecycle.Here{Config: errors.New("line 3: unknown key")} }, []string{"failed config" + everybody}},
+			{time.Minute, func(s *situation) { s.about.Here = nil }, nil},
+			{time.Minute, func(s *situation) { s.about.Here = &lifecycle.Here{} }, []string{"recovered config" + everybody}},
+		}},
+		"a notifier that cannot be told is told through the others": {day, []step{
+			{0, func(s *situation) {
+				s.about.Here = &lifecycle.Here{Silent: map[string]error{"ops": errors.New("it answers 403")}}
+			}, []string{"failed notifier/ops" + everybody}},
+			{time.Minute, func(s *situation) { s.about.Here = &lifecycle.Here{} }, []string{"recovered notifier/ops" + everybody}},
+		}},
+		"that a renewal is well again is not told once more of what it ends as well": {30 * day, []step{
+			{0, rehearsed(func(r *certstore.Rehearsal) { r.Failed, r.Proven = r.At, true }), []string{"rehearsal_failed rehearsal" + everybody}},
+			{31 * day, orderFails, []string{"failed certificate" + everybody}},
+			{day, rehearsed(func(*certstore.Rehearsal) {}), []string{"recovered certificate" + everybody}},
+		}},
 		"where nothing is wrong nothing is told": {day, []step{{0, well, nil}, {day, well, nil}}},
 		"a failure is told once, and once that it is over": {day, []step{
 			{0, orderFails, []string{"failed certificate" + everybody}},
@@ -164,7 +209,7 @@ func TestTell(t *testing.T) {
 				s.view().Blind = true
 				s.fails("", lifecycle.StageLook, "input/output error")
 			}, []string{"failed certificate" + everybody}},
-			{time.Minute, well, []string{"recovered target/maas" + everybody, "recovered certificate" + everybody}},
+			{time.Minute, well, []string{"recovered certificate" + everybody, "recovered target/maas" + everybody}},
 		}},
 		"a region that does not answer is degraded, one that serves something else is drift": {day, []step{
 			{0, regionDown, []string{"degraded target/maas" + everybody}},
@@ -222,7 +267,7 @@ func TestTell(t *testing.T) {
 			}, []string{"obtained obtained: all", "deployed deployed/maas: all", "revoked revoked" + everybody}},
 			{day, func(s *situation) {
 				s.about.Result.Before = *s.view()
-				s.about.Result.Before.State.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{refused("a:5443")}}}
+				s.about.Result.Before.State.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{s.serves("a:5443", s.bundle(day, 90*day), s.view().State.Current.Bundle)}}}
 				s.about.Result.Deployed = map[string]bool{"maas": true}
 			}, []string{"deployed deployed/maas: all", "drift mended/maas" + everybody}},
 			{time.Minute, well, nil},
@@ -423,8 +468,11 @@ func TestHostsSpeakWithOneVoice(t *testing.T) {
 	first, second := &heard{fail: errors.New("killed")}, &heard{}
 	one, two := s.teller(&file{}, notify.Channel{Name: "ops", Notifier: first}), s.teller(&file{}, notify.Channel{Name: "ops", Notifier: second})
 	two.Node = "region2"
+	s.pass(t, one)
+	s.pass(t, two)
 	s.issuer.fail = errors.New("the CA says no")
-	results := s.Pass(t.Context(), lifecycle.Options{})
+	results := s.Pass(t.Context(), lifecycle.Options{ByHand: true, Force: true})
+	results[0].Before.Plan.Why = lifecycle.Missing
 	one.Tell(t.Context(), s.Certificates, results)
 	first.fail = nil
 	two.Tell(t.Context(), s.Certificates, results)

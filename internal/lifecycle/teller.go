@@ -26,11 +26,21 @@ type Teller struct {
 	Silence  time.Duration // after which a host that says nothing is silent
 	Now      func() time.Time
 	Log      *slog.Logger
+	// Config is why a changed configuration is not in force, as far as a daemon knows; nil: nobody knows.
+	Config func() error
 
 	changing   sync.Mutex // held while what was told is changed
 	mu         sync.Mutex
-	remembered *hostMemory // as this host left it; nil: it was not read yet
-	self       string      // this process, among all that share the store
+	remembered *hostMemory     // as this host left it; nil: it was not read yet
+	self       string          // this process, among all that share the store
+	begun      map[string]bool // certificates of which this process told something
+	failing    map[string]failing
+}
+
+// failing is a channel that could not be told.
+type failing struct {
+	passes int // in a row
+	err    error
 }
 
 // hostMemory is what a host remembers of what was told.
@@ -79,6 +89,9 @@ const (
 // retellings are how long after a try, with all its repetitions, an event is told again; the last one counts from then on.
 var retellings = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 6 * time.Hour}
 
+// silentPasses is after how many passes in a row a channel counts as silent: more than an hour, as retellings has it.
+const silentPasses = 5
+
 // errand is an event that is to be told now.
 type errand struct {
 	cert string
@@ -104,16 +117,46 @@ func (t *Teller) Tell(ctx context.Context, certs []Certificate, results []Result
 		if at < 0 {
 			continue
 		}
-		mine, later := t.write(ctx, Tellable{
+		about := Tellable{
 			Now: t.now(), Node: t.Node, Cert: certs[at], Result: r, Channels: t.Channels, Hosts: r.Name == first, Silence: t.Silence, ActsOnly: ctx.Err() != nil,
-		})
+		}
+		if r.Name == first && t.Config != nil {
+			about.Here = &Here{Config: t.Config(), Silent: t.silent()}
+		}
+		mine, later := t.write(ctx, about)
 		errands, again = append(errands, mine...), earlier(again, later)
 	}
 	tellings = t.deliver(ctx, errands)
+	t.count(tellings)
 	for _, r := range results {
 		again = earlier(again, t.nextTry(r.Name))
 	}
 	return tellings, again
+}
+
+// count counts the passes in a row after which a channel could not be told.
+func (t *Teller) count(tellings []Telling) {
+	if t.failing == nil {
+		t.failing = map[string]failing{}
+	}
+	for _, one := range tellings {
+		if one.Err == nil {
+			delete(t.failing, one.Channel)
+		} else {
+			t.failing[one.Channel] = failing{t.failing[one.Channel].passes + 1, one.Err}
+		}
+	}
+}
+
+// silent are the channels that could not be told for a while, and why.
+func (t *Teller) silent() map[string]error {
+	silent := map[string]error{}
+	for name, one := range t.failing {
+		if one.passes >= silentPasses {
+			silent[name] = one.err
+		}
+	}
+	return silent
 }
 
 func (t *Teller) now() time.Time { return t.Now().Round(0).UTC() }
@@ -143,10 +186,14 @@ func (t *Teller) write(ctx context.Context, about Tellable) (errands []errand, a
 		if about.ActsOnly {
 			return
 		}
-		for _, one := range m.take(process, about.Now) {
+		for _, one := range m.take(process, about.Now, !t.begun[about.Cert.Name]) {
 			errands = append(errands, errand{about.Cert.Name, one})
 		}
 	})
+	if t.begun == nil {
+		t.begun = map[string]bool{}
+	}
+	t.begun[about.Cert.Name] = true
 	return errands, again
 }
 
@@ -185,13 +232,14 @@ func (m *mail) discard(now time.Time) {
 	})
 }
 
-// take takes what is to be told now. What another process tells just now it is left to tell, and what follows on that waits.
-func (m *mail) take(process string, now time.Time) []certstore.Untold {
+// take takes what is to be told now, or all that there is where this process has only begun: somebody may have mended what kept it from
+// being told. What another process tells just now it is left to tell, and what follows on that waits.
+func (m *mail) take(process string, now time.Time, all bool) []certstore.Untold {
 	var mine []certstore.Untold
 	waiting := map[string]bool{} // topics of which something else is told first
 	for i := range m.Outbox {
 		one := &m.Outbox[i]
-		isLater := one.Next.After(now) && one.Next.Sub(now) <= retellings[len(retellings)-1]+time.Minute // else a clock was ahead
+		isLater := !all && one.Next.After(now) && one.Next.Sub(now) <= retellings[len(retellings)-1]+time.Minute // else a clock was ahead
 		if waiting[one.Topic] || isLater || isTaken(*one, process, now) {
 			waiting[one.Topic] = true
 			continue

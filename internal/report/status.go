@@ -108,8 +108,9 @@ type Certificate struct {
 type NextRenewal struct {
 	At           Time   `json:"at"` // of the last rehearsal that came to a result; null: none has
 	Node         string `json:"node"`
-	Level        string `json:"level"` // how far it came with the CA
-	OK           bool   `json:"ok"`    // that one worked
+	Level        string `json:"level"`  // how far it came with the CA
+	OK           bool   `json:"ok"`     // that one worked
+	Failed       bool   `json:"failed"` // it is known to fail: it did twice, an hour apart
 	FailedSince  Time   `json:"failed_since"`
 	SkippedSince Time   `json:"skipped_since"` // since when it could not be found out
 	Target       string `json:"target"`
@@ -123,7 +124,7 @@ func newNextRenewal(r *certstore.Rehearsal) *NextRenewal {
 		return nil
 	}
 	return &NextRenewal{
-		At: Time{r.At}, Node: printable.Text(r.Node), Level: printable.Text(r.Level), OK: !r.At.IsZero() && r.Failed.IsZero(), FailedSince: Time{r.Failed}, SkippedSince: Time{r.Skipped},
+		At: Time{r.At}, Node: printable.Text(r.Node), Level: printable.Text(r.Level), OK: !r.At.IsZero() && r.Failed.IsZero(), Failed: r.Proven, FailedSince: Time{r.Failed}, SkippedSince: Time{r.Skipped},
 		Target: printable.Text(r.Target), Stage: printable.Text(r.Stage), Error: printable.Text(r.Error), Hint: printable.Text(r.Hint),
 	}
 }
@@ -133,6 +134,8 @@ func (n *NextRenewal) Words(w io.Writer) {
 	switch {
 	case n == nil:
 		return
+	case !n.FailedSince.IsZero() && !n.Failed:
+		fmt.Fprintf(w, "  a rehearsal of the next renewal failed at %s, and is made again in an hour: %s (%s)\n", n.FailedSince, n.Error, n.Stage)
 	case !n.FailedSince.IsZero():
 		fmt.Fprintf(w, "  the next renewal would fail, as rehearsed since %s: %s (%s)\n", n.FailedSince, n.Error, n.Stage)
 	case !n.SkippedSince.IsZero():
