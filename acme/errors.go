@@ -98,7 +98,7 @@ func call[T any](s *session, op string, ask func() (T, error)) (T, error) {
 			}
 			pause *= 2
 		default:
-			return got, userAction(err)
+			return got, s.advise(err)
 		}
 	}
 }
@@ -148,8 +148,11 @@ func (s *session) explain(op string, err error) error {
 	return tame(op, err)
 }
 
-// userAction says what to do when a CA wants a person to agree to something.
-func userAction(err error) error {
+// advise says what to do when a CA wants a person to agree to something, or is away.
+func (s *session) advise(err error) error {
+	if IsOutage(err) && !IsRateLimited(err) {
+		return hint.Add(err, "is the CA up, and can it be reached from here? curl --cacert ROOT %s", s.config.Directory)
+	}
 	if isType(err, "userActionRequired") {
 		return hint.Add(err, "the CA changed its terms or wants something else of the account's owner: do what it says there; the old certificate stays in use")
 	}

@@ -42,6 +42,9 @@ func (s *ChatSection) Check(at section.Place) {
 	s.url = readerOf(at, "url", s.URL)
 }
 
+// Ready tells whether the URL can be read.
+func (s *ChatSection) Ready() error { return areReadable(s.url) }
+
 // Make makes the notifier.
 func (s *ChatSection) Make(parts Parts) Notifier {
 	return &chat{url: s.url, program: parts.Chat, runner: parts.Runner}

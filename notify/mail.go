@@ -98,6 +98,9 @@ func (s *MailSection) checkLogin(at section.Place) {
 	}
 }
 
+// Ready tells whether the password can be read.
+func (s *MailSection) Ready() error { return areReadable(s.password) }
+
 // Make makes the notifier.
 func (s *MailSection) Make(parts Parts) Notifier { return &mailer{MailSection: s, parts: parts} }
 

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -23,6 +24,8 @@ type Section interface {
 	Secrets() []secret.Reference
 	// Entrusted are programs that are run as the user that we are.
 	Entrusted() []string
+	// Ready tells whether what it needs on this host is there, without telling anybody.
+	Ready() error
 	// Make makes the notifier. It touches nothing yet.
 	Make(parts Parts) Notifier
 }
@@ -67,6 +70,9 @@ func (k *Keys) Entrusted() []string { return nil }
 
 // Secrets are none.
 func (k *Keys) Secrets() []secret.Reference { return nil }
+
+// Ready needs nothing.
+func (k *Keys) Ready() error { return nil }
 
 func usualKeys() Keys { return Keys{Timeout: 30 * time.Second, Retries: 3} }
 
@@ -127,6 +133,18 @@ func readerOf(at section.Place, key string, reference secret.Reference) reader {
 		at.Fault(key, "%v", err)
 	}
 	return func() (string, error) { return at.Again(reference) }
+}
+
+// areReadable tells whether secrets can be read, as far as there are any.
+func areReadable(secrets ...reader) error {
+	var unreadable []error
+	for _, read := range secrets {
+		if read != nil {
+			_, err := read()
+			unreadable = append(unreadable, err)
+		}
+	}
+	return errors.Join(unreadable...)
 }
 
 // Noticeboard shows notices to the administrators of MAAS on its own page. A notice has an ident, of which there is one at a time.

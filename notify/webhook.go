@@ -46,6 +46,9 @@ func (s *WebhookSection) Check(at section.Place) {
 	s.roots = readRoots(at, s.Root)
 }
 
+// Ready tells whether the secrets can be read.
+func (s *WebhookSection) Ready() error { return areReadable(s.url, s.hmac) }
+
 // readRoots reads the file of who is trusted; nil stands for the system's.
 func readRoots(at section.Place, path string) *x509.CertPool {
 	if path == "" {

@@ -86,7 +86,7 @@ func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 		report.Asked("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
 			p.fsys.Writable(filepath.Join(p.config.StateDir, "public"))),
 	}
-	items = slices.Concat(items, checkSecrets(p), checkAPI(ctx, p, looks))
+	items = slices.Concat(items, checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks))
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		var names []string
 		for _, one := range looks {

@@ -88,6 +88,20 @@ func checkNames(view lifecycle.View, cert lifecycle.Certificate) []report.Item {
 	return []report.Item{report.Asked("names", "MAAS tells which names there are", strings.Join(view.State.Found.Names, ", "), nil)}
 }
 
+// checkNotifiers tells whether those can be told who are to be told, as far as can be said without telling them. A systemd credential is
+// there for the daemon alone.
+func checkNotifiers(p *assembly) []report.Item {
+	var items []report.Item
+	for _, one := range p.config.Notify {
+		item := report.Asked("notify", "what it needs is there; maascert notify test tries it", one.Usual().Name+" ("+one.Type+")", hint.Add(one.Ready(), "mend that; then: maascert notify test"))
+		if item.State == report.CheckFail {
+			item.State = report.CheckWarn // it keeps nothing from being renewed
+		}
+		items = append(items, item)
+	}
+	return items
+}
+
 // checkSecrets finds secrets that everybody on this host may read.
 func checkSecrets(p *assembly) []report.Item {
 	var items []report.Item
