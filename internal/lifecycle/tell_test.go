@@ -139,15 +139,15 @@ func TestTell(t *testing.T) {
 			}, nil},
 		}},
 		"a configuration that is not in force is told, and that it is": {day, []step{
-			{0, func(s *situation) { s.about.Here = &lifecycle.Here{Config: errors.New("line 3: unknown key")} }, []string{"failed config" + everybody}},
+			{0, func(s *situation) { s.about.Here = &lifecycle.Here{Config: errors.New("line 3: unknown key")} }, []string{"failed config/region1" + everybody}},
 			{time.Minute, func(s *situation) { s.about.Here = nil }, nil},
-			{time.Minute, func(s *situation) { s.about.Here = &lifecycle.Here{} }, []string{"recovered config" + everybody}},
+			{time.Minute, func(s *situation) { s.about.Here = &lifecycle.Here{} }, []string{"recovered config/region1" + everybody}},
 		}},
 		"a notifier that cannot be told is told through the others": {day, []step{
 			{0, func(s *situation) {
 				s.about.Here = &lifecycle.Here{Silent: map[string]error{"ops": errors.New("it answers 403")}}
-			}, []string{"failed notifier/ops" + everybody}},
-			{time.Minute, func(s *situation) { s.about.Here = &lifecycle.Here{} }, []string{"recovered notifier/ops" + everybody}},
+			}, []string{"failed notifier/region1/ops" + everybody}},
+			{time.Minute, func(s *situation) { s.about.Here = &lifecycle.Here{} }, []string{"recovered notifier/region1/ops" + everybody}},
 		}},
 		"that a renewal is well again is not told once more of what it ends as well": {30 * day, []step{
 			{0, rehearsed(func(r *certstore.Rehearsal) { r.Failed, r.Proven = r.At, true }), []string{"rehearsal_failed rehearsal" + everybody}},
