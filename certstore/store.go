@@ -31,9 +31,12 @@ type Store interface {
 	Holder(ctx context.Context, name string) (*Holder, error)
 }
 
-// MaxDocument is the size in bytes of the largest document that a store takes; a certificate with its chain and key has
-// about ten thousand.
-const MaxDocument = 1 << 20
+// MaxDocument is the size in bytes of the largest document that a store takes, and one that is sealed has Overhead bytes less; a
+// certificate with its chain and key has about ten thousand.
+const (
+	MaxDocument = 1 << 20
+	Overhead    = 1 << 10
+)
 
 func checkSize(name string, data []byte) error {
 	if len(data) > MaxDocument {

@@ -328,14 +328,14 @@ func writable(t *testing.T, a, b certstore.Store) {
 }
 
 func tooLarge(t *testing.T, a, b certstore.Store) {
-	most := make([]byte, certstore.MaxDocument)
+	most := make([]byte, certstore.MaxDocument-certstore.Overhead)
 	revision, err := a.Write(t.Context(), "state/maas", most, "")
 	require.NoError(t, err)
-	_, err = a.Write(t.Context(), "state/maas", append(most, 'x'), revision)
+	_, err = a.Write(t.Context(), "state/maas", make([]byte, certstore.MaxDocument+1), revision)
 	require.ErrorContains(t, err, "more than a document may have")
 	data, _, err := b.Read(t.Context(), "state/maas")
 	require.NoError(t, err)
-	require.Len(t, data, certstore.MaxDocument)
+	require.Len(t, data, len(most))
 }
 
 func nodes(t *testing.T, a, b certstore.Store) {
