@@ -82,7 +82,7 @@ func (s *FileStore) Read(_ context.Context, name string) ([]byte, Revision, erro
 
 func (s *FileStore) Write(ctx context.Context, name string, data []byte, prev Revision) (Revision, error) {
 	path, err := s.path(name)
-	if err := errors.Join(err, checkSize(name, data)); err != nil {
+	if err := errors.Join(err, CheckSize(name, data)); err != nil {
 		return "", err
 	}
 	err = s.alone(ctx, func() error {

@@ -45,7 +45,7 @@ func (o *Overlay) read(ctx context.Context, name string) ([]byte, Revision, erro
 }
 
 func (o *Overlay) Write(ctx context.Context, name string, data []byte, prev Revision) (Revision, error) {
-	if err := checkSize(name, data); err != nil {
+	if err := CheckSize(name, data); err != nil {
 		return "", err
 	}
 	o.mu.Lock()

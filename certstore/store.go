@@ -38,9 +38,18 @@ const (
 	Overhead    = 1 << 10
 )
 
-func checkSize(name string, data []byte) error {
+// CheckSize refuses what is more than a document may have, for who implements a store.
+func CheckSize(name string, data []byte) error {
 	if len(data) > MaxDocument {
 		return fmt.Errorf("store: %s: %d bytes are more than a document may have", name, len(data))
+	}
+	return nil
+}
+
+// CheckName refuses what can name no document and no lock, for who implements a store.
+func CheckName(name string) error {
+	if !document.MatchString(name) {
+		return fmt.Errorf("store: %q cannot name a document", name)
 	}
 	return nil
 }

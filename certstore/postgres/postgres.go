@@ -1,0 +1,294 @@
+// Package postgres is a store that several hosts share: documents in one table of a PostgreSQL, and locks that it keeps.
+//
+// It promises that a document is written only over the revision that was read; that a lock is one session's, ends with it, and that whoever
+// lost one writes nothing any more, however late he notices; and that no password shows up in an error. What PostgreSQL does, it does:
+// there is no agreement of our own.
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sys/unix"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/printable"
+)
+
+const (
+	// connectTime bounds making a connection, and queryTime one statement.
+	connectTime = 5 * time.Second
+	queryTime   = 10 * time.Second
+	// Connections for statements; beside them there is one for each lock that is held.
+	mostConnections = 2
+	// How soon either side notices that the other is gone: within half a minute, so that the lock of a host that is cut off is free
+	// then.
+	keepAliveIdle     = 5 * time.Second
+	keepAliveInterval = 5 * time.Second
+	keepAliveCount    = 3
+	userTimeout       = 15 * time.Second
+	// idleAge is after how long an unused connection is closed.
+	idleAge = 5 * time.Minute
+)
+
+// Config says where the database is, and who asks it.
+type Config struct {
+	// URL of the database, in libpq's words: several hosts may stand in it, and the one that takes writes is used.
+	URL  string
+	Node string // what this host calls itself, for who finds a lock taken
+}
+
+// Store is the database. It connects when it is first asked.
+type Store struct {
+	config *pgxpool.Config
+	node   string
+
+	mu      sync.Mutex
+	pool    *pgxpool.Pool // nil: nothing was asked yet
+	isReady bool          // the schema is there, and of a version that we know
+	isWhole bool          // a session was seen to be ours alone
+}
+
+var _ certstore.Store = (*Store)(nil)
+
+// Open makes a store. It asks nothing yet. The error does not repeat the URL, which may hold a password.
+func Open(c Config) (*Store, error) {
+	config, err := pgxpool.ParseConfig(c.URL)
+	if err != nil {
+		return nil, hint.Add(errors.New("what store.url refers to holds no URL of a PostgreSQL database"), "postgres://USER:PASSWORD@HOST[,HOST]/DATABASE")
+	}
+	connection := config.ConnConfig
+	connection.ConnectTimeout = connectTime
+	connection.DialFunc = (&net.Dialer{
+		Timeout:         connectTime,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount},
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			var setting error
+			err := raw.Control(func(fd uintptr) {
+				setting = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond))
+			})
+			// A socket of another family has no such option.
+			if errors.Is(setting, unix.EOPNOTSUPP) || errors.Is(setting, unix.ENOPROTOOPT) {
+				setting = nil
+			}
+			return errors.Join(err, setting)
+		},
+	}).DialContext
+	connection.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	connection.RuntimeParams = map[string]string{"application_name": "maascert"} // a pooler takes no others
+	config.MaxConns, config.MinConns, config.MaxConnIdleTime = mostConnections, 0, idleAge
+	config.AfterConnect = prepare
+	return &Store{config: config, node: c.Node}, nil
+}
+
+// prepare has the server notice as soon as we do that a connection is dead, and end what takes too long.
+func prepare(ctx context.Context, conn *pgx.Conn) error {
+	settings := fmt.Sprintf(`set tcp_keepalives_idle = %d; set tcp_keepalives_interval = %d; set tcp_keepalives_count = %d;
+		set tcp_user_timeout = %d; set statement_timeout = %d; set synchronous_commit = on`,
+		int(keepAliveIdle.Seconds()), int(keepAliveInterval.Seconds()), keepAliveCount, userTimeout.Milliseconds(), queryTime.Milliseconds())
+	if network := conn.PgConn().Conn().RemoteAddr().Network(); network == "unix" {
+		settings = fmt.Sprintf("set statement_timeout = %d; set synchronous_commit = on", queryTime.Milliseconds())
+	}
+	_, err := conn.Exec(ctx, settings, pgx.QueryExecModeSimpleProtocol)
+	return err
+}
+
+// Close closes idle connections. The store may be used again.
+func (s *Store) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pool != nil {
+		s.pool.Close()
+	}
+	s.pool = nil
+}
+
+// ask has a pool whose database has our tables do something, once more where the connection had died, or leads to a server that takes no
+// writes any more.
+func (s *Store) ask(ctx context.Context, do func(context.Context, *pgxpool.Pool) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTime+queryTime, fmt.Errorf("the database took more than %v", connectTime+queryTime))
+	defer cancel()
+	for try := 1; ; try++ {
+		pool, err := s.ready(ctx)
+		if err == nil {
+			err = do(ctx, pool)
+		}
+		var refused *pgconn.PgError
+		isStandby := errors.As(err, &refused) && refused.Code == readOnlyTransaction
+		if err == nil || try > 1 || ctx.Err() != nil || !isStandby && !pgconn.SafeToRetry(err) && !isCut(err) {
+			return s.explain(ctx, err)
+		}
+		if pool != nil {
+			pool.Reset()
+		}
+	}
+}
+
+// Codes of PostgreSQL's errors.
+const (
+	readOnlyTransaction = "25006"
+	adminShutdown       = "57P01"
+	doublePrepared      = "42P05"
+	notPrepared         = "26000"
+)
+
+// isCut tells whether a statement certainly did nothing because its connection had ended before.
+func isCut(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == adminShutdown
+}
+
+// explain is an error without secrets, and with what to do.
+func (s *Store) explain(ctx context.Context, err error) error {
+	if err == nil || errors.Is(err, certstore.ErrNotFound) || errors.Is(err, certstore.ErrConflict) || errors.Is(err, certstore.ErrLockLost) || errors.Is(err, certstore.ErrLocked) {
+		return err
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	text := printable.Phrase(err.Error())
+	if password := s.config.ConnConfig.Password; password != "" {
+		text = strings.ReplaceAll(text, password, "…")
+	}
+	var refused *pgconn.PgError
+	said := error(&tamed{"store: " + text, err})
+	switch isAnswer := errors.As(err, &refused); {
+	case errors.Is(err, errPooled), isAnswer && (refused.Code == doublePrepared || refused.Code == notPrepared):
+		return errPooled // where statements were prepared on another connection
+	case !isAnswer || refused.Code == adminShutdown:
+		return hint.Add(said, "does PostgreSQL run there, and does it let this host in (pg_hba.conf)? store.url says where and as whom")
+	}
+	return said
+}
+
+// tamed is an error whose text may be shown, and which still is what it is.
+type tamed struct {
+	text string
+	error
+}
+
+func (t *tamed) Error() string { return t.text }
+
+func (t *tamed) Unwrap() error { return t.error }
+
+// GoString is the text as well.
+func (t *tamed) GoString() string { return t.text }
+
+// Read returns a document and its revision.
+func (s *Store) Read(ctx context.Context, name string) (data []byte, revision certstore.Revision, err error) {
+	if err := certstore.CheckName(name); err != nil {
+		return nil, "", err
+	}
+	err = s.ask(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
+		err := pool.QueryRow(ctx, "select data, revision from maascert.document where name = $1", name).Scan(&data, &revision)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return fmt.Errorf("store: %s: %w", name, certstore.ErrNotFound)
+		}
+		return err
+	})
+	return data, revision, err
+}
+
+// Write replaces the document whose revision is still prev.
+func (s *Store) Write(ctx context.Context, name string, data []byte, prev certstore.Revision) (certstore.Revision, error) {
+	return s.write(ctx, nil, name, data, prev)
+}
+
+// A revision is a random word: numbers would come again after a fail-over that lost some.
+const (
+	makeDocument = `with fenced as (select 1 from maascert.fence where lock = $3 and token = $4 for share)
+		insert into maascert.document (name, revision, data) select $1, gen_random_uuid()::text, $2 where $3 = '' or exists (select 1 from fenced)
+		on conflict (name) do nothing returning revision`
+	replaceDocument = `with fenced as (select 1 from maascert.fence where lock = $3 and token = $4 for share)
+		update maascert.document set data = $2, revision = gen_random_uuid()::text where name = $1 and revision = $5 and ($3 = '' or exists (select 1 from fenced))
+		returning revision`
+	deleteDocument = `with fenced as (select 1 from maascert.fence where lock = $2 and token = $3 for share)
+		delete from maascert.document where name = $1 and ($2 = '' or exists (select 1 from fenced))`
+)
+
+func (s *Store) write(ctx context.Context, under *fence, name string, data []byte, prev certstore.Revision) (revision certstore.Revision, err error) {
+	if err := errors.Join(certstore.CheckName(name), certstore.CheckSize(name, data)); err != nil {
+		return "", err
+	}
+	lock, token := under.words()
+	err = s.ask(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
+		statement, values := makeDocument, []any{name, data, lock, token}
+		if prev != "" {
+			statement, values = replaceDocument, append(values, string(prev))
+		}
+		err := pool.QueryRow(ctx, statement, values...).Scan(&revision)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		if err := under.check(ctx, pool); err != nil {
+			return err
+		}
+		return fmt.Errorf("store: %s: %w", name, certstore.ErrConflict)
+	})
+	return revision, err
+}
+
+// Delete removes a document.
+func (s *Store) Delete(ctx context.Context, name string) error { return s.delete(ctx, nil, name) }
+
+func (s *Store) delete(ctx context.Context, under *fence, name string) error {
+	if err := certstore.CheckName(name); err != nil {
+		return err
+	}
+	lock, token := under.words()
+	return s.ask(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
+		tag, err := pool.Exec(ctx, deleteDocument, name, lock, token)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = under.check(ctx, pool)
+		}
+		return err
+	})
+}
+
+// List returns the last parts of the names in a folder.
+func (s *Store) List(ctx context.Context, folder string) (names []string, err error) {
+	if err := certstore.CheckName(folder); err != nil {
+		return nil, err
+	}
+	err = s.ask(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
+		rows, err := pool.Query(ctx, `select substr(name, length($1) + 2) from maascert.document
+			where starts_with(name, $1 || '/') and strpos(substr(name, length($1) + 2), '/') = 0 order by name collate "C"`, folder)
+		if err != nil {
+			return err
+		}
+		names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	return names, err
+}
+
+// Writable tells whether documents could be written: whether the database is there, takes writes, and lets us.
+func (s *Store) Writable(ctx context.Context) error {
+	return s.ask(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
+		var may bool
+		err := pool.QueryRow(ctx, `select has_table_privilege('maascert.document', 'insert') and has_table_privilege('maascert.document', 'update')
+			and has_table_privilege('maascert.fence', 'update') and not pg_is_in_recovery()`).Scan(&may)
+		if err == nil && !may {
+			return errors.New("the database does not let us write")
+		}
+		return err
+	})
+}
+
+// process is this one, as it tells who finds its lock taken.
+func process() int { return os.Getpid() }
+
+// token is a random word that nobody else has.
+func token() string { return rand.Text() }

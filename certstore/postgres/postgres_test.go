@@ -1,0 +1,239 @@
+//go:build e2e
+
+package postgres_test
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/certstore"
+	"maascert/certstore/postgres"
+	"maascert/certstore/postgres/postgrestest"
+	"maascert/certstore/sealed"
+	"maascert/certstore/storetest"
+	"maascert/internal/hint"
+)
+
+func open(t *testing.T, address, node string) *postgres.Store {
+	t.Helper()
+	s, err := postgres.Open(postgres.Config{URL: address, Node: node})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestStore(t *testing.T) {
+	server := postgrestest.Start(t)
+	var n atomic.Int32
+	storetest.Run(t, func(t *testing.T) (a, b certstore.Store) {
+		address := server.Database(fmt.Sprintf("d%d", n.Add(1)))
+		return open(t, address, "region1"), open(t, address, "region2")
+	})
+}
+
+func TestSealedStore(t *testing.T) {
+	server := postgrestest.Start(t)
+	var n atomic.Int32
+	storetest.Run(t, func(t *testing.T) (certstore.Store, certstore.Store) {
+		address := server.Database(fmt.Sprintf("d%d", n.Add(1)))
+		a, err := sealed.New(open(t, address, "region1"), "a seal of more than thirty-two bytes")
+		require.NoError(t, err)
+		b, err := sealed.New(open(t, address, "region2"), "a seal of more than thirty-two bytes")
+		require.NoError(t, err)
+		return a, b
+	})
+}
+
+// wire stands between us and the database, and can be cut: then nothing passes any more, and nobody is told.
+type wire struct {
+	listener net.Listener
+	to       string
+	cut      atomic.Bool
+}
+
+func cutable(t *testing.T, server *postgrestest.Server) (*wire, string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	w := &wire{listener: listener, to: fmt.Sprintf("127.0.0.1:%d", server.Port)}
+	var open sync.Map
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			there, err := net.Dial("tcp", w.to)
+			if err != nil {
+				_ = conn.Close()
+				continue
+			}
+			open.Store(conn, true)
+			open.Store(there, true)
+			group.Go(func() { w.pass(there, conn) })
+			group.Go(func() { w.pass(conn, there) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		open.Range(func(conn, _ any) bool { _ = conn.(net.Conn).Close(); return true })
+		group.Wait()
+	})
+	address, err := url.Parse(server.URL())
+	require.NoError(t, err)
+	address.Host = listener.Addr().String()
+	return w, address.String()
+}
+
+func (w *wire) pass(to, from net.Conn) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		if n > 0 && !w.cut.Load() {
+			_, _ = to.Write(buffer[:n])
+		}
+		if err != nil {
+			if !w.cut.Load() {
+				_ = to.Close()
+			}
+			return
+		}
+	}
+}
+
+// Whoever lost a lock writes nothing any more, although he does not know yet that he lost it.
+func TestWhoLostALockWritesNothing(t *testing.T) {
+	server := postgrestest.Start(t)
+	a, b := open(t, server.URL(), "region1"), open(t, server.URL(), "region2")
+	held, err := a.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	revision, err := held.Write(t.Context(), "state/maas", []byte("1"), "")
+	require.NoError(t, err)
+	_, err = b.Lock(t.Context(), "maas")
+	var locked *certstore.LockedError
+	require.ErrorAs(t, err, &locked)
+	require.Equal(t, "region1", locked.Holder.Node)
+	// The fence goes to whoever PostgreSQL gives the lock to when our session is gone.
+	server.Exec("maascert", "update maascert.fence set token = 'of somebody else' where lock = 'maas'")
+	_, err = held.Write(t.Context(), "state/maas", []byte("2"), revision)
+	require.ErrorIs(t, err, certstore.ErrLockLost)
+	require.ErrorIs(t, held.Delete(t.Context(), "state/maas"), certstore.ErrLockLost)
+	_, err = held.Write(t.Context(), "versions/maas/1", []byte("2"), "")
+	require.ErrorIs(t, err, certstore.ErrLockLost)
+	data, _, err := b.Read(t.Context(), "state/maas")
+	require.NoError(t, err)
+	require.Equal(t, "1", string(data))
+	held.Unlock()
+}
+
+// A lock is lost at once when its session ends, and its context says so.
+func TestALockIsLostWithItsSession(t *testing.T) {
+	server := postgrestest.Start(t)
+	a, b := open(t, server.URL(), "region1"), open(t, server.URL(), "region2")
+	held, err := a.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	server.SQL("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'")
+	select {
+	case <-held.Context().Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody noticed")
+	}
+	_, err = held.Write(t.Context(), "state/maas", []byte("1"), "")
+	require.ErrorIs(t, err, certstore.ErrLockLost)
+	again, err := certstore.LockWithin(t.Context(), b, "maas", 10*time.Second)
+	require.NoError(t, err)
+	again.Unlock()
+	held.Unlock()
+}
+
+// The lock of a host that is cut off is free within half a minute, and that host knows.
+func TestTheLockOfAHostThatIsCutOff(t *testing.T) {
+	server := postgrestest.Start(t)
+	wire, through := cutable(t, server)
+	a, b := open(t, through, "region1"), open(t, server.URL(), "region2")
+	held, err := a.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	wire.cut.Store(true)
+	// A wire in this process answers keep-alives by itself, so the server is told what it would find out.
+	began := time.Now()
+	server.SQL("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'")
+	again, err := certstore.LockWithin(t.Context(), b, "maas", 30*time.Second)
+	require.NoError(t, err)
+	t.Logf("free after %v", time.Since(began))
+	_, err = again.Write(t.Context(), "state/maas", []byte("new"), "")
+	require.NoError(t, err)
+	wire.cut.Store(false)
+	_, err = held.Write(t.Context(), "state/maas", []byte("late"), "")
+	require.Error(t, err)
+	data, _, err := b.Read(t.Context(), "state/maas")
+	require.NoError(t, err)
+	require.Equal(t, "new", string(data))
+	again.Unlock()
+	held.Unlock()
+}
+
+func TestTheDatabaseComesBack(t *testing.T) {
+	server := postgrestest.Start(t)
+	s := open(t, server.URL(), "region1")
+	revision, err := s.Write(t.Context(), "state/maas", []byte("1"), "")
+	require.NoError(t, err)
+	server.Down()
+	_, err = s.Write(t.Context(), "state/maas", []byte("2"), revision)
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), postgrestest.Password)
+	require.NotContains(t, fmt.Sprintf("%+v %#v", err, err), postgrestest.Password)
+	require.Contains(t, hint.Of(err), "does PostgreSQL run there")
+	server.Up()
+	_, err = s.Write(t.Context(), "state/maas", []byte("3"), revision)
+	require.NoError(t, err)
+}
+
+func TestPoolers(t *testing.T) {
+	server := postgrestest.Start(t)
+	whole := open(t, server.Pooler("session"), "region1")
+	held, err := whole.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	_, err = held.Write(t.Context(), "state/maas", []byte("1"), "")
+	require.NoError(t, err)
+	held.Unlock()
+	held, err = certstore.LockWithin(t.Context(), open(t, server.URL(), "region2"), "maas", 10*time.Second)
+	require.NoError(t, err, "what a pooler gives back holds no lock")
+	held.Unlock()
+	for range 5 {
+		_, err = open(t, server.Pooler("transaction"), "region3").Lock(t.Context(), "maas")
+		require.ErrorContains(t, err, "a pooler that pools transactions")
+		require.Contains(t, hint.Of(err), "pool_mode = session")
+	}
+}
+
+func TestWrongURLs(t *testing.T) {
+	t.Parallel()
+	_, err := postgres.Open(postgres.Config{URL: "postgres://u:hunter2@[::1"})
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "hunter2")
+	server := postgrestest.Start(t)
+	s := open(t, strings.Replace(server.URL(), postgrestest.Password, "hunter2", 1), "region1")
+	_, _, err = s.Read(t.Context(), "account")
+	require.ErrorContains(t, err, "password authentication failed")
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestALaterSchemaIsRefused(t *testing.T) {
+	server := postgrestest.Start(t)
+	_, err := open(t, server.URL(), "region1").Write(t.Context(), "account", []byte("x"), "")
+	require.NoError(t, err)
+	server.Exec("maascert", "update maascert.meta set version = 7")
+	_, _, err = open(t, server.URL(), "region1").Read(t.Context(), "account")
+	require.NoError(t, err, "what was only added to is no matter")
+	server.Exec("maascert", "update maascert.meta set min_version = 7")
+	_, _, err = open(t, server.URL(), "region1").Read(t.Context(), "account")
+	require.ErrorContains(t, err, "written by a later maascert")
+}

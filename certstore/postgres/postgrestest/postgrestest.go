@@ -1,0 +1,187 @@
+// Package postgrestest starts PostgreSQL for tests: servers of their own, on loopback addresses and free ports.
+package postgrestest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"maascert/internal/loopback"
+)
+
+// Server is a PostgreSQL server with an empty database.
+type Server struct {
+	Port int
+	Dir  string // of its data
+
+	t    testing.TB
+	user *syscall.Credential // nil: we are no root, and it is us
+	cmd  *exec.Cmd
+}
+
+// bin is where Debian has PostgreSQL's programs.
+const bin = "/usr/lib/postgresql/15/bin"
+
+// Password is that of the user maascert.
+const Password = "hunter2-of-the-database"
+
+// Start starts a server that stops at the test's end.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	port, err := loopback.Port()
+	require.NoError(t, err)
+	dir, err := os.MkdirTemp("", "maascert-postgres")
+	require.NoError(t, err)
+	s := &Server{Port: port, Dir: filepath.Join(dir, "data"), t: t}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	if os.Geteuid() == 0 { // which PostgreSQL refuses to be
+		account, err := user.Lookup("postgres")
+		require.NoError(t, err)
+		uid, err := strconv.Atoi(account.Uid)
+		require.NoError(t, err)
+		gid, err := strconv.Atoi(account.Gid)
+		require.NoError(t, err)
+		require.NoError(t, os.Chown(dir, uid, gid))
+		s.user = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+	s.run("initdb", "-D", s.Dir, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
+	require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "pg_hba.conf"), []byte("local all postgres trust\nhost all postgres 127.0.0.0/8 trust\nhost all all 127.0.0.0/8 scram-sha-256\n"), 0o644))
+	s.Up()
+	s.SQL("create role maascert login password '"+Password+"'", "create database maascert owner maascert")
+	return s
+}
+
+// command is one of PostgreSQL's programs.
+func (s *Server) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(bin, name), args...)
+	cmd.Dir = filepath.Dir(s.Dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.user, Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+func (s *Server) run(name string, args ...string) {
+	s.t.Helper()
+	out, err := s.command(name, args...).CombinedOutput()
+	require.NoError(s.t, err, "%s: %s", name, out)
+}
+
+// Up starts the server again after Down.
+func (s *Server) Up() {
+	s.t.Helper()
+	var log bytes.Buffer
+	s.cmd = s.command("postgres", "-D", s.Dir, "-p", strconv.Itoa(s.Port), "-h", "127.0.0.1", "-k", filepath.Dir(s.Dir), "-c", "fsync=off", "-c", "log_statement=none")
+	s.cmd.Stdout, s.cmd.Stderr = &log, &log
+	require.NoError(s.t, s.cmd.Start())
+	cmd := s.cmd
+	s.t.Cleanup(func() { s.down(cmd) })
+	require.Eventually(s.t, func() bool {
+		conn, err := pgx.Connect(context.Background(), s.admin())
+		if err != nil {
+			return false
+		}
+		return conn.Close(context.Background()) == nil
+	}, time.Minute, 20*time.Millisecond, "it does not start")
+}
+
+// Down stops the server at once, as a crash does.
+func (s *Server) Down() { s.down(s.cmd) }
+
+func (s *Server) down(cmd *exec.Cmd) {
+	if cmd.ProcessState != nil {
+		return
+	}
+	// Its end is what is wanted, whatever its exit code.
+	_ = cmd.Process.Signal(syscall.SIGQUIT)
+	_ = cmd.Wait()
+}
+
+func (s *Server) admin() string {
+	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres", s.Port)
+}
+
+// URL is the database's, as the configuration has it.
+func (s *Server) URL() string {
+	return fmt.Sprintf("postgres://maascert:%s@127.0.0.1:%d/maascert", url.QueryEscape(Password), s.Port)
+}
+
+// Database is the URL of another database of the server, which is made.
+func (s *Server) Database(name string) string {
+	s.t.Helper()
+	s.SQL("create database " + name + " owner maascert")
+	return fmt.Sprintf("postgres://maascert:%s@127.0.0.1:%d/%s", url.QueryEscape(Password), s.Port, name)
+}
+
+// SQL runs statements as the superuser.
+func (s *Server) SQL(statements ...string) {
+	s.t.Helper()
+	s.Exec("postgres", statements...)
+}
+
+// Exec runs statements in a database as the superuser.
+func (s *Server) Exec(database string, statements ...string) {
+	s.t.Helper()
+	conn, err := pgx.Connect(context.Background(), fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s", s.Port, database))
+	require.NoError(s.t, err)
+	defer conn.Close(context.Background())
+	for _, statement := range statements {
+		_, err := conn.Exec(context.Background(), statement)
+		require.NoError(s.t, err, statement)
+	}
+}
+
+// Dump is all that a database holds, as pg_dump writes it.
+func (s *Server) Dump(database string) string {
+	s.t.Helper()
+	out, err := s.command("pg_dump", "-h", "127.0.0.1", "-p", strconv.Itoa(s.Port), "-U", "postgres", database).Output()
+	require.NoError(s.t, err)
+	return string(out)
+}
+
+// Pooler starts a pgbouncer before the server and returns the URL through it; mode is session or transaction.
+func (s *Server) Pooler(mode string) string {
+	s.t.Helper()
+	port, err := loopback.Port()
+	require.NoError(s.t, err)
+	dir, err := os.MkdirTemp("", "maascert-pgbouncer")
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { require.NoError(s.t, os.RemoveAll(dir)) })
+	users := filepath.Join(dir, "users")
+	config := filepath.Join(dir, "pgbouncer.ini")
+	for name, text := range map[string]string{
+		users: fmt.Sprintf("\"maascert\" %q\n", Password),
+		config: fmt.Sprintf("[databases]\nmaascert = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = %s\npool_mode = %s\n",
+			s.Port, port, users, mode),
+	} {
+		require.NoError(s.t, os.WriteFile(name, []byte(text), 0o644))
+	}
+	require.NoError(s.t, os.Chmod(dir, 0o755))
+	program, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		program = "/usr/sbin/pgbouncer"
+	}
+	cmd := exec.Command(program, config)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.user, Pdeathsig: syscall.SIGKILL}
+	require.NoError(s.t, cmd.Start())
+	s.t.Cleanup(func() { s.down(cmd) })
+	address := fmt.Sprintf("postgres://maascert:%s@127.0.0.1:%d/maascert", url.QueryEscape(Password), port)
+	require.Eventually(s.t, func() bool {
+		conn, err := pgx.Connect(context.Background(), address)
+		if err != nil {
+			return false
+		}
+		return conn.Close(context.Background()) == nil
+	}, time.Minute, 20*time.Millisecond, "pgbouncer does not start")
+	return address
+}
