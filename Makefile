@@ -42,8 +42,8 @@ LIVES ?= 2000
 hostile: ## a lying CA, forged regions, a hostile DNS and local users: what they cost, and that the real ones work afterwards
 	go test -count=1 -timeout 20m -tags hostile -run TestHostile ./internal/command
 
-e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies, name servers and Prometheus; needs root, nginx, haproxy, apache2, named, ip, systemd-analyze, prometheus, prometheus-alertmanager, prometheus-node-exporter and prometheus-blackbox-exporter
-	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -v ./internal/e2e
+e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies, name servers, PostgreSQL and Prometheus; needs root, nginx, haproxy, apache2, named, ip, systemd-analyze, prometheus, prometheus-alertmanager, prometheus-node-exporter, prometheus-blackbox-exporter, postgresql-15 and pgbouncer
+	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -v ./certstore/postgres ./internal/e2e
 
 bench: build ## what an issuance takes, beside lego's library, certbot and whatever else is installed; BENCH takes flags
 	go build -buildvcs=false -o bin/bench ./internal/bench

@@ -5,16 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
 
 	"maascert/certstore"
+	"maascert/internal/hint"
 	"maascert/internal/printable"
 	"maascert/internal/section"
 	"maascert/internal/world"
@@ -262,16 +265,57 @@ func (n Names) checked(f *Found, text string) string {
 // regiondConf is where each kind of installation keeps regiond's configuration (MAAS fact 5.2).
 var regiondConf = map[string]string{"snap": "/var/snap/maas/current/regiond.conf", "deb": debRegion}
 
+// regiondConf is the path of regiond's configuration.
+func (i Installation) regiondConf() string {
+	if path := regiondConf[i.Kind]; path != "" || i.HTTPDir == "" {
+		return path
+	}
+	return filepath.Join(filepath.Dir(i.HTTPDir), "regiond.conf") // an installation of somebody's own keeps it beside
+}
+
+// ReadDatabaseURL reads which database this region uses, and as whom, from its configuration (MAAS fact 5.2). Where MAAS keeps its
+// database's credentials in Vault they do not stand there, and are nobody else's. No error holds them.
+func ReadDatabaseURL(ctx context.Context, config InstallationConfig) (string, error) {
+	here, err := Detect(ctx, config)
+	if err != nil {
+		return "", err
+	}
+	path := here.regiondConf()
+	text, err := config.FS.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("regiond's database: %w", err)
+	}
+	var conf struct {
+		Host     string `yaml:"database_host"`
+		Port     int    `yaml:"database_port"`
+		Name     string `yaml:"database_name"`
+		User     string `yaml:"database_user"`
+		Password string `yaml:"database_pass"`
+		Vault    string `yaml:"vault_url"`
+	}
+	if yaml.Unmarshal(text, &conf) != nil {
+		return "", fmt.Errorf("regiond's database: %s cannot be read as YAML", path)
+	}
+	if conf.Vault != "" && conf.Password == "" {
+		return "", hint.Add(fmt.Errorf("regiond's database: MAAS keeps its credentials in Vault, and %s has none", path), "store.url: a reference to the URL of a database and a user of maascert's own")
+	}
+	address := url.URL{
+		Scheme: "postgres", User: url.UserPassword(cmp.Or(conf.User, "maas"), conf.Password), Path: "/" + cmp.Or(conf.Name, "maasdb"),
+		Host: net.JoinHostPort(cmp.Or(conf.Host, "localhost"), strconv.Itoa(cmp.Or(conf.Port, 5432))),
+	}
+	if strings.HasPrefix(conf.Host, "/") { // a socket's folder
+		address.Host, address.RawQuery = "", url.Values{"host": {conf.Host}, "port": {strconv.Itoa(cmp.Or(conf.Port, 5432))}}.Encode()
+	}
+	return address.String(), nil
+}
+
 // ReadMAASURL reads MAAS's own URL from this region's configuration, or has the snap tell it. The API does not tell it (MAAS fact 4.3).
 func ReadMAASURL(ctx context.Context, config InstallationConfig) (string, error) {
 	here, err := Detect(ctx, config)
 	if err != nil {
 		return "", err
 	}
-	path := regiondConf[here.Kind]
-	if path == "" && here.HTTPDir != "" { // an installation of somebody's own keeps it beside
-		path = filepath.Join(filepath.Dir(here.HTTPDir), "regiond.conf")
-	}
+	path := here.regiondConf()
 	text, readErr := config.FS.ReadFile(path)
 	if readErr == nil {
 		var conf struct {

@@ -163,6 +163,34 @@ func TestMAASURL(t *testing.T) {
 	require.ErrorContains(t, err, "is not here")
 }
 
+func TestDatabaseOfRegiond(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	command := filepath.Join(dir, "maas")
+	require.NoError(t, os.WriteFile(command, []byte("#!/bin/sh\n"), 0o755))
+	config := maasconfig.InstallationConfig{Command: command, HTTPDir: filepath.Join(dir, "http"), StateDir: dir, FS: world.OS{}, Runner: world.Exec{}}
+	for text, want := range map[string]string{
+		"database_host: db.example\ndatabase_port: 5433\ndatabase_name: maas\ndatabase_user: m\ndatabase_pass: 'p@ss/word'\n": "postgres://m:p%40ss%2Fword@db.example:5433/maas",
+		"database_host: ''\ndatabase_port:\ndatabase_name: ''\ndatabase_user: ''\ndatabase_pass: ''\n":                        "postgres://maas:@localhost:5432/maasdb",
+		"database_host: /var/run/postgresql\ndatabase_pass: x\n":                                                              "postgres://maas:x@/maasdb?host=%2Fvar%2Frun%2Fpostgresql&port=5432",
+		"database_pass: x\nvault_url: https://vault.example\n":                                                                "postgres://maas:x@localhost:5432/maasdb",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "regiond.conf"), []byte(text), 0o600))
+		got, err := maasconfig.ReadDatabaseURL(t.Context(), config)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	for text, want := range map[string]string{
+		"vault_url: https://vault.example\ndatabase_pass: ''\n": "MAAS keeps its credentials in Vault",
+		"database_pass: [hunter2\n":                             "cannot be read as YAML",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "regiond.conf"), []byte(text), 0o600))
+		_, err := maasconfig.ReadDatabaseURL(t.Context(), config)
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+}
+
 func TestRegionHosts(t *testing.T) {
 	t.Parallel()
 	up := map[string]bool{"10.9.0.2:5240": true, "172.17.0.1:5240": true, "127.0.0.1:5240": true} // the last two are everybody's

@@ -152,6 +152,13 @@ func (s *Store) Lock(ctx context.Context, name string) (*certstore.Held, error) 
 	return held, nil
 }
 
+// Close closes what the store below keeps open.
+func (s *Store) Close() {
+	if open, ok := s.base.(interface{ Close() }); ok {
+		open.Close()
+	}
+}
+
 // Holder tells who holds a lock.
 func (s *Store) Holder(ctx context.Context, name string) (*certstore.Holder, error) {
 	return s.base.Holder(ctx, name)

@@ -82,7 +82,7 @@ func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 	defer cancel()
 	items := []report.Item{
 		report.Asked("config", "the configuration is valid", fmt.Sprintf("%d certificate(s)", len(p.config.Certificates)), nil),
-		report.Asked("store", "the store can be written", p.config.Store.Path, p.store.Writable(ctx)),
+		report.Asked("store", "the store can be written", p.config.Store.Place(), p.store.Writable(ctx)),
 		report.Asked("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
 			p.fsys.Writable(filepath.Join(p.config.StateDir, "public"))),
 	}

@@ -158,8 +158,12 @@ func (s *service) Next(t time.Time) time.Time { return s.current().config.Times(
 
 func (s *service) pass(ctx context.Context) []lifecycle.Result {
 	s.mu.Lock()
+	before := s.passing
 	s.passing = s.parts
 	s.mu.Unlock()
+	if before != nil && before != s.passing { // nobody uses it any more
+		before.close()
+	}
 	results := s.passing.engine.Pass(ctx, lifecycle.Options{Accept: s.accept})
 	for _, r := range results {
 		s.report(r, ctx.Err() != nil)
@@ -277,7 +281,7 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<-
 			s.log.Error("the configuration is bad; the old one stays in force", "error", printable.Error(err))
 			s.refuse(err)
 		} else {
-			// The old parts' idle connections end by themselves; a pass may still be using them.
+			// A pass may still be using the old parts; the next one closes them.
 			s.use(s.assemble(config))
 			s.log.Info("read the configuration again")
 		}

@@ -43,12 +43,13 @@ type trusted struct{ what, path string }
 
 // entrusted is all that has to be safe, with what it is.
 func entrusted(path string, config *config.Config) []trusted {
-	all := []trusted{{"the configuration", path}, {"the store", config.Store.Path}, {"state_dir", config.StateDir}}
+	all := []trusted{{"the configuration", path}, {"state_dir", config.StateDir}}
 	add := func(what, path string) {
 		if path != "" {
 			all = append(all, trusted{what, path})
 		}
 	}
+	add("the store", config.Store.Path)
 	add("maas.stage_dir", config.MAAS.StageDir)
 	program := func(what, name string) {
 		if found, err := (world.Exec{}).LookPath(name); name != "" && err == nil {

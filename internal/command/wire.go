@@ -34,7 +34,7 @@ import (
 type assembly struct {
 	config  *config.Config
 	fsys    world.FS
-	store   *certstore.FileStore
+	store   certstore.Store
 	clients map[string]*acme.Client // by issuer
 	solvers *solvers
 	reach   world.Dial                    // to whoever answers challenges; nil: the network
@@ -50,8 +50,7 @@ type assembly struct {
 
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *config.Config) *assembly {
-	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, now: a.now, store: certstore.NewFileStore(a.fsys, config.Store.Path)}
-	p.store.Node = config.Node
+	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, now: a.now, store: a.openStore(config)}
 	p.maas = p.deployment(world.Exec{}, new(net.Dialer).DialContext)
 	p.clients, p.solvers = map[string]*acme.Client{}, p.newSolvers()
 	for name, issuer := range config.Issuers {
@@ -210,6 +209,7 @@ func (p *assembly) close() {
 	for _, client := range p.clients {
 		client.Close()
 	}
+	closeStore(p.store)
 }
 
 // rehearsal is the same engine made of harmless parts.

@@ -39,7 +39,7 @@ type Config struct {
 	Certificates []Certificate     `yaml:"certificates"`
 	Targets      map[string]Target `yaml:"targets"`
 	MAAS         MAAS              `yaml:"maas"`
-	Store        certstore.Section `yaml:"store"`
+	Store        Store             `yaml:"store"`
 	Schedule     string            `yaml:"schedule"`
 	Rehearse     string            `yaml:"rehearse"`
 	Resolvers    []string          `yaml:"resolvers"`
@@ -188,7 +188,7 @@ func (c *Config) Digest() string { return c.digest }
 
 // SecretFiles are the paths of all files that hold secrets.
 func (c *Config) SecretFiles() []string {
-	references := []secret.Reference{c.MAAS.API.Key}
+	references := append([]secret.Reference{c.MAAS.API.Key}, c.Store.Secrets()...)
 	for _, name := range slices.Sorted(maps.Keys(c.Issuers)) {
 		references = append(references, c.Issuers[name].EAB.HMAC)
 		for _, way := range c.Issuers[name].Ways() {
@@ -273,7 +273,7 @@ func (v *validator) run() {
 	v.targets()
 	v.certificates()
 	v.notifiers()
-	c.Store.Check(filepath.Join(c.StateDir, "store"), v.place("store").Fault)
+	v.store(filepath.Join(c.StateDir, "store"))
 	c.Schedule, c.Rehearse = cmp.Or(c.Schedule, "@every 12h"), cmp.Or(c.Rehearse, rehearseAuto)
 	c.schedule = v.times("schedule", c.Schedule, "@every 12h")
 	if c.Rehearse != rehearseAuto && c.Rehearse != rehearseNever {

@@ -35,6 +35,7 @@ func example(t *testing.T, name string) (string, []byte) {
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "eab"), []byte("Nct7Wj63aDEyky48OYJjeKh1yIo-ewxn2R5dICdjyS5nDenHBrjpi8YYe6YyeMgK"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "tsig"), []byte("c2VjcmV0"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "seal"), []byte("a seal of thirty-two bytes or more\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "api.key"), []byte("consumer:token:secret\n"), 0o600))
 	text = []byte(strings.ReplaceAll(string(text), "/etc/maascert/", ""))
 	path := filepath.Join(dir, "maascert.yaml")

@@ -166,6 +166,11 @@ func (d *document) value(path string, node ast.Node, into reflect.Value) {
 	case reflect.Map:
 		d.mapping(path, node, into)
 	case reflect.Slice:
+		if text, one := node.(*ast.StringNode); one && into.Type() == reflect.TypeFor[References]() {
+			d.secret[start(node).Line] = true
+			into.Set(reflect.ValueOf(References{secret.Reference(text.Value)}))
+			return
+		}
 		d.sequence(path, node, into)
 	default:
 		d.scalar(node, into)

@@ -49,6 +49,7 @@ var only = []struct{ to, by, why string }{
 	{"github.com/juju/gomaasapi/", "maascert/maasconfig/maasapi", "likewise"},
 	{"github.com/urfave/cli/", "maascert/internal/command", "flags and words belong to the command"},
 	{"github.com/letsencrypt/pebble/", "maascert/acme/acmetest", "a CA for tests is no part of the program"},
+	{"github.com/jackc/pgx/", "maascert/certstore/postgres", "a database is one of several places to keep documents"},
 	{"github.com/wneessen/go-mail", "maascert/notify", "mail is one of several ways to tell people"},
 	{"github.com/nicholas-fedor/shoutrrr", "maascert/notify", "so are chats"},
 	{"os/exec", "maascert/internal/world", "programs are run through world.Runner, so that tests can make them fail"},

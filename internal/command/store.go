@@ -1,0 +1,242 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"maascert/certstore"
+	"maascert/certstore/postgres"
+	"maascert/certstore/sealed"
+	"maascert/internal/config"
+	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
+	"maascert/internal/world"
+	"maascert/maasconfig"
+)
+
+// openStore opens the store that a configuration names. It asks nothing yet; what is wrong is said when it is asked.
+func (a *app) openStore(config *config.Config) certstore.Store {
+	store, err := a.openPlainStore(config)
+	if err == nil && len(config.Store.Seal) > 0 {
+		var seals []string
+		if seals, err = config.Store.Seals(); err == nil {
+			store, err = sealed.New(store, seals...)
+		}
+	}
+	if err != nil {
+		return brokenStore{hint.Add(fmt.Errorf("store: %w", err), "mend the section store: of the configuration")}
+	}
+	return store
+}
+
+func (a *app) openPlainStore(config *config.Config) (certstore.Store, error) {
+	if !config.Store.IsShared() {
+		store := certstore.NewFileStore(a.fsys, config.Store.Path)
+		store.Node = config.Node
+		return store, nil
+	}
+	var address string
+	var err error
+	if config.Store.URL == ofRegiond {
+		address, err = maasconfig.ReadDatabaseURL(context.Background(), config.MAAS.Installation(config.StateDir, a.fsys, world.Exec{}))
+	} else {
+		address, err = config.Store.DatabaseURL()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return postgres.Open(postgres.Config{URL: address, Node: config.Node})
+}
+
+const ofRegiond = config.OfRegiond
+
+// closeStore closes what a store keeps open.
+func closeStore(store certstore.Store) {
+	if open, ok := store.(interface{ Close() }); ok {
+		open.Close()
+	}
+}
+
+// brokenStore is one that cannot be opened: whatever it is asked, it says why.
+type brokenStore struct{ err error }
+
+var _ certstore.Store = brokenStore{}
+
+func (b brokenStore) Read(context.Context, string) ([]byte, certstore.Revision, error) {
+	return nil, "", b.err
+}
+func (b brokenStore) Write(context.Context, string, []byte, certstore.Revision) (certstore.Revision, error) {
+	return "", b.err
+}
+func (b brokenStore) Delete(context.Context, string) error                  { return b.err }
+func (b brokenStore) List(context.Context, string) ([]string, error)        { return nil, b.err }
+func (b brokenStore) Writable(context.Context) error                        { return b.err }
+func (b brokenStore) Lock(context.Context, string) (*certstore.Held, error) { return nil, b.err }
+func (b brokenStore) Holder(context.Context, string) (*certstore.Holder, error) {
+	return nil, b.err
+}
+
+func (a *app) storeCommand() *cli.Command {
+	command := a.command(cli.Command{Name: "store", Usage: "where certificates are kept"})
+	command.Action = func(c *cli.Context) error {
+		const advice = "maascert store copy --to FILE copies everything into the store that another configuration names"
+		if c.Args().Present() {
+			return hint.Add(fmt.Errorf("store: there is no %q", c.Args().First()), advice)
+		}
+		return hint.Add(errors.New("store: say what to do"), advice)
+	}
+	command.Subcommands = []*cli.Command{a.command(cli.Command{
+		Name: "copy", Usage: "copies everything into the store that another configuration names, which must be empty",
+		Description: "It works under the locks of both stores: stop the daemons first, or wait for their passes with --wait.\nThe old store keeps what it holds.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "to", Usage: "the configuration `FILE` that names the other store"},
+			&cli.BoolFlag{Name: "force", Usage: "copy although the other store is not empty: what has the same name there is replaced"},
+			waitFlag(),
+		},
+		Action: a.storeCopy,
+	})}
+	return command
+}
+
+func (a *app) storeCopy(c *cli.Context) error {
+	if c.String("to") == "" {
+		return hint.Add(errors.New("store copy: --to is missing"), "maascert store copy --to FILE, a configuration that names the other store")
+	}
+	from, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	to, err := config.Load(c.String("to"), a.types)
+	if err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	if from.Store.Place() == to.Store.Place() && !from.Store.IsShared() {
+		return fmt.Errorf("store copy: both configurations name %s", to.Store.Place())
+	}
+	source, target := a.openStore(from), a.openStore(to)
+	defer closeStore(source)
+	defer closeStore(target)
+	copied, err := (&copying{source: source, target: target, options: lifecycle.Options{Wait: c.Duration("wait")}, force: c.Bool("force"), configured: from}).run(c.Context)
+	if err != nil {
+		a.complain(err)
+		if errors.Is(err, certstore.ErrLocked) {
+			return outcome(exitNotNow)
+		}
+		return outcome(exitAttention)
+	}
+	fmt.Fprintf(a.stdout, "copied %d documents into %s\n%s still holds what it held, keys and all: remove it when the new one has proven itself\n", copied, to.Store.Place(), from.Store.Place())
+	return nil
+}
+
+// copying is everything on its way from one store into another.
+type copying struct {
+	source, target certstore.Store
+	options        lifecycle.Options
+	force          bool
+	configured     *config.Config
+}
+
+func (c *copying) run(ctx context.Context) (copied int, err error) {
+	certs, err := c.certificates(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, store := range []certstore.Store{c.source, c.target} {
+		for _, cert := range certs {
+			held, err := certstore.LockWithin(ctx, store, cert, c.options.Wait)
+			if err != nil {
+				return 0, err
+			}
+			defer held.Unlock()
+		}
+	}
+	names, err := documentsOf(ctx, c.source, certs)
+	if err != nil {
+		return 0, err
+	}
+	there, err := documentsOf(ctx, c.target, certs)
+	if err != nil {
+		return 0, err
+	}
+	if len(there) > 0 && !c.force {
+		return 0, hint.Add(fmt.Errorf("store copy: the other store is not empty: it has %s and %d more", there[0], len(there)-1), "--force replaces what has the same name there")
+	}
+	for _, name := range names {
+		if err := c.copy(ctx, name); err != nil {
+			return copied, err
+		}
+		copied++
+	}
+	return copied, nil
+}
+
+// certificates are those of which either store holds something, and those that are configured.
+func (c *copying) certificates(ctx context.Context) ([]string, error) {
+	var certs []string
+	for _, cert := range c.configured.Certificates {
+		certs = append(certs, cert.Name)
+	}
+	for _, store := range []certstore.Store{c.source, c.target} {
+		names, err := store.List(ctx, "state")
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, names...)
+	}
+	slices.Sort(certs)
+	return slices.Compact(certs), nil
+}
+
+// documentsOf are the names of all documents that a store holds of some certificates, and of all beside them; the record of a certificate
+// comes after its versions, so that one that is there is whole.
+func documentsOf(ctx context.Context, store certstore.Store, certs []string) ([]string, error) {
+	var all []string
+	if _, _, err := store.Read(ctx, "account"); err == nil {
+		all = append(all, "account")
+	} else if !errors.Is(err, certstore.ErrNotFound) {
+		return nil, err
+	}
+	folders := []string{"nodes"}
+	for _, cert := range certs {
+		folders = append(folders, "versions/"+cert)
+	}
+	for _, folder := range append(folders, "state") {
+		names, err := store.List(ctx, folder)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			all = append(all, folder+"/"+name)
+		}
+	}
+	return all, nil
+}
+
+// copy copies one document and reads it again.
+func (c *copying) copy(ctx context.Context, name string) error {
+	data, _, err := c.source.Read(ctx, name)
+	if err != nil {
+		return err
+	}
+	have, revision, err := c.target.Read(ctx, name)
+	switch {
+	case errors.Is(err, certstore.ErrNotFound):
+	case err != nil:
+		return err
+	case bytes.Equal(have, data):
+		return nil
+	}
+	if _, err := c.target.Write(ctx, name, data, revision); err != nil {
+		return err
+	}
+	written, _, err := c.target.Read(ctx, name)
+	if err == nil && !bytes.Equal(written, data) {
+		err = fmt.Errorf("store: %s: what was written reads otherwise", name)
+	}
+	return err
+}

@@ -1,0 +1,112 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme/acmetest"
+	"maascert/certstore"
+	"maascert/certstore/postgres/postgrestest"
+	"maascert/internal/loopback"
+	"maascert/internal/world"
+)
+
+// A host's store moves into a real PostgreSQL and back, with nothing lost; the binary works with it, also when it went away meanwhile; and
+// a dump of the database holds no key.
+func TestAStoreMovesIntoPostgreSQLAndBack(t *testing.T) {
+	server := postgrestest.Start(t)
+	port, err := loopback.Port()
+	require.NoError(t, err)
+	ca := acmetest.New(t, acmetest.Options{HTTPPort: port})
+	s := newSite(t, ca.Directory, slices.Concat(ca.DirectoryRoot(), ca.Root(0)), ca.DNS, port)
+	s.edit(t, "  directory: ", "  accept_terms: true\n  directory: ", "node: region1", "node: region1\nlisten: \"\"")
+	s.run(t, 0, "renew", "--enable-tls")
+	plain, err := os.ReadFile(filepath.Join(s.dir, "maascert.yaml"))
+	require.NoError(t, err)
+	config := func(name, store string) string {
+		path := filepath.Join(s.dir, name)
+		require.NoError(t, os.WriteFile(path, append(slices.Clone(plain), store+"\n"...), 0o640))
+		return path
+	}
+	for name, text := range map[string]string{"database.url": server.URL(), "seal": "the seal of this test, of more than 32 bytes"} {
+		require.NoError(t, os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600))
+	}
+	shared := config("shared.yaml", `store: {type: postgres, url: "file:database.url", seal: "file:seal"}`)
+	back := config("back.yaml", `store: {path: back}`)
+
+	before := documents(t, filepath.Join(s.dir, "state", "store"))
+	s.run(t, 0, "store", "copy", "--to", shared)
+	s.run(t, 0, "--config", shared, "status")
+	s.run(t, 1, "store", "copy", "--to", shared)
+	s.run(t, 0, "--config", shared, "store", "copy", "--to", back)
+	require.Equal(t, before, documents(t, filepath.Join(s.dir, "back")))
+
+	s.run(t, 0, "--config", shared, "renew", "--force")
+	s.run(t, 0, "--config", shared, "check")
+	require.Contains(t, s.run(t, 0, "--config", shared, "status"), "version 2")
+	server.Down()
+	words := s.run(t, 1, "--config", shared, "status")
+	require.NotContains(t, words, postgrestest.Password)
+	require.Contains(t, words, "does PostgreSQL run there")
+	server.Up()
+	s.run(t, 0, "--config", shared, "renew")
+
+	s.run(t, 0, "--config", shared, "store", "copy", "--to", back, "--force")
+	dump := server.Dump("maascert")
+	require.Contains(t, dump, "versions/maas/2")
+	for _, secret := range secretsOf(t, filepath.Join(s.dir, "back")) {
+		for _, form := range []string{secret, hex.EncodeToString([]byte(secret)), base64.StdEncoding.EncodeToString([]byte(secret))} {
+			require.NotContains(t, dump, form)
+		}
+	}
+}
+
+// documents are all of a file store, but for its locks, by name.
+func documents(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	require.NoError(t, filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		name, _ := filepath.Rel(dir, path)
+		if err != nil || entry.IsDir() || strings.HasPrefix(name, "lock") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		all[name] = string(text)
+		return err
+	}))
+	require.NotEmpty(t, all)
+	return all
+}
+
+// secretsOf are parts of the private keys in a store, as text and as bytes.
+func secretsOf(t *testing.T, dir string) []string {
+	t.Helper()
+	store := certstore.NewFileStore(world.OS{}, dir)
+	var keys []string
+	account, _, err := certstore.LoadAccount(t.Context(), store)
+	require.NoError(t, err)
+	keys = append(keys, account.Key)
+	version, err := certstore.LoadVersion(t.Context(), store, "maas", 2)
+	require.NoError(t, err)
+	keys = append(keys, string(version.Bundle.KeyPEM()))
+	secrets := []string{"PRIVATE KEY"}
+	for _, key := range keys {
+		block, _ := pem.Decode([]byte(key))
+		require.NotNil(t, block)
+		quoted, err := json.Marshal(key)
+		require.NoError(t, err)
+		secrets = append(secrets, string(block.Bytes), string(block.Bytes[len(block.Bytes)-40:]), strings.Split(key, "\n")[1], string(quoted[:100]))
+	}
+	return secrets
+}
