@@ -105,8 +105,7 @@ func (s *Store) lock(asking, living context.Context, pool *pgxpool.Pool, conn *p
 	}
 	waiting, stop := context.WithCancel(context.Background())
 	watched := make(chan struct{})
-	var held *certstore.Held
-	held = certstore.NewHeld(living, &fenced{s, own}, sync.OnceFunc(func() {
+	held := certstore.NewHeld(living, &fenced{s, own}, sync.OnceFunc(func() {
 		stop()
 		<-watched
 		unlock(conn, name)
