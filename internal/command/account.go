@@ -114,14 +114,16 @@ func (a *app) changeAccount(c *cli.Context, what string, change func(context.Con
 	}
 	defer p.close()
 	ctx, store := c.Context, certstore.Store(p.store)
-	for _, cert := range p.config.Certificates {
+	for i, cert := range p.config.Certificates {
 		held, err := certstore.LockWithin(ctx, p.store, cert.Name, c.Duration("wait"))
 		if err != nil {
 			a.complain(hint.Add(fmt.Errorf("account %s: %w", what, err), "wait for the other run, or: maascert account %s --wait 5m", what))
 			return outcome(exitNotNow)
 		}
 		defer held.Unlock()
-		held.Store = store // so that a write needs all of the locks
+		if i > 0 {
+			held.Store = store // so that a write needs all of the locks
+		}
 		ctx, store = held.Context(), held
 	}
 	changes, err := change(ctx, store, slices.Collect(maps.Values(p.clients)))

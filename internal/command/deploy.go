@@ -60,6 +60,9 @@ func (a *app) deploy(c *cli.Context) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
+	if err := p.checkTwin(c.Context); err != nil {
+		return err
+	}
 	version, err := p.engine.BringIn(c.Context, p.certificate(name), bundle, options)
 	if err != nil {
 		return a.refused(name, "deploy", err)
@@ -125,6 +128,9 @@ func (a *app) rollback(c *cli.Context) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
+	if err := p.checkTwin(c.Context); err != nil {
+		return err
+	}
 	version, err := p.engine.RollBack(c.Context, p.certificate(name), c.Int("to"), c.Duration("hold"), options)
 	if err != nil {
 		return a.refused(name, "rollback", err)

@@ -146,7 +146,7 @@ func (a *app) cli() *cli.App {
 		},
 		Commands: []*cli.Command{
 			a.checkCommand(), a.renewCommand(), a.runCommand(), a.respondCommand(), a.statusCommand(), a.verifyCommand(),
-			a.deployCommand(), a.rollbackCommand(), a.historyCommand(), a.revokeCommand(), a.accountCommand(), a.storeCommand(), a.notifyCommand(), a.completionCommand(), a.versionCommand(),
+			a.deployCommand(), a.rollbackCommand(), a.historyCommand(), a.revokeCommand(), a.deleteCommand(), a.accountCommand(), a.storeCommand(), a.notifyCommand(), a.completionCommand(), a.versionCommand(),
 		},
 		Before: a.setUp,
 		Action: func(c *cli.Context) error {

@@ -15,6 +15,7 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
 	"maascert/internal/report"
 	"maascert/internal/world"
 )
@@ -125,6 +126,21 @@ func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) ([
 		}
 	}
 	return node.Notifiers, certstore.SaveNode(ctx, p.store, node, revision)
+}
+
+// checkTwin refuses to work under a name that another machine has: what they say of themselves would be one.
+func (p *assembly) checkTwin(ctx context.Context) error {
+	own := machineID(p.fsys)
+	if !p.config.Store.IsShared() || own == "" {
+		return nil
+	}
+	node, _, err := certstore.LoadNode(ctx, p.store, p.config.Node)
+	// Whether the store can be read is said by whoever has to.
+	if err != nil || node.MachineID == "" || node.MachineID == own || p.now().Sub(node.LastPass) >= certstore.NodeAge {
+		return nil
+	}
+	return hint.Add(fmt.Errorf("two machines are called %s: this one (%s), and %s, which made a pass at %s", p.config.Node, own, printable.Phrase(node.MachineID), node.LastPass.UTC().Format(time.RFC3339)),
+		"node: another name for one of them; or, where that machine is gone: maascert delete --node %s --yes", p.config.Node)
 }
 
 // machineID is systemd's, or empty.

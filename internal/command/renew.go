@@ -67,6 +67,9 @@ func (a *app) renew(c *cli.Context) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
+	if err := p.checkTwin(c.Context); err != nil {
+		return err
+	}
 	for _, cert := range p.engine.Certificates {
 		isAsked := len(options.Certificates) == 0 || slices.Contains(options.Certificates, cert.Name)
 		if options.Force && isAsked && cert.Issuer == nil {

@@ -54,6 +54,9 @@ func (a *app) revoke(c *cli.Context) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
+	if err := p.checkTwin(c.Context); err != nil {
+		return err
+	}
 	cert := p.certificate(name)
 	version, err := p.engine.AskRevocation(c.Context, cert, reason, c.Bool("first"), options.Wait)
 	if err != nil {

@@ -53,7 +53,12 @@ func (a *app) runDaemon(c *cli.Context) error {
 		return err
 	}
 	d.watchdog.every = watchdogPause()
-	d.use(a.assemble(config))
+	parts := a.assemble(config)
+	if err := parts.checkTwin(c.Context); err != nil {
+		parts.close()
+		return err
+	}
+	d.use(parts)
 	defer d.close()
 	defer d.board.close()
 	hup := make(chan os.Signal, 1)

@@ -12,12 +12,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"maascert/acme/acmetest"
 	"maascert/certstore"
+	"maascert/certstore/postgres"
 	"maascert/certstore/postgres/postgrestest"
+	"maascert/certstore/sealed"
 	"maascert/internal/loopback"
 	"maascert/internal/world"
 )
@@ -62,6 +65,17 @@ func TestAStoreMovesIntoPostgreSQLAndBack(t *testing.T) {
 	server.Up()
 	s.run(t, 0, "--config", shared, "renew")
 
+	twin := "0123456789abcdef0123456789abcdef"
+	server.Exec("maascert", "delete from maascert.document where name = 'nodes/region1'")
+	s.seal(t, server, certstore.Node{V: 1, Node: "region1", MachineID: twin, LastPass: time.Now()})
+	if own, err := os.ReadFile("/etc/machine-id"); err == nil && len(strings.TrimSpace(string(own))) == 32 {
+		words = s.run(t, 2, "--config", shared, "renew")
+		require.Contains(t, words, "two machines are called region1")
+		require.Contains(t, words, twin)
+	}
+	s.run(t, 0, "--config", shared, "delete", "--yes", "--node", "region1")
+	s.run(t, 0, "--config", shared, "renew")
+
 	s.run(t, 0, "--config", shared, "store", "copy", "--to", back, "--force")
 	dump := server.Dump("maascert")
 	require.Contains(t, dump, "versions/maas/2")
@@ -70,6 +84,19 @@ func TestAStoreMovesIntoPostgreSQLAndBack(t *testing.T) {
 			require.NotContains(t, dump, form)
 		}
 	}
+}
+
+// seal writes what a host says of itself into the database, sealed as the site's configuration says.
+func (s *site) seal(t *testing.T, server *postgrestest.Server, node certstore.Node) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.dir, "seal"))
+	require.NoError(t, err)
+	plain, err := postgres.Open(postgres.Config{URL: server.URL()})
+	require.NoError(t, err)
+	store, err := sealed.New(plain, string(text))
+	require.NoError(t, err)
+	defer store.Close()
+	require.NoError(t, certstore.SaveNode(t.Context(), store, node, ""))
 }
 
 // documents are all of a file store, but for its locks, by name.
