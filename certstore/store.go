@@ -31,6 +31,12 @@ type Store interface {
 	Holder(ctx context.Context, name string) (*Holder, error)
 }
 
+// Watcher is a store that several hosts share, and that tells when another one has written a version of a certificate.
+type Watcher interface {
+	// Watch calls changed soon after that, until the context ends.
+	Watch(ctx context.Context, changed func())
+}
+
 // MaxDocument is the size in bytes of the largest document that a store takes, and one that is sealed has Overhead bytes less; a
 // certificate with its chain and key has about ten thousand.
 const (

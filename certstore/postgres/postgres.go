@@ -31,8 +31,8 @@ const (
 	// connectTime bounds making a connection, and queryTime one statement.
 	connectTime = 5 * time.Second
 	queryTime   = 10 * time.Second
-	// Connections for statements; beside them there is one for each lock that is held.
-	mostConnections = 2
+	// Connections for statements; beside it there is one for a lock that is held, and one that watches: three a host.
+	mostConnections = 1
 	// How soon either side notices that the other is gone: within half a minute, so that the lock of a host that is cut off is free
 	// then.
 	keepAliveIdle     = 5 * time.Second
@@ -56,9 +56,10 @@ type Store struct {
 	node   string
 
 	mu      sync.Mutex
-	pool    *pgxpool.Pool // nil: nothing was asked yet
-	isReady bool          // the schema is there, and of a version that we know
-	isWhole bool          // a session was seen to be ours alone
+	pool    *pgxpool.Pool               // nil: nothing was asked yet
+	isReady bool                        // the schema is there, and of a version that we know
+	isWhole bool                        // a session was seen to be ours alone
+	written map[certstore.Revision]bool // versions that this process wrote, until whoever watches saw them
 }
 
 var _ certstore.Store = (*Store)(nil)
@@ -209,11 +210,13 @@ func (s *Store) Write(ctx context.Context, name string, data []byte, prev certst
 // A revision is a random word: numbers would come again after a fail-over that lost some.
 const (
 	makeDocument = `with fenced as (select 1 from maascert.fence where lock = $3 and token = $4 for share)
-		insert into maascert.document (name, revision, data) select $1, gen_random_uuid()::text, $2 where $3 = '' or exists (select 1 from fenced)
-		on conflict (name) do nothing returning revision`
+		, written as (insert into maascert.document (name, revision, data) select $1, gen_random_uuid()::text, $2 where $3 = '' or exists (select 1 from fenced)
+		on conflict (name) do nothing returning revision)
+		select revision from written, lateral (select pg_notify('` + channel + `', $1)) told`
 	replaceDocument = `with fenced as (select 1 from maascert.fence where lock = $3 and token = $4 for share)
-		update maascert.document set data = $2, revision = gen_random_uuid()::text where name = $1 and revision = $5 and ($3 = '' or exists (select 1 from fenced))
-		returning revision`
+		, written as (update maascert.document set data = $2, revision = gen_random_uuid()::text where name = $1 and revision = $5
+		and ($3 = '' or exists (select 1 from fenced)) returning revision)
+		select revision from written, lateral (select pg_notify('` + channel + `', $1)) told`
 	deleteDocument = `with fenced as (select 1 from maascert.fence where lock = $2 and token = $3 for share)
 		delete from maascert.document where name = $1 and ($2 = '' or exists (select 1 from fenced))`
 )
@@ -237,6 +240,9 @@ func (s *Store) write(ctx context.Context, under *fence, name string, data []byt
 		}
 		return fmt.Errorf("store: %s: %w", name, certstore.ErrConflict)
 	})
+	if err == nil {
+		s.wrote(name, revision)
+	}
 	return revision, err
 }
 

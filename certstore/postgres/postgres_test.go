@@ -3,6 +3,7 @@
 package postgres_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/url"
@@ -212,6 +213,50 @@ func TestPoolers(t *testing.T) {
 		require.ErrorContains(t, err, "a pooler that pools transactions")
 		require.Contains(t, hint.Of(err), "pool_mode = session")
 	}
+}
+
+// A version that one host writes is noticed by the others at once, and soon after when a word was lost; nobody wakes himself.
+func TestHostsNoticeANewVersion(t *testing.T) {
+	server := postgrestest.Start(t)
+	a, b := open(t, server.URL(), "region1"), open(t, server.URL(), "region2")
+	_, err := a.Write(t.Context(), "versions/maas/1", []byte("1"), "")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	woken := map[string]chan struct{}{"a": make(chan struct{}, 100), "b": make(chan struct{}, 100)}
+	var group sync.WaitGroup
+	for name, store := range map[string]*postgres.Store{"a": a, "b": b} {
+		group.Go(func() { store.Watch(ctx, func() { woken[name] <- struct{}{} }) })
+	}
+	defer group.Wait()
+	defer cancel()
+	listening := func(n int) func() bool {
+		return func() bool {
+			return server.Count("select count(*) from pg_stat_activity where query = 'select revision from maascert.document where starts_with(name, $1)'") == n
+		}
+	}
+	require.Eventually(t, listening(2), 10*time.Second, 10*time.Millisecond)
+	took := func(within time.Duration) {
+		t.Helper()
+		began := time.Now()
+		select {
+		case <-woken["b"]:
+			t.Logf("noticed after %v", time.Since(began))
+		case <-time.After(within):
+			t.Fatal("nobody noticed")
+		}
+	}
+	_, err = a.Write(t.Context(), "versions/maas/2", []byte("2"), "")
+	require.NoError(t, err)
+	took(2 * time.Second)
+	_, err = a.Write(t.Context(), "state/maas", []byte("2"), "")
+	require.NoError(t, err)
+	server.Exec("maascert", "insert into maascert.document values ('versions/maas/3', 'of a host that says nothing', '')")
+	took(15 * time.Second)
+	server.SQL("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'maascert'")
+	_, err = a.Write(t.Context(), "versions/maas/4", []byte("4"), "")
+	require.NoError(t, err)
+	took(15 * time.Second)
+	require.LessOrEqual(t, len(woken["a"]), 1, "of what it wrote itself a host is not told")
 }
 
 func TestWrongURLs(t *testing.T) {

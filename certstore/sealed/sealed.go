@@ -152,6 +152,13 @@ func (s *Store) Lock(ctx context.Context, name string) (*certstore.Held, error) 
 	return held, nil
 }
 
+// Watch tells of what others write, where the store below can tell.
+func (s *Store) Watch(ctx context.Context, changed func()) {
+	if watcher, ok := s.base.(certstore.Watcher); ok {
+		watcher.Watch(ctx, changed)
+	}
+}
+
 // Close closes what the store below keeps open.
 func (s *Store) Close() {
 	if open, ok := s.base.(interface{ Close() }); ok {

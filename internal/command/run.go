@@ -13,6 +13,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
+	"maascert/certstore"
 	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
@@ -41,7 +42,8 @@ func (a *app) runDaemon(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	d := &service{app: a, path: c.String("config"), accept: maasconfig.Accept{}, board: newBoard(a.now)}
+	wake := make(chan struct{}, 1)
+	d := &service{app: a, ctx: c.Context, wake: wake, path: c.String("config"), accept: maasconfig.Accept{}, board: newBoard(a.now)}
 	a.observe = d.board.observe
 	for _, code := range c.StringSlice("accept") {
 		if code != maasconfig.NamesLost && code != maasconfig.Juju {
@@ -64,11 +66,10 @@ func (a *app) runDaemon(c *cli.Context) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	wake := make(chan struct{}, 1)
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		d.reloads(c.Context, hup, wake)
+		d.reloads(c.Context, hup)
 	}()
 	a.log.Info("started", "version", version(), "schedule", config.Schedule)
 	a.tell(daemon.SdNotifyReady)
@@ -120,6 +121,11 @@ type service struct {
 	accept   maasconfig.Accept
 	watchdog watchdog
 	board    *board
+	ctx      context.Context // of the daemon's life
+	wake     chan<- struct{} // has it make a pass at once
+
+	watching sync.WaitGroup
+	unwatch  context.CancelFunc // ends watching what other hosts write; nil: nobody does
 
 	mu      sync.Mutex
 	refused error // why the configuration that was read last is not in force; nil: it is
@@ -132,9 +138,33 @@ func (s *service) use(p *assembly) {
 	if err := s.board.listen(p.config.ListenAddress()); err != nil {
 		s.log.Warn("listen", "error", printable.Error(err), "hint", printable.Text(hint.Of(err)))
 	}
+	s.watch(p.store)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.parts, s.refused = p, nil
+}
+
+// watch has the daemon make a pass when another host has written a version, and that has had a moment to be served.
+func (s *service) watch(store certstore.Store) {
+	if s.unwatch != nil {
+		s.unwatch()
+	}
+	watcher, isShared := store.(certstore.Watcher)
+	if !isShared {
+		s.unwatch = nil
+		return
+	}
+	ctx, stop := context.WithCancel(s.ctx)
+	s.unwatch = stop
+	s.watching.Go(func() { watcher.Watch(ctx, func() { time.AfterFunc(time.Second, s.wakeUp) }) })
+}
+
+// wakeUp has the daemon make a pass at once, unless one is to be made already.
+func (s *service) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 // notInForce is why the configuration that was read last is not in force; nil: it is.
@@ -156,7 +186,13 @@ func (s *service) current() *assembly {
 	return s.parts
 }
 
-func (s *service) close() { s.current().close() }
+func (s *service) close() {
+	if s.unwatch != nil {
+		s.unwatch()
+	}
+	s.watching.Wait()
+	s.current().close()
+}
 
 // Next is the schedule of the configuration in force.
 func (s *service) Next(t time.Time) time.Time { return s.current().config.Times().Next(t) }
@@ -270,7 +306,7 @@ func (s *service) report(r lifecycle.Result, stopping bool) {
 }
 
 // reloads reads the configuration again at every hangup signal and has a pass made with it.
-func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<- struct{}) {
+func (s *service) reloads(ctx context.Context, hup <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -291,9 +327,6 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal, wake chan<-
 			s.log.Info("read the configuration again")
 		}
 		s.tell(daemon.SdNotifyReady)
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
+		s.wakeUp()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -65,6 +66,26 @@ func TestAStoreMovesIntoPostgreSQLAndBack(t *testing.T) {
 	server.Up()
 	s.run(t, 0, "--config", shared, "renew")
 
+	// Another host's daemon hears of a version that this one makes.
+	other := strings.NewReplacer("node: region1", "node: region2", "state_dir: state", "state_dir: state2").Replace(string(plain))
+	second := filepath.Join(s.dir, "second.yaml")
+	require.NoError(t, os.WriteFile(second, []byte(other+"store: {type: postgres, url: \"file:database.url\", seal: \"file:seal\"}\n"), 0o640))
+	stop := start(t, nil, os.Getenv("MAASCERT_E2E_BINARY"), "--config", second, "run")
+	heardOf := func() (at time.Time) {
+		for _, node := range s.nodes(t, shared) {
+			if node.Node == "region2" {
+				at = node.LastPass
+			}
+		}
+		return at
+	}
+	require.Eventually(t, func() bool { return !heardOf().IsZero() }, 30*time.Second, 100*time.Millisecond)
+	began := time.Now()
+	s.run(t, 0, "--config", shared, "renew", "--force")
+	require.Eventually(t, func() bool { return heardOf().After(began) }, 15*time.Second, 100*time.Millisecond)
+	t.Logf("the other host made a pass within %v", time.Since(began))
+	stop()
+
 	twin := "0123456789abcdef0123456789abcdef"
 	server.Exec("maascert", "delete from maascert.document where name = 'nodes/region1'")
 	s.seal(t, server, certstore.Node{V: 1, Node: "region1", MachineID: twin, LastPass: time.Now()})
@@ -78,12 +99,32 @@ func TestAStoreMovesIntoPostgreSQLAndBack(t *testing.T) {
 
 	s.run(t, 0, "--config", shared, "store", "copy", "--to", back, "--force")
 	dump := server.Dump("maascert")
-	require.Contains(t, dump, "versions/maas/2")
+	require.Contains(t, dump, "versions/maas/3")
 	for _, secret := range secretsOf(t, filepath.Join(s.dir, "back")) {
 		for _, form := range []string{secret, hex.EncodeToString([]byte(secret)), base64.StdEncoding.EncodeToString([]byte(secret))} {
 			require.NotContains(t, dump, form)
 		}
 	}
+}
+
+// nodes are the hosts that status tells of.
+func (s *site) nodes(t *testing.T, config string) []struct {
+	Node     string    `json:"node"`
+	LastPass time.Time `json:"last_pass"`
+} {
+	t.Helper()
+	out, err := exec.Command(os.Getenv("MAASCERT_E2E_BINARY"), "--config", config, "status", "--json").Output()
+	require.NoError(t, err)
+	var status struct {
+		Fleet struct {
+			Nodes []struct {
+				Node     string    `json:"node"`
+				LastPass time.Time `json:"last_pass"`
+			} `json:"nodes"`
+		} `json:"fleet"`
+	}
+	require.NoError(t, json.Unmarshal(out, &status))
+	return status.Fleet.Nodes
 }
 
 // seal writes what a host says of itself into the database, sealed as the site's configuration says.

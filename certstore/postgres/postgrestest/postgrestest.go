@@ -141,6 +141,16 @@ func (s *Server) Exec(database string, statements ...string) {
 	}
 }
 
+// Count is a number that a statement answers as the superuser.
+func (s *Server) Count(statement string) (n int) {
+	s.t.Helper()
+	conn, err := pgx.Connect(context.Background(), s.admin())
+	require.NoError(s.t, err)
+	defer conn.Close(context.Background())
+	require.NoError(s.t, conn.QueryRow(context.Background(), statement).Scan(&n))
+	return n
+}
+
 // Dump is all that a database holds, as pg_dump writes it.
 func (s *Server) Dump(database string) string {
 	s.t.Helper()
