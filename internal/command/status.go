@@ -27,17 +27,22 @@ func (a *app) status(c *cli.Context) error {
 	defer p.close()
 	now := time.Now()
 	nodes, err := certstore.LoadNodes(c.Context, p.store, now)
-	if err != nil {
-		a.complain(fmt.Errorf("%s: %w", lifecycle.StageLook, err))
-		return outcome(exitAttention)
-	}
 	doc := report.NewStatus(config.Node, nodes, p.holders(c.Context), p.engine.Period, now)
+	said := ""
+	if err != nil { // what every endpoint serves can be seen all the same
+		a.complain(fmt.Errorf("%s: %w", lifecycle.StageLook, err))
+		doc.Healthy, doc.Unattended, said = false, "", err.Error()
+	}
 	for _, cert := range p.engine.Certificates {
 		view, err := p.engine.Look(c.Context, cert)
 		if err != nil {
-			a.complain(fmt.Errorf("%s: %s: %w", cert.Name, lifecycle.StageLook, err))
+			if err.Error() != said {
+				a.complain(fmt.Errorf("%s: %s: %w", cert.Name, lifecycle.StageLook, err))
+			}
 			doc.Healthy = false
-			continue
+			if !view.Blind {
+				continue
+			}
 		}
 		doc.Add(cert, view)
 	}

@@ -63,6 +63,12 @@ func TestAStoreMovesIntoPostgreSQLAndBack(t *testing.T) {
 	words := s.run(t, 1, "--config", shared, "status")
 	require.NotContains(t, words, postgrestest.Password)
 	require.Contains(t, words, "does PostgreSQL run there")
+	for _, region := range s.maas.Regions {
+		require.Contains(t, words, region.Address.String()+":5443 serves sha256:", "what is served can be seen without the store")
+	}
+	for _, lie := range []string{"another certificate", "no certificate yet", "unattended", "nothing renews"} {
+		require.NotContains(t, words, lie)
+	}
 	server.Up()
 	s.run(t, 0, "--config", shared, "renew")
 

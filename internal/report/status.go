@@ -100,6 +100,7 @@ type Certificate struct {
 
 	Rehearsal *NextRenewal `json:"rehearsal,omitempty"` // of the next renewal; missing: there was none
 
+	blind   bool  // what is stored could not be read
 	differs bool  // this host's configuration is not the one that is followed
 	account error // why the ACME account cannot be used
 }
@@ -211,7 +212,12 @@ func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 	doc := Certificate{
 		Name: cert.Name, State: string(v.Summary), Reason: string(v.Plan.Why), Names: v.Plan.Names,
 		RenewAt: Time{v.Plan.RenewAt}, Failures: v.State.Record.Failures, NextAttempt: Time{v.Plan.Wait}, Version: v.Version(),
-		Changes: ChangesOf(v), Drift: driftOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), Rehearsal: newNextRenewal(v.State.Record.Rehearsal), differs: v.Plan.Differ, account: v.State.Account,
+		Changes: ChangesOf(v), Drift: driftOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), Rehearsal: newNextRenewal(v.State.Record.Rehearsal), differs: v.Plan.Differ, account: v.State.Account, blind: v.Blind,
+	}
+	if v.Blind {
+		for i := range doc.Targets {
+			unjudged(doc.Targets[i].Endpoints)
+		}
 	}
 	if v.State.Window != nil {
 		doc.Explanation = v.State.Window.Explanation
@@ -257,10 +263,16 @@ func (s Status) Words(w io.Writer) {
 
 // Words writes the document for people.
 func (c Certificate) Words(w io.Writer) {
-	fmt.Fprintf(w, "%s: %s (%s)\n", c.Name, c.State, c.Reason)
+	reason := ""
+	if c.Reason != "" {
+		reason = " (" + c.Reason + ")"
+	}
+	fmt.Fprintf(w, "%s: %s%s\n", c.Name, c.State, reason)
 	if c.Fingerprint != "" {
 		fmt.Fprintf(w, "  version %d, %s, issued by %s\n  names: %s\n  valid from %s until %s, renewal %s\n",
 			c.Version, c.KeyType, c.Issuer, strings.Join(c.Names, ", "), c.NotBefore, c.NotAfter, c.RenewAt)
+	} else if c.blind {
+		fmt.Fprintf(w, "  what is stored cannot be read; wanted: %s\n", strings.Join(c.Names, ", "))
 	} else {
 		fmt.Fprintf(w, "  no certificate yet; wanted: %s\n", strings.Join(c.Names, ", "))
 	}
