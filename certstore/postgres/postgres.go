@@ -59,7 +59,7 @@ type Store struct {
 	pool    *pgxpool.Pool               // nil: nothing was asked yet
 	isReady bool                        // the schema is there, and of a version that we know
 	isWhole bool                        // a session was seen to be ours alone
-	written map[certstore.Revision]bool // versions that this process wrote, until whoever watches saw them
+	written map[certstore.Revision]bool // versions that this process writes, until whoever watches saw them
 }
 
 var _ certstore.Store = (*Store)(nil)
@@ -210,11 +210,11 @@ func (s *Store) Write(ctx context.Context, name string, data []byte, prev certst
 // A revision is a random word: numbers would come again after a fail-over that lost some.
 const (
 	makeDocument = `with fenced as (select 1 from maascert.fence where lock = $3 and token = $4 for share)
-		, written as (insert into maascert.document (name, revision, data) select $1, gen_random_uuid()::text, $2 where $3 = '' or exists (select 1 from fenced)
+		, written as (insert into maascert.document (name, revision, data) select $1, $5, $2 where $3 = '' or exists (select 1 from fenced)
 		on conflict (name) do nothing returning revision)
 		select revision from written, lateral (select pg_notify('` + channel + `', $1)) told`
 	replaceDocument = `with fenced as (select 1 from maascert.fence where lock = $3 and token = $4 for share)
-		, written as (update maascert.document set data = $2, revision = gen_random_uuid()::text where name = $1 and revision = $5
+		, written as (update maascert.document set data = $2, revision = $5 where name = $1 and revision = $6
 		and ($3 = '' or exists (select 1 from fenced)) returning revision)
 		select revision from written, lateral (select pg_notify('` + channel + `', $1)) told`
 	deleteDocument = `with fenced as (select 1 from maascert.fence where lock = $2 and token = $3 for share)
@@ -225,9 +225,11 @@ func (s *Store) write(ctx context.Context, under *fence, name string, data []byt
 	if err := errors.Join(certstore.CheckName(name), certstore.CheckSize(name, data)); err != nil {
 		return "", err
 	}
-	lock, token := under.words()
+	lock, word := under.words()
+	next := certstore.Revision(token())
+	s.writes(name, next) // before anybody hears of it
 	err = s.ask(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
-		statement, values := makeDocument, []any{name, data, lock, token}
+		statement, values := makeDocument, []any{name, data, lock, word, string(next)}
 		if prev != "" {
 			statement, values = replaceDocument, append(values, string(prev))
 		}
@@ -240,9 +242,6 @@ func (s *Store) write(ctx context.Context, under *fence, name string, data []byt
 		}
 		return fmt.Errorf("store: %s: %w", name, certstore.ErrConflict)
 	})
-	if err == nil {
-		s.wrote(name, revision)
-	}
 	return revision, err
 }
 

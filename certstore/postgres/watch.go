@@ -107,8 +107,8 @@ func (s *Store) news(ctx context.Context, conn *pgx.Conn, seen map[certstore.Rev
 	return isNews, nil
 }
 
-// wrote notes a version that this process wrote.
-func (s *Store) wrote(name string, revision certstore.Revision) {
+// writes notes a version that this process writes.
+func (s *Store) writes(name string, revision certstore.Revision) {
 	if !strings.HasPrefix(name, watched) {
 		return
 	}
@@ -120,7 +120,7 @@ func (s *Store) wrote(name string, revision certstore.Revision) {
 	s.written[revision] = true
 }
 
-// mostWritten bounds what is remembered of what this process wrote while nobody watches.
+// mostWritten bounds what is remembered of that while nobody watches.
 const mostWritten = 1000
 
 // listener is a connection that listens.

@@ -73,7 +73,7 @@ type Telling struct {
 
 const (
 	// lastSave bounds writing down what was told when the program is to end.
-	lastSave = 300 * time.Millisecond
+	lastSave = 150 * time.Millisecond
 	// takenTime is for how long a process that tells an event is waited for.
 	takenTime = 10 * time.Minute
 	// untoldAge is for how long an event is worth telling. What lasts is told anew then.
@@ -119,6 +119,9 @@ func (t *Teller) Tell(ctx context.Context, certs []Certificate, results []Result
 		}
 		about := Tellable{
 			Now: t.now(), Node: t.Node, Cert: certs[at], Result: r, Channels: t.Channels, Hosts: r.Name == first, Silence: t.Silence, ActsOnly: ctx.Err() != nil,
+		}
+		if about.ActsOnly && len(about.acts()) == 0 {
+			continue // and the program ends without a look into the store
 		}
 		if r.Name == first && t.Config != nil {
 			about.Here = &Here{Config: t.Config(), Silent: t.silent()}
