@@ -109,11 +109,12 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 // Close closes idle connections. The store may be used again.
 func (s *Store) Close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pool != nil {
-		s.pool.Close()
-	}
+	pool := s.pool
 	s.pool = nil
+	s.mu.Unlock()
+	if pool != nil {
+		pool.Close() // it waits for what is under way, which nobody else has to
+	}
 }
 
 // ask has a pool whose database has our tables do something, once more where the connection had died, or leads to a server that takes no

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/urfave/cli/v2"
 
@@ -19,22 +20,35 @@ import (
 	"maascert/maasconfig"
 )
 
-// openStore opens the store that a configuration names. It asks nothing yet; what is wrong is said when it is asked.
+// openStore opens the store that a configuration names. It asks nothing yet. One that cannot be opened now, such as while MAAS's snap is
+// refreshed, is opened by whoever asks it first when it can be.
 func (a *app) openStore(config *config.Config) certstore.Store {
-	store, err := a.openPlainStore(config)
-	if err == nil && len(config.Store.Seal) > 0 {
-		var seals []string
-		if seals, err = config.Store.Seals(); err == nil {
-			store, err = sealed.New(store, seals...)
+	late := &lateStore{isOpen: make(chan struct{}), open: func(ctx context.Context) (certstore.Store, error) {
+		store, err := a.openSealedStore(ctx, config)
+		if err != nil {
+			return nil, hint.Add(fmt.Errorf("store: %w", err), "mend the section store: of the configuration")
 		}
+		return store, nil
+	}}
+	if store, err := late.opened(context.Background()); err == nil {
+		return store
 	}
-	if err != nil {
-		return brokenStore{hint.Add(fmt.Errorf("store: %w", err), "mend the section store: of the configuration")}
-	}
-	return store
+	return late
 }
 
-func (a *app) openPlainStore(config *config.Config) (certstore.Store, error) {
+func (a *app) openSealedStore(ctx context.Context, config *config.Config) (certstore.Store, error) {
+	store, err := a.openPlainStore(ctx, config)
+	if err != nil || len(config.Store.Seal) == 0 {
+		return store, err
+	}
+	seals, err := config.Store.Seals()
+	if err != nil {
+		return nil, err
+	}
+	return sealed.New(store, seals...)
+}
+
+func (a *app) openPlainStore(ctx context.Context, config *config.Config) (certstore.Store, error) {
 	if !config.Store.IsShared() {
 		store := certstore.NewFileStore(a.fsys, config.Store.Path)
 		store.Node = config.Node
@@ -43,7 +57,7 @@ func (a *app) openPlainStore(config *config.Config) (certstore.Store, error) {
 	var address string
 	var err error
 	if config.Store.URL == ofRegiond {
-		address, err = maasconfig.ReadDatabaseURL(context.Background(), config.MAAS.Installation(config.StateDir, a.fsys, world.Exec{}))
+		address, err = maasconfig.ReadDatabaseURL(ctx, config.MAAS.Installation(config.StateDir, a.fsys, world.Exec{}))
 	} else {
 		address, err = config.Store.DatabaseURL()
 	}
@@ -62,23 +76,108 @@ func closeStore(store certstore.Store) {
 	}
 }
 
-// brokenStore is one that cannot be opened: whatever it is asked, it says why.
-type brokenStore struct{ err error }
+// lateStore is one that could not be opened: whatever it is asked, it tries again, and says why where it still cannot.
+type lateStore struct {
+	open   func(context.Context) (certstore.Store, error)
+	isOpen chan struct{} // closed when store is there
 
-var _ certstore.Store = brokenStore{}
+	mu    sync.Mutex
+	store certstore.Store
+}
 
-func (b brokenStore) Read(context.Context, string) ([]byte, certstore.Revision, error) {
-	return nil, "", b.err
+var _ interface {
+	certstore.Store
+	certstore.Watcher
+} = (*lateStore)(nil)
+
+func (l *lateStore) opened(ctx context.Context) (certstore.Store, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.store != nil {
+		return l.store, nil
+	}
+	store, err := l.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.store = store
+	close(l.isOpen)
+	return store, nil
 }
-func (b brokenStore) Write(context.Context, string, []byte, certstore.Revision) (certstore.Revision, error) {
-	return "", b.err
+
+func (l *lateStore) Read(ctx context.Context, name string) ([]byte, certstore.Revision, error) {
+	store, err := l.opened(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	return store.Read(ctx, name)
 }
-func (b brokenStore) Delete(context.Context, string) error                  { return b.err }
-func (b brokenStore) List(context.Context, string) ([]string, error)        { return nil, b.err }
-func (b brokenStore) Writable(context.Context) error                        { return b.err }
-func (b brokenStore) Lock(context.Context, string) (*certstore.Held, error) { return nil, b.err }
-func (b brokenStore) Holder(context.Context, string) (*certstore.Holder, error) {
-	return nil, b.err
+
+func (l *lateStore) Write(ctx context.Context, name string, data []byte, prev certstore.Revision) (certstore.Revision, error) {
+	store, err := l.opened(ctx)
+	if err != nil {
+		return "", err
+	}
+	return store.Write(ctx, name, data, prev)
+}
+
+func (l *lateStore) Delete(ctx context.Context, name string) error {
+	store, err := l.opened(ctx)
+	if err != nil {
+		return err
+	}
+	return store.Delete(ctx, name)
+}
+
+func (l *lateStore) List(ctx context.Context, folder string) ([]string, error) {
+	store, err := l.opened(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return store.List(ctx, folder)
+}
+
+func (l *lateStore) Writable(ctx context.Context) error {
+	store, err := l.opened(ctx)
+	if err != nil {
+		return err
+	}
+	return store.Writable(ctx)
+}
+
+func (l *lateStore) Lock(ctx context.Context, name string) (*certstore.Held, error) {
+	store, err := l.opened(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return store.Lock(ctx, name)
+}
+
+func (l *lateStore) Holder(ctx context.Context, name string) (*certstore.Holder, error) {
+	store, err := l.opened(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return store.Holder(ctx, name)
+}
+
+// Watch waits until the store is open, and then tells of what others write, where that store can tell.
+func (l *lateStore) Watch(ctx context.Context, changed func()) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-l.isOpen:
+	}
+	if watcher, isShared := l.store.(certstore.Watcher); isShared {
+		watcher.Watch(ctx, changed)
+	}
+}
+
+// Close closes what the store keeps open, if it was opened.
+func (l *lateStore) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	closeStore(l.store)
 }
 
 func (a *app) storeCommand() *cli.Command {
