@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -149,23 +150,28 @@ func TestACAsWordsAreTamed(t *testing.T) {
 	require.NotContains(t, err.Error(), "\x07")
 }
 
-func TestTooManyAuthorizationsAreRefused(t *testing.T) {
-	t.Parallel()
-	ca := acmetest.New(t, acmetest.Options{})
+// rewriteAnswers has a CA change the bodies of its answers at paths.
+func rewriteAnswers(ca *acmetest.CA, paths []string, change func(body string) string) {
 	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if !strings.Contains(r.URL.Path, acmetest.NewOrder) {
+		if !slices.ContainsFunc(paths, func(path string) bool { return strings.Contains(r.URL.Path, path) }) {
 			next.ServeHTTP(w, r)
 			return
 		}
 		recorder := httptest.NewRecorder()
 		next.ServeHTTP(recorder, r)
-		for name, values := range recorder.Header() {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), recorder.Header())
 		w.Header().Del("Content-Length")
 		w.WriteHeader(recorder.Code)
-		many := strings.Repeat(`"https://ca.example/authz",`, 5000)
-		fmt.Fprint(w, strings.Replace(recorder.Body.String(), `"authorizations": [`, `"authorizations": [`+many, 1))
+		fmt.Fprint(w, change(recorder.Body.String()))
+	})
+}
+
+func TestTooManyAuthorizationsAreRefused(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	many := strings.Repeat(`"https://ca.example/authz",`, 5000)
+	rewriteAnswers(ca, []string{acmetest.NewOrder}, func(body string) string {
+		return strings.Replace(body, `"authorizations": [`, `"authorizations": [`+many, 1)
 	})
 	_, err := client(t, ca).Obtain(t.Context(), request("a.example"))
 	require.ErrorContains(t, err, "the CA wants 5001 authorizations for 1 names")
@@ -403,17 +409,8 @@ func TestAQuotedStrangerAccusesNoOtherName(t *testing.T) {
 	t.Parallel()
 	ca := acmetest.New(t, acmetest.Options{})
 	ca.DNS.Fail("b.example", dns.RcodeNameError)
-	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if !strings.Contains(r.URL.Path, acmetest.Authz) && !strings.Contains(r.URL.Path, acmetest.Challenge) {
-			next.ServeHTTP(w, r)
-			return
-		}
-		recorder := httptest.NewRecorder()
-		next.ServeHTTP(recorder, r)
-		maps.Copy(w.Header(), recorder.Header())
-		w.Header().Del("Content-Length")
-		w.WriteHeader(recorder.Code)
-		fmt.Fprint(w, strings.ReplaceAll(recorder.Body.String(), `"detail": "`, `"detail": "it says: hello; validation: a.example: no`))
+	rewriteAnswers(ca, []string{acmetest.Authz, acmetest.Challenge}, func(body string) string {
+		return strings.ReplaceAll(body, `"detail": "`, `"detail": "it says: hello; validation: a.example: no`)
 	})
 	_, err := client(t, ca).Obtain(t.Context(), request("a.example", "b.example"))
 	require.ErrorContains(t, err, "it says: hello, validation: a.example: no")
@@ -463,17 +460,8 @@ func TestS9TokensAreCheckedForEverySolver(t *testing.T) {
 		}})
 	})
 	c2 := client(t, ca)
-	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if !strings.Contains(r.URL.Path, "authZ") {
-			next.ServeHTTP(w, r)
-			return
-		}
-		recorder := httptest.NewRecorder()
-		next.ServeHTTP(recorder, r)
-		maps.Copy(w.Header(), recorder.Header())
-		w.Header().Del("Content-Length")
-		w.WriteHeader(recorder.Code)
-		w.Write(regexp.MustCompile(`"token": "[^"]*"`).ReplaceAll(recorder.Body.Bytes(), []byte(`"token": "../../etc/x; $(id)"`)))
+	rewriteAnswers(ca, []string{acmetest.Authz}, func(body string) string {
+		return regexp.MustCompile(`"token": "[^"]*"`).ReplaceAllLiteralString(body, `"token": "../../etc/x; $(id)"`)
 	})
 	_, err := c.Obtain(t.Context(), request("a.example"))
 	require.Error(t, err)
