@@ -27,7 +27,7 @@ import (
 
 // Responder answers http-01 challenges (RFC 8555 section 8.3) statelessly: the answer to a token is the token and the
 // account key's thumbprint, so it needs to know no token, and any host that knows the thumbprint can answer for any
-// order. It listens only while an order needs it. It is safe for concurrent use.
+// order. It listens while an order needs it, or it stands by for other hosts' orders. It is safe for concurrent use.
 //
 // Several runs on one host share the address without a moment in which nobody answers: the one that has it keeps it while
 // another one on this host goes on asking for it, and the other one takes it over when it is free.
@@ -35,11 +35,14 @@ type Responder struct {
 	Address string       // where to listen, ":80" for example
 	Listen  world.Listen // nil: net.Listen
 	Dial    world.Dial   // nil: the network; to see who answers when the address is taken
+	Fleet   Fleet        // whose orders StandBy answers for; nil: there is none
 
 	mu       sync.Mutex
-	users    int
+	users    int  // orders of this process
+	standing bool // it answers for the fleet's
 	server   *http.Server
-	answers  string // the thumbprint that server answers with
+	answers  string             // the thumbprint that server answers with, for this process's own orders
+	account  latest[Thumbprint] // of the fleet
 	done     chan struct{}
 	borrowed atomic.Int64 // when another run on this host asked last, in nanoseconds since 1970
 }
@@ -95,6 +98,9 @@ func (r *Responder) answered(ctx context.Context, thumbprint string, newUsers in
 		err = syscall.EADDRINUSE
 		if r.server == nil && newUsers > 0 {
 			err = r.start(thumbprint)
+		}
+		if r.standing && r.users == 0 && newUsers > 0 {
+			r.answers = thumbprint
 		}
 		if ours = r.serves(thumbprint); ours {
 			r.users += newUsers
@@ -177,7 +183,7 @@ func (r *Responder) start(thumbprint string) error {
 	}
 	r.borrowed.Store(0)
 	server := &http.Server{
-		Handler: r.answerWith(thumbprint), ReadHeaderTimeout: answerTime, ReadTimeout: answerTime, WriteTimeout: answerTime, MaxHeaderBytes: 16 << 10,
+		Handler: r.handler(), ReadHeaderTimeout: answerTime, ReadTimeout: answerTime, WriteTimeout: answerTime, MaxHeaderBytes: 16 << 10,
 		ErrorLog: log.New(io.Discard, "", 0), // what strangers send is no news
 	}
 	// A validator asks once; whoever keeps a connection keeps others out.
@@ -197,7 +203,7 @@ func (r *Responder) release(ctx context.Context) {
 	for deadline := time.Now().Add(longestLinger); ; {
 		r.mu.Lock()
 		asked := time.Unix(0, r.borrowed.Load())
-		if r.users > 1 || time.Since(asked) > lingerTime || time.Now().After(deadline) || ctx.Err() != nil {
+		if r.users > 1 || r.standing || time.Since(asked) > lingerTime || time.Now().After(deadline) || ctx.Err() != nil {
 			break
 		}
 		r.mu.Unlock()
@@ -206,9 +212,39 @@ func (r *Responder) release(ctx context.Context) {
 		}
 	}
 	defer r.mu.Unlock()
-	if r.users--; r.users == 0 {
+	if r.users--; r.users == 0 && !r.standing {
 		r.stop()
 	}
+}
+
+// StandBy answers for the account of the fleet, whichever host orders.
+func (r *Responder) StandBy() (release func(), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.server == nil {
+		if err := r.start(""); err != nil {
+			return nil, hint.Add(fmt.Errorf("http-01: %w", err), "free the address; or have whoever holds it answer: maascert account snippet haproxy")
+		}
+	}
+	r.standing = true
+	return sync.OnceFunc(func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.standing = false; r.users == 0 {
+			r.stop()
+		}
+	}), nil
+}
+
+// thumbprint is what a token is answered with now; empty: nobody knows one.
+func (r *Responder) thumbprint(ctx context.Context) string {
+	r.mu.Lock()
+	answers, isOwn := r.answers, r.users > 0 || !r.standing
+	r.mu.Unlock()
+	if isOwn {
+		return answers
+	}
+	return string(r.account.get(ctx, r.Fleet.Thumbprint))
 }
 
 // stop stops answering; the caller holds the mutex.
@@ -284,11 +320,14 @@ location ~ "^/\.well-known/acme-challenge/([A-Za-z0-9_-]+)$" {
 // another account waits for the address and cannot borrow it.
 func borrower(thumbprint string) string { return "maascert-borrower " + thumbprint }
 
-func (r *Responder) answerWith(thumbprint string) http.Handler {
+func (r *Responder) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+Path+"{token}", func(w http.ResponseWriter, req *http.Request) {
-		token := req.PathValue("token")
-		if !IsToken(token) {
+		token, thumbprint := req.PathValue("token"), ""
+		if IsToken(token) {
+			thumbprint = r.thumbprint(req.Context())
+		}
+		if thumbprint == "" {
 			http.NotFound(w, req)
 			return
 		}
@@ -316,17 +355,14 @@ func isFromHere(req *http.Request) bool {
 
 // answersAlready asks whoever listens at the address for the answer to a token nobody knows.
 func (r *Responder) answersAlready(ctx context.Context, thumbprint string) bool {
-	host, port, err := net.SplitHostPort(r.Address)
-	if err != nil {
+	address, ok := localAddress(r.Address)
+	if !ok {
 		return false
-	}
-	if host == "" || net.ParseIP(host).IsUnspecified() {
-		host = "127.0.0.1"
 	}
 	token := rand.Text()
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+Path+token, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+Path+token, nil)
 	if err != nil {
 		return false
 	}
@@ -339,6 +375,18 @@ func (r *Responder) answersAlready(ctx context.Context, thumbprint string) bool 
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 	return err == nil && string(body) == token+"."+thumbprint
+}
+
+// localAddress is where this host reaches who listens at an address; false for none.
+func localAddress(listened string) (string, bool) {
+	host, port, err := net.SplitHostPort(listened)
+	if err != nil {
+		return "", false
+	}
+	if host == "" || net.ParseIP(host).IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port), true
 }
 
 // ThumbprintOf is the account key's (RFC 7638), base64url.

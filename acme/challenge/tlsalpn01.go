@@ -1,6 +1,7 @@
 package challenge
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -16,25 +17,31 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"maascert/internal/hint"
 	"maascert/internal/world"
 )
 
-// TLSResponder answers tls-alpn-01 challenges (RFC 8737) with a certificate that holds the answer. It listens only while
-// an order needs it. It is safe for concurrent use.
+// TLSResponder answers tls-alpn-01 challenges (RFC 8737) with a certificate that holds the answer. It listens while an
+// order needs it, or it stands by for other hosts' orders. It is safe for concurrent use.
 type TLSResponder struct {
 	Address string       // where to listen, ":443" for example
 	Listen  world.Listen // nil: net.Listen
+	Dial    world.Dial   // nil: the network; to see who answers when the address is taken
+	Fleet   Fleet        // that gives our answers as well, and whose answers StandBy gives; nil: there is none
 
-	mu       sync.Mutex
-	users    int
-	listener net.Listener
-	done     chan struct{}
-	certs    map[string]*tls.Certificate // by SNI
+	mu        sync.Mutex
+	users     int  // orders of this process
+	standing  bool // it answers for the fleet's
+	listener  net.Listener
+	done      chan struct{}
+	certs     map[string]*tls.Certificate // by SNI, for this process's own orders
+	published latest[[]Proof]             // by the fleet
 }
 
 var _ Solver = (*TLSResponder)(nil)
@@ -48,19 +55,44 @@ var acmeIdentifier = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 31}
 // Type is tls-alpn-01.
 func (r *TLSResponder) Type() string { return "tls-alpn-01" }
 
+// Open listens. An address that is taken is fine where another run on this host stands by there, which Present sees.
 func (r *TLSResponder) Open(context.Context, crypto.PublicKey) (func(), error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.users == 0 {
-		if err := r.start(); err != nil {
-			return nil, hint.Add(fmt.Errorf("tls-alpn-01: %w", err), "free the address, run as a user that may listen there, or set the challenge's listen")
-		}
+	if err := r.start(); err != nil && !(r.Fleet != nil && errors.Is(err, syscall.EADDRINUSE)) {
+		return nil, r.explain(err)
 	}
 	r.users++
-	return sync.OnceFunc(r.release), nil
+	return sync.OnceFunc(func() {
+		r.release(func() { r.users-- })
+	}), nil
 }
 
+func (r *TLSResponder) explain(err error) error {
+	return hint.Add(fmt.Errorf("tls-alpn-01: %w", err), "free the address, run as a user that may listen there, or set the challenge's listen")
+}
+
+// StandBy gives the answers of the fleet, whichever host orders.
+func (r *TLSResponder) StandBy() (release func(), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.start(); err != nil {
+		return nil, r.explain(err)
+	}
+	r.standing = true
+	return sync.OnceFunc(func() {
+		r.release(func() { r.standing = false })
+	}), nil
+}
+
+// start listens, unless it does. The caller holds the mutex.
 func (r *TLSResponder) start() error {
+	if r.certs == nil {
+		r.certs = map[string]*tls.Certificate{}
+	}
+	if r.listener != nil {
+		return nil
+	}
 	listen := r.Listen
 	if listen == nil {
 		listen = net.Listen
@@ -69,7 +101,7 @@ func (r *TLSResponder) start() error {
 	if err != nil {
 		return err
 	}
-	r.listener, r.done, r.certs = newCrowd(listener), make(chan struct{}), map[string]*tls.Certificate{}
+	r.listener, r.done = newCrowd(listener), make(chan struct{})
 	go r.serve(r.listener, r.done)
 	return nil
 }
@@ -93,22 +125,32 @@ func (r *TLSResponder) serve(listener net.Listener, done chan struct{}) {
 }
 
 func (r *TLSResponder) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	name := strings.ToLower(hello.ServerName)
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if cert := r.certs[strings.ToLower(hello.ServerName)]; cert != nil {
+	cert, standing := r.certs[name], r.standing
+	r.mu.Unlock()
+	if cert != nil {
 		return cert, nil
+	}
+	if standing {
+		for _, p := range r.published.get(hello.Context(), r.Fleet.Published) {
+			if serverName(p.Name) == name {
+				return challengeCertificate(p)
+			}
+		}
 	}
 	return nil, errors.New("no challenge for this name")
 }
 
-func (r *TLSResponder) release() {
+// release ends a use, and listening with the last.
+func (r *TLSResponder) release(end func()) {
 	r.mu.Lock()
-	r.users--
+	end()
 	var done chan struct{}
-	if r.users == 0 {
+	if r.users == 0 && !r.standing && r.listener != nil {
 		// There is nothing to lose.
 		_ = r.listener.Close()
-		done = r.done
+		done, r.listener, r.certs = r.done, nil, nil
 	}
 	r.mu.Unlock()
 	if done != nil {
@@ -124,28 +166,75 @@ func (r *TLSResponder) Remedy() string {
 
 func (r *TLSResponder) Place(context.Context, string) (string, error) { return "", nil }
 
-func (r *TLSResponder) Present(_ context.Context, p Proof) error {
+func (r *TLSResponder) Present(ctx context.Context, p Proof) error {
 	cert, err := challengeCertificate(p)
 	if err != nil {
 		return fmt.Errorf("tls-alpn-01: %w", err)
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	isOurs := r.listener != nil
 	r.certs[serverName(p.Name)] = cert
+	r.mu.Unlock()
+	if r.Fleet == nil {
+		return nil
+	}
+	if err := r.Fleet.Publish(ctx, p); err != nil {
+		return fmt.Errorf("tls-alpn-01: %w", err)
+	}
+	if !isOurs && !r.answersAlready(ctx, p) {
+		return r.explain(fmt.Errorf("listen tcp %s: %w, and whoever holds it does not answer for us", r.Address, syscall.EADDRINUSE))
+	}
 	return nil
 }
 
-func (r *TLSResponder) Retract(_ context.Context, p Proof) error {
+func (r *TLSResponder) Retract(ctx context.Context, p Proof) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	delete(r.certs, serverName(p.Name))
-	return nil
+	r.mu.Unlock()
+	if r.Fleet == nil {
+		return nil
+	}
+	return r.Fleet.Withdraw(ctx, p)
+}
+
+// answersAlready asks whoever listens at the address for an answer, as a CA would.
+func (r *TLSResponder) answersAlready(ctx context.Context, p Proof) bool {
+	address, ok := localAddress(r.Address)
+	if !ok {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	dial := r.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	conn, err := dial(ctx, "tcp", address)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	// What is looked at is the answer, which no CA has signed.
+	client := tls.Client(conn, &tls.Config{ServerName: serverName(p.Name), NextProtos: []string{alpn}, InsecureSkipVerify: true})
+	if err := client.HandshakeContext(ctx); err != nil {
+		return false
+	}
+	state := client.ConnectionState()
+	want, err := answerOf(p)
+	return err == nil && state.NegotiatedProtocol == alpn && slices.ContainsFunc(state.PeerCertificates[0].Extensions, func(e pkix.Extension) bool {
+		return e.Id.Equal(acmeIdentifier) && bytes.Equal(e.Value, want)
+	})
+}
+
+// answerOf is the digest of a key authorization as the extension holds it (RFC 8737 section 3).
+func answerOf(p Proof) ([]byte, error) {
+	digest := sha256.Sum256([]byte(p.KeyAuthorization()))
+	return asn1.Marshal(digest[:])
 }
 
 // challengeCertificate is self-signed, names exactly the one name, and holds the digest (RFC 8737 section 3).
 func challengeCertificate(p Proof) (*tls.Certificate, error) {
-	digest := sha256.Sum256([]byte(p.KeyAuthorization()))
-	value, err := asn1.Marshal(digest[:])
+	value, err := answerOf(p)
 	if err != nil {
 		return nil, err
 	}

@@ -101,10 +101,16 @@ func watchdogPause() time.Duration {
 	return bites / 4
 }
 
-// alive feeds systemd's watchdog, and sees to it that the board is listened on. It is called while the daemon sleeps, and at the end of
+// alive feeds systemd's watchdog, and sees to it that the board and the challenges' addresses are listened on. It is called while the daemon sleeps, and at the end of
 // every stage of a pass, so that one that hangs is ended.
 func (s *service) alive() {
 	s.board.listenAgain()
+	s.mu.Lock()
+	passing := s.passing
+	s.mu.Unlock()
+	if passing != nil {
+		passing.standBy(s.app)
+	}
 	w := &s.watchdog
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -125,12 +131,12 @@ type service struct {
 	wake     chan<- struct{} // has it make a pass at once
 
 	watching sync.WaitGroup
-	unwatch  context.CancelFunc // ends watching what other hosts write; nil: nobody does
 
 	mu      sync.Mutex
-	refused error // why the configuration that was read last is not in force; nil: it is
+	unwatch context.CancelFunc // ends watching what other hosts write; nil: nobody does
+	refused error              // why the configuration that was read last is not in force; nil: it is
 	parts   *assembly
-	passing *assembly // what the pass under way is made with; only the daemon's own goroutine knows it
+	passing *assembly // what the pass under way is made with, or was; only the daemon's own goroutine changes it
 }
 
 func (s *service) use(p *assembly) {
@@ -138,13 +144,14 @@ func (s *service) use(p *assembly) {
 	if err := s.board.listen(p.config.ListenAddress()); err != nil {
 		s.log.Warn("listen", "error", printable.Error(err), "hint", printable.Text(hint.Of(err)))
 	}
-	s.watch(p.store)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.watch(p.store)
 	s.parts, s.refused = p, nil
 }
 
-// watch has the daemon make a pass when another host has written a version, and that has had a moment to be served.
+// watch has the daemon make a pass when another host has written a version, and that has had a moment to be served. The caller holds the
+// mutex.
 func (s *service) watch(store certstore.Store) {
 	if s.unwatch != nil {
 		s.unwatch()
@@ -187,9 +194,11 @@ func (s *service) current() *assembly {
 }
 
 func (s *service) close() {
+	s.mu.Lock()
 	if s.unwatch != nil {
 		s.unwatch()
 	}
+	s.mu.Unlock()
 	s.watching.Wait()
 	s.current().close()
 }
@@ -205,6 +214,7 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 	if before != nil && before != s.passing { // nobody uses it any more
 		before.close()
 	}
+	s.passing.standBy(s.app)
 	results := s.passing.engine.Pass(ctx, lifecycle.Options{Accept: s.accept})
 	for _, r := range results {
 		s.report(r, ctx.Err() != nil)

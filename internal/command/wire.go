@@ -37,6 +37,7 @@ type assembly struct {
 	store   certstore.Store
 	clients map[string]*acme.Client // by issuer
 	solvers *solvers
+	standby standby
 	reach   world.Dial                    // to whoever answers challenges; nil: the network
 	observe func(host string, status int) // requests to CAs; nil: nobody does
 	maas    deployment
@@ -139,14 +140,19 @@ func rehearsalsOf(config *config.Config, issuer config.Issuer) lifecycle.Rehears
 type solvers struct {
 	fsys      world.FS
 	resolvers []string
-	zone      providers.Zone // MAAS's DNS; nil: it cannot be asked
+	zone      providers.Zone  // MAAS's DNS; nil: it cannot be asked
+	fleet     challenge.Fleet // nil: no other host shares the store
 
 	mu  sync.Mutex
 	all map[string]challenge.Solver
 }
 
 func (p *assembly) newSolvers() *solvers {
-	return &solvers{fsys: p.fsys, resolvers: p.config.Resolvers, zone: p.maas.zone(), all: map[string]challenge.Solver{}}
+	s := &solvers{fsys: p.fsys, resolvers: p.config.Resolvers, zone: p.maas.zone(), all: map[string]challenge.Solver{}}
+	if p.config.Store.IsShared() {
+		s.fleet = &acme.Fleet{Store: p.store, Node: p.config.Node, Now: p.now}
+	}
+	return s
 }
 
 func (s *solvers) solver(c config.Challenge) challenge.Solver {
@@ -161,9 +167,9 @@ func (s *solvers) solver(c config.Challenge) challenge.Solver {
 	case c.Webroot != "":
 		s.all[key] = &challenge.Webroot{Dir: c.Webroot, FS: s.fsys}
 	case c.Type == "tls-alpn-01":
-		s.all[key] = &challenge.TLSResponder{Address: c.Listen}
+		s.all[key] = &challenge.TLSResponder{Address: c.Listen, Fleet: s.fleet}
 	default:
-		s.all[key] = &challenge.Responder{Address: c.Listen}
+		s.all[key] = &challenge.Responder{Address: c.Listen, Fleet: s.fleet}
 	}
 	return s.all[key]
 }
@@ -206,6 +212,7 @@ func (p *assembly) certificate(name string) lifecycle.Certificate {
 }
 
 func (p *assembly) close() {
+	p.standby.end()
 	for _, client := range p.clients {
 		client.Close()
 	}

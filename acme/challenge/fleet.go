@@ -1,0 +1,69 @@
+package challenge
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Fleet is what hosts that share a store know of each other's orders. A CA that validates a name may reach any of them, so each
+// answers for all.
+type Fleet interface {
+	// Thumbprint is that of the account that the hosts share; empty while there is none.
+	Thumbprint(ctx context.Context) (Thumbprint, error)
+	// Publish lets the other hosts give an answer of tls-alpn-01, until Withdraw.
+	Publish(ctx context.Context, p Proof) error
+	Withdraw(ctx context.Context, p Proof) error
+	// Published are the answers that any of the hosts may give now.
+	Published(ctx context.Context) ([]Proof, error)
+}
+
+// StandBy is a solver that can answer for orders which other hosts make.
+type StandBy interface {
+	Solver
+	// StandBy answers for them until release is called. Orders of this process may use the address meanwhile.
+	StandBy() (release func(), err error)
+}
+
+var (
+	_ StandBy = (*Responder)(nil)
+	_ StandBy = (*TLSResponder)(nil)
+)
+
+const (
+	// However many strangers make a host ask, it asks the fleet askRate times a second at most, after the first askBurst; askTime bounds one
+	// question.
+	askRate  = 2
+	askBurst = 20
+	askTime  = time.Second
+)
+
+// latest is something that the fleet knows and that may change. Whoever wants to know gets what was so after he came; while the fleet
+// cannot be asked, what was so last.
+type latest[T any] struct {
+	mu    sync.Mutex // held while the fleet is asked
+	began time.Time  // when it was asked last
+	known T
+	rate  *rate.Limiter
+}
+
+func (l *latest[T]) get(ctx context.Context, ask func(context.Context) (T, error)) T {
+	came := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.rate == nil {
+		l.rate = rate.NewLimiter(askRate, askBurst)
+	}
+	if !l.began.Before(came) || l.rate.Wait(ctx) != nil {
+		return l.known
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	l.began = time.Now()
+	if known, err := ask(ctx); err == nil {
+		l.known = known
+	}
+	return l.known
+}
