@@ -512,6 +512,7 @@ func LoadNode(ctx context.Context, store Store, host string) (Node, Revision, er
 
 // LoadNodes reads what all hosts said within NodeAge, sorted by name. A document that cannot be read is left out.
 func LoadNodes(ctx context.Context, store Store, now time.Time) ([]Node, error) {
+	store = Ahead(ctx, store, Wanted{Folders: []string{"nodes"}})
 	hosts, err := store.List(ctx, "nodes")
 	var nodes []Node
 	for _, host := range hosts {
@@ -522,22 +523,45 @@ func LoadNodes(ctx context.Context, store Store, now time.Time) ([]Node, error) 
 	return nodes, err
 }
 
-// SaveNode writes what a host says of itself, and forgets hosts that said nothing for NodeAge.
-func SaveNode(ctx context.Context, store Store, node Node, prev Revision) error {
-	if _, err := save(ctx, store, "nodes/"+node.Node, node, prev); err != nil {
-		return err
-	}
+// UpdateNode changes what a host says of itself, and forgets hosts that said nothing for NodeAge before it spoke. What cannot be read is
+// written anew: nothing in it is worth more than that.
+func UpdateNode(ctx context.Context, store Store, host string, change func(*Node)) error {
+	store = Ahead(ctx, store, Wanted{Folders: []string{"nodes"}})
 	hosts, err := store.List(ctx, "nodes")
 	if err != nil {
 		return err
 	}
+	for {
+		node, revision, err := LoadNode(ctx, store, host)
+		if err != nil {
+			node, revision = Node{V: format}, ""
+			if err := store.Delete(ctx, "nodes/"+host); err != nil {
+				return err
+			}
+		}
+		node.Node = host
+		change(&node)
+		_, err = save(ctx, store, "nodes/"+host, node, revision)
+		if errors.Is(err, ErrConflict) {
+			continue // another run on this host was faster
+		}
+		if err != nil {
+			return err
+		}
+		return forgetNodes(ctx, store, hosts, node.LastPass)
+	}
+}
+
+// forgetNodes forgets those of some hosts that said nothing for NodeAge.
+func forgetNodes(ctx context.Context, store Store, hosts []string, now time.Time) error {
+	var failures []error
 	for _, host := range hosts {
-		other, _, loadErr := LoadNode(ctx, store, host)
-		if loadErr == nil && node.LastPass.Sub(other.LastPass) >= NodeAge {
-			err = errors.Join(err, store.Delete(ctx, "nodes/"+host))
+		node, revision, err := LoadNode(ctx, store, host)
+		if err == nil && revision != "" && now.Sub(node.LastPass) >= NodeAge {
+			failures = append(failures, store.Delete(ctx, "nodes/"+host))
 		}
 	}
-	return err
+	return errors.Join(failures...)
 }
 
 func load(ctx context.Context, store Store, name string, into any, v func() int) (Revision, error) {

@@ -27,8 +27,26 @@ type Ledger struct {
 
 // OpenLedger reads the record of a certificate, and finds out which versions there are.
 func OpenLedger(ctx context.Context, store Store, cert string) (*Ledger, error) {
-	l := &Ledger{cert: cert, store: store, opened: map[int]Version{}}
-	return l, l.Reread(ctx)
+	l := &Ledger{cert: cert, store: Ahead(ctx, store, LedgerReads(cert)), opened: map[int]Version{}}
+	err := l.Reread(ctx)
+	l.store = store
+	return l, err
+}
+
+// LedgerReads is what is read to open the ledgers of some certificates.
+func LedgerReads(certs ...string) (wanted Wanted) {
+	for _, cert := range certs {
+		wanted.Documents = append(wanted.Documents, "state/"+cert)
+		wanted.Lists = append(wanted.Lists, "versions/"+cert)
+	}
+	return wanted
+}
+
+// Store is where the ledger is read and written.
+func (l *Ledger) Store() Store {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.store
 }
 
 // In has the ledger write to another store that holds the same documents, such as a lock that is held.

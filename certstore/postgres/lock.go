@@ -130,7 +130,7 @@ func (s *Store) session(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(prepare(ctx, conn), s.checkSession(ctx, pool, conn)); err != nil {
+	if err := s.checkSession(ctx, pool, conn); err != nil {
 		closeConn(conn)
 		return nil, err
 	}

@@ -6,12 +6,14 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path"
 	"strings"
 	"sync"
 	"syscall"
@@ -62,7 +64,10 @@ type Store struct {
 	written map[certstore.Revision]bool // versions that this process writes, until whoever watches saw them
 }
 
-var _ certstore.Store = (*Store)(nil)
+var (
+	_ certstore.Store    = (*Store)(nil)
+	_ certstore.Gatherer = (*Store)(nil)
+)
 
 // Open makes a store. It asks nothing yet. The error does not repeat the URL, which may hold a password.
 func Open(c Config) (*Store, error) {
@@ -87,23 +92,29 @@ func Open(c Config) (*Store, error) {
 			return errors.Join(err, setting)
 		},
 	}).DialContext
-	connection.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	connection.ValidateConnect = prepare
 	connection.RuntimeParams = map[string]string{"application_name": "maascert"} // a pooler takes no others
 	config.MaxConns, config.MinConns, config.MaxConnIdleTime = mostConnections, 0, idleAge
-	config.AfterConnect = prepare
 	return &Store{config: config, node: c.Node}, nil
 }
 
-// prepare has the server notice as soon as we do that a connection is dead, and end what takes too long.
-func prepare(ctx context.Context, conn *pgx.Conn) error {
-	settings := fmt.Sprintf(`set tcp_keepalives_idle = %d; set tcp_keepalives_interval = %d; set tcp_keepalives_count = %d;
-		set tcp_user_timeout = %d; set statement_timeout = %d; set synchronous_commit = on`,
-		int(keepAliveIdle.Seconds()), int(keepAliveInterval.Seconds()), keepAliveCount, userTimeout.Milliseconds(), queryTime.Milliseconds())
-	if network := conn.PgConn().Conn().RemoteAddr().Network(); network == "unix" {
-		settings = fmt.Sprintf("set statement_timeout = %d; set synchronous_commit = on", queryTime.Milliseconds())
+// prepare refuses a server that takes no writes, so that the next one is tried, and has one that does notice as soon as we do that a
+// connection is dead, and end what takes too long.
+func prepare(ctx context.Context, conn *pgconn.PgConn) error {
+	settings := fmt.Sprintf(`set tcp_keepalives_idle = %d; set tcp_keepalives_interval = %d; set tcp_keepalives_count = %d; set tcp_user_timeout = %d;`,
+		int(keepAliveIdle.Seconds()), int(keepAliveInterval.Seconds()), keepAliveCount, userTimeout.Milliseconds())
+	if conn.Conn().RemoteAddr().Network() == "unix" {
+		settings = ""
 	}
-	_, err := conn.Exec(ctx, settings, pgx.QueryExecModeSimpleProtocol)
-	return err
+	settings += fmt.Sprintf("set statement_timeout = %d; set synchronous_commit = on; show transaction_read_only", queryTime.Milliseconds())
+	results, err := conn.Exec(ctx, settings).ReadAll()
+	if err != nil {
+		return err
+	}
+	if last := results[len(results)-1]; len(last.Rows) != 1 || string(last.Rows[0][0]) != "off" {
+		return errors.New("the server takes no writes")
+	}
+	return nil
 }
 
 // Close closes idle connections. The store may be used again.
@@ -279,6 +290,35 @@ func (s *Store) List(ctx context.Context, folder string) (names []string, err er
 	})
 	return names, err
 }
+
+// Gather reads documents and folders with one statement.
+func (s *Store) Gather(ctx context.Context, wanted certstore.Wanted) (certstore.Gathered, error) {
+	gathered := certstore.Gathered{Documents: map[string]certstore.Document{}, Names: map[string][]string{}}
+	err := s.ask(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
+		rows, err := pool.Query(ctx, `select name, folder, revision, case when name = any ($1) or folder = any ($2) then data end
+			from (select name, coalesce(substring(name from '^(.*)/'), '') as folder, revision, data from maascert.document) document
+			where name = any ($1) or folder = any ($2) or folder = any ($3) order by name collate "C"`, words(wanted.Documents), words(wanted.Folders), words(wanted.Lists))
+		if err != nil {
+			return err
+		}
+		clear(gathered.Documents)
+		clear(gathered.Names)
+		var name, folder string
+		var one certstore.Document
+		_, err = pgx.ForEachRow(rows, []any{&name, &folder, &one.Revision, &one.Data}, func() error {
+			if one.Data != nil {
+				gathered.Documents[name] = certstore.Document{Data: bytes.Clone(one.Data), Revision: one.Revision}
+			}
+			gathered.Names[folder] = append(gathered.Names[folder], path.Base(name))
+			return nil
+		})
+		return err
+	})
+	return gathered, err
+}
+
+// words are an array as PostgreSQL takes it: none is empty, and not null.
+func words(some []string) []string { return append([]string{}, some...) }
 
 // Writable tells whether documents could be written: whether the database is there, takes writes, and lets us.
 func (s *Store) Writable(ctx context.Context) error {

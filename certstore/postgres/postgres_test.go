@@ -231,7 +231,7 @@ func TestHostsNoticeANewVersion(t *testing.T) {
 	defer cancel()
 	listening := func(n int) func() bool {
 		return func() bool {
-			return server.Count("select count(*) from pg_stat_activity where query = 'select revision from maascert.document where starts_with(name, $1)'") == n
+			return server.Count("select count(*) from pg_stat_activity where state = 'idle' and query = 'select revision from maascert.document where starts_with(name, $1)'") == n
 		}
 	}
 	require.Eventually(t, listening(2), 10*time.Second, 10*time.Millisecond)

@@ -84,7 +84,7 @@ func waitForWord(ctx context.Context, conn *pgx.Conn) error {
 func (s *Store) news(ctx context.Context, conn *pgx.Conn, seen map[certstore.Revision]bool) (isNews bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTime)
 	defer cancel()
-	rows, err := conn.Query(ctx, "select revision from maascert.document where starts_with(name, $1)", watched)
+	rows, err := conn.Query(ctx, "select revision from maascert.document where starts_with(name, $1)", pgx.QueryExecModeExec, watched)
 	if err != nil {
 		return false, err
 	}
@@ -130,10 +130,7 @@ func (s *Store) listener(ctx context.Context) (conn *pgx.Conn, err error) {
 		if conn, err = pgx.ConnectConfig(ctx, s.config.ConnConfig.Copy()); err != nil {
 			return err
 		}
-		if err = prepare(ctx, conn); err == nil {
-			_, err = conn.Exec(ctx, "listen "+channel)
-		}
-		if err != nil {
+		if _, err = conn.Exec(ctx, "listen "+channel); err != nil {
 			closeConn(conn)
 		}
 		return err

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) (a, b certstore.Store)) {
 		"a store that works can be written":                    writable,
 		"S1: what could not be read again is not written":      tooLarge,
 		"what hosts say of themselves is kept for 30 days":     nodes,
+		"what is read ahead is what is read":                   readAhead,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -340,19 +341,68 @@ func tooLarge(t *testing.T, a, b certstore.Store) {
 
 func nodes(t *testing.T, a, b certstore.Store) {
 	now := time.Now()
-	for host, at := range map[string]time.Time{"region1": now, "region2": now.Add(-certstore.NodeAge / 2)} {
-		require.NoError(t, certstore.SaveNode(t.Context(), a, certstore.Node{V: 1, Node: host, LastPass: at}, ""))
+	pass := func(store certstore.Store, host string, at time.Time) {
+		require.NoError(t, certstore.UpdateNode(t.Context(), store, host, func(n *certstore.Node) { n.LastPass, n.Version = at, n.Version+"." }))
 	}
+	pass(a, "region2", now.Add(-certstore.NodeAge/2))
+	pass(a, "region1", now)
 	kept, err := certstore.LoadNodes(t.Context(), b, now)
 	require.NoError(t, err)
 	require.Len(t, kept, 2)
 	later := now.Add(certstore.NodeAge * 3 / 4)
-	_, revision, err := certstore.LoadNode(t.Context(), b, "region1")
+	pass(b, "region1", later)
+	own, _, err := certstore.LoadNode(t.Context(), a, "region1")
 	require.NoError(t, err)
-	require.NoError(t, certstore.SaveNode(t.Context(), b, certstore.Node{V: 1, Node: "region1", LastPass: later}, revision))
+	require.Equal(t, "region1..", own.Node+own.Version)
 	hosts, err := a.List(t.Context(), "nodes")
 	require.NoError(t, err)
 	require.Equal(t, []string{"region1"}, hosts)
+}
+
+func readAhead(t *testing.T, a, b certstore.Store) {
+	for _, name := range []string{"account", "nodes/region1", "nodes/region2", "state/maas", "versions/maas/1", "versions/maas/10", "versions/other/1"} {
+		_, err := a.Write(t.Context(), name, []byte("first "+name), "")
+		require.NoError(t, err)
+	}
+	ahead := certstore.Ahead(t.Context(), b, certstore.Wanted{
+		Documents: []string{"account", "state/maas", "state/none"}, Folders: []string{"nodes", "answers"}, Lists: []string{"versions/maas"},
+	})
+	for _, name := range []string{"account", "nodes/region2", "state/maas", "versions/maas/10"} {
+		want, at, err := b.Read(t.Context(), name)
+		require.NoError(t, err)
+		got, revision, err := ahead.Read(t.Context(), name)
+		require.NoError(t, err)
+		require.Equal(t, string(want), string(got))
+		require.Equal(t, at, revision)
+	}
+	for _, name := range []string{"state/none", "nodes/region3", "answers/region1", "state/other"} {
+		_, _, err := ahead.Read(t.Context(), name)
+		require.ErrorIs(t, err, certstore.ErrNotFound)
+	}
+	for _, folder := range []string{"nodes", "versions/maas", "versions/other", "answers", "state"} {
+		want, err := b.List(t.Context(), folder)
+		require.NoError(t, err)
+		got, err := ahead.List(t.Context(), folder)
+		require.NoError(t, err)
+		require.Equal(t, append([]string{}, want...), append([]string{}, got...), folder)
+	}
+
+	// Whoever writes, however that ends, reads what there is then.
+	_, revision, err := ahead.Read(t.Context(), "state/maas")
+	require.NoError(t, err)
+	_, err = a.Write(t.Context(), "state/maas", []byte("faster"), revision)
+	require.NoError(t, err)
+	_, err = ahead.Write(t.Context(), "state/maas", []byte("slower"), revision)
+	require.ErrorIs(t, err, certstore.ErrConflict)
+	data, _, err := ahead.Read(t.Context(), "state/maas")
+	require.NoError(t, err)
+	require.Equal(t, "faster", string(data))
+	require.NoError(t, ahead.Delete(t.Context(), "nodes/region1"))
+	left, err := ahead.List(t.Context(), "nodes")
+	require.NoError(t, err)
+	require.Equal(t, []string{"region2"}, left)
+	_, _, err = ahead.Read(t.Context(), "nodes/region1")
+	require.ErrorIs(t, err, certstore.ErrNotFound)
 }
 
 func documents(t *testing.T, a, b certstore.Store) {

@@ -77,16 +77,20 @@ func (p *assembly) writeDown(ctx context.Context, end passEnd) (warnings []error
 const writeDownTime = 300 * time.Millisecond
 
 // writeNode writes this host's document, and returns what it says of notifiers.
-func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) ([]certstore.NodeNotifier, error) {
-	node, revision, err := certstore.LoadNode(ctx, p.store, p.config.Node)
-	if err != nil {
-		// It is written anew: nothing in it is worth more than that.
-		node, revision = certstore.Node{V: 1}, ""
-		if err := p.store.Delete(ctx, "nodes/"+p.config.Node); err != nil {
-			return p.notifiers(nil, now), err
-		}
-	}
-	node.Node, node.MachineID, node.Version = p.config.Node, machineID(p.fsys), version()
+func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) (notifiers []certstore.NodeNotifier, err error) {
+	tellings := p.tellings
+	p.tellings = nil // which are counted once
+	notifiers = p.notifiers(nil, tellings, now)
+	return notifiers, certstore.UpdateNode(ctx, p.store, p.config.Node, func(node *certstore.Node) {
+		p.describe(node, end, now)
+		node.Notifiers = p.notifiers(node.Notifiers, tellings, now)
+		notifiers = node.Notifiers
+	})
+}
+
+// describe says how a pass ended, in what this host said before.
+func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
+	node.MachineID, node.Version = machineID(p.fsys), version()
 	wasOK := node.OK
 	node.LastPass, node.OK = now, true
 	if end.byDaemon {
@@ -116,8 +120,6 @@ func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) ([
 	for _, cert := range p.engine.Certificates { // one that this pass was not about counts as the last pass left it
 		node.OK = node.OK && (passed[cert.Name] || wasOK)
 	}
-	node.Notifiers = p.notifiers(node.Notifiers, now)
-	p.tellings = nil // which is counted once
 	node.LastOK, node.WishHash = lastOK, "sha256:"+hex.EncodeToString(wishes.Sum(nil))
 	node.ClockSkewMS = 0
 	for _, client := range p.clients {
@@ -125,7 +127,6 @@ func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) ([
 			node.ClockSkewMS = skew.Milliseconds()
 		}
 	}
-	return node.Notifiers, certstore.SaveNode(ctx, p.store, node, revision)
 }
 
 // checkTwin refuses to work under a name that another machine has: what they say of themselves would be one.

@@ -103,17 +103,17 @@ func (p *assembly) heard(ctx context.Context, took []string) error {
 	if err != nil || revision == "" {
 		return err
 	}
-	isWrong := false
-	for i, one := range node.Notifiers {
-		if one.Failures > 0 && slices.Contains(took, one.Name) {
-			node.Notifiers[i] = certstore.NodeNotifier{Name: one.Name, Type: one.Type, LastTold: p.now().UTC()}
-			isWrong = true
-		}
-	}
-	if !isWrong {
+	isSilent := func(one certstore.NodeNotifier) bool { return one.Failures > 0 && slices.Contains(took, one.Name) }
+	if !slices.ContainsFunc(node.Notifiers, isSilent) {
 		return nil
 	}
-	return certstore.SaveNode(ctx, p.store, node, revision)
+	return certstore.UpdateNode(ctx, p.store, p.config.Node, func(node *certstore.Node) {
+		for i, one := range node.Notifiers {
+			if isSilent(one) {
+				node.Notifiers[i] = certstore.NodeNotifier{Name: one.Name, Type: one.Type, LastTold: p.now().UTC()}
+			}
+		}
+	})
 }
 
 // newTeller makes who tells people of what passes come to.
@@ -193,7 +193,7 @@ func (p *assembly) tellByHand(ctx context.Context, results []lifecycle.Result) (
 }
 
 // notifiers are how telling goes with each of this host's notifiers, after this pass.
-func (p *assembly) notifiers(before []certstore.NodeNotifier, now time.Time) []certstore.NodeNotifier {
+func (p *assembly) notifiers(before []certstore.NodeNotifier, tellings []lifecycle.Telling, now time.Time) []certstore.NodeNotifier {
 	var all []certstore.NodeNotifier
 	for _, channel := range p.channels {
 		one := certstore.NodeNotifier{Name: channel.Name}
@@ -201,7 +201,7 @@ func (p *assembly) notifiers(before []certstore.NodeNotifier, now time.Time) []c
 			one = before[i]
 		}
 		one.Type = channel.Type
-		for _, telling := range p.tellings {
+		for _, telling := range tellings {
 			switch {
 			case telling.Channel != channel.Name:
 			case telling.Err == nil:

@@ -137,6 +137,19 @@ func (l *lateStore) List(ctx context.Context, folder string) ([]string, error) {
 	return store.List(ctx, folder)
 }
 
+// Gather reads ahead, where that is faster.
+func (l *lateStore) Gather(ctx context.Context, wanted certstore.Wanted) (certstore.Gathered, error) {
+	store, err := l.opened(ctx)
+	if err != nil {
+		return certstore.Gathered{}, err
+	}
+	gatherer, isFaster := store.(certstore.Gatherer)
+	if !isFaster {
+		return certstore.Gathered{}, errors.ErrUnsupported
+	}
+	return gatherer.Gather(ctx, wanted)
+}
+
 func (l *lateStore) Writable(ctx context.Context) error {
 	store, err := l.opened(ctx)
 	if err != nil {

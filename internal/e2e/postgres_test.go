@@ -143,7 +143,7 @@ func (s *site) seal(t *testing.T, server *postgrestest.Server, node certstore.No
 	store, err := sealed.New(plain, string(text))
 	require.NoError(t, err)
 	defer store.Close()
-	require.NoError(t, certstore.SaveNode(t.Context(), store, node, ""))
+	require.NoError(t, certstore.UpdateNode(t.Context(), store, node.Node, func(n *certstore.Node) { *n = node }))
 }
 
 // documents are all of a file store, but for its locks, by name.

@@ -223,6 +223,7 @@ const (
 func (e *Engine) Pass(ctx context.Context, options Options) []Result {
 	var results []Result
 	grace := new(world.Grace)
+	first := e.ahead(ctx, options.Certificates)
 	for _, cert := range e.Certificates {
 		if len(options.Certificates) > 0 && !slices.Contains(options.Certificates, cert.Name) {
 			continue
@@ -231,7 +232,7 @@ func (e *Engine) Pass(ctx context.Context, options Options) []Result {
 		options := options
 		options.began = begun.Round(0)
 		p := &pass{
-			Engine: e, cert: cert, options: options, grace: grace, seen: map[string][]maasconfig.Endpoint{}, refused: map[string]bool{},
+			Engine: e, cert: cert, options: options, grace: grace, first: first, seen: map[string][]maasconfig.Endpoint{}, refused: map[string]bool{},
 			result: Result{Name: cert.Name, Deployed: map[string]bool{}, Told: map[string]maasconfig.Telling{}},
 		}
 		p.run(ctx)
@@ -239,6 +240,19 @@ func (e *Engine) Pass(ctx context.Context, options Options) []Result {
 		results = append(results, p.result)
 	}
 	return results
+}
+
+// ahead is the store, read ahead for the first look at some certificates; without names at all of them.
+func (e *Engine) ahead(ctx context.Context, names []string) certstore.Store {
+	var certs []string
+	for _, cert := range e.Certificates {
+		if len(names) == 0 || slices.Contains(names, cert.Name) {
+			certs = append(certs, cert.Name)
+		}
+	}
+	wanted := certstore.LedgerReads(certs...)
+	wanted.Documents, wanted.Folders = append(wanted.Documents, "account"), []string{"nodes"}
+	return certstore.Ahead(ctx, e.Store, wanted)
 }
 
 // Version is the number of the version in use, 0 for none.
@@ -262,12 +276,12 @@ func (e *Engine) Look(ctx context.Context, cert Certificate) (View, error) {
 
 // LookFor looks as a pass with some options would, without changing anything.
 func (e *Engine) LookFor(ctx context.Context, cert Certificate, options Options) (View, error) {
-	view, _, err := e.look(ctx, nil, cert, options)
+	view, _, err := e.look(ctx, e.ahead(ctx, []string{cert.Name}), nil, cert, options)
 	return view, err
 }
 
-// look looks as for a pass with some options, at the record in hand or, without one, at one that it opens and returns.
-func (e *Engine) look(ctx context.Context, ledger *certstore.Ledger, cert Certificate, options Options) (View, *certstore.Ledger, error) {
+// look looks as for a pass with some options, at the record in hand or, without one, at one that it opens in a store and returns.
+func (e *Engine) look(ctx context.Context, store certstore.Store, ledger *certstore.Ledger, cert Certificate, options Options) (View, *certstore.Ledger, error) {
 	state := State{
 		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand,
 		Watched: cert.Issuer == nil, Reissue: cert.Reissue, LoseNames: options.Accept[maasconfig.NamesLost], Began: options.began,
@@ -277,7 +291,7 @@ func (e *Engine) look(ctx context.Context, ledger *certstore.Ledger, cert Certif
 	}
 	var err error
 	if ledger == nil {
-		ledger, err = certstore.OpenLedger(ctx, e.Store, cert.Name)
+		ledger, err = certstore.OpenLedger(ctx, store, cert.Name)
 	} else {
 		err = ledger.Reread(ctx)
 	}
@@ -297,11 +311,11 @@ func (e *Engine) look(ctx context.Context, ledger *certstore.Ledger, cert Certif
 func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Certificate, state *State) error {
 	var err error
 	state.Record, state.Known, state.Unindexed = ledger.Record(), ledger.Versions(), !ledger.IsIndexed()
-	if state.Nodes, err = certstore.LoadNodes(ctx, e.Store, state.Now); err != nil {
+	if state.Nodes, err = certstore.LoadNodes(ctx, ledger.Store(), state.Now); err != nil {
 		state.NodesUnknown = true
 		e.Log.Warn("what hosts said of their last pass", "error", err)
 	}
-	state.lookAtAccount(ctx, e.Store)
+	state.lookAtAccount(ctx, ledger.Store())
 	if number := state.Record.Current; number != 0 {
 		version, err := ledger.Version(ctx, number)
 		switch {
@@ -412,6 +426,7 @@ func (e *Engine) key(target maasconfig.Info) string {
 type pass struct {
 	*Engine
 	cert      Certificate
+	first     certstore.Store // for the first look
 	options   Options
 	result    Result
 	seen      map[string][]maasconfig.Endpoint // by target that was told: what was seen after the last call; nil: nothing
@@ -453,8 +468,10 @@ func (p *pass) run(ctx context.Context) {
 			p.Log.Warn("wiping what a killed run left", "target", target.Info().Name, "error", err)
 		}
 	}
-	view, ledger, err := p.look(ctx, nil, p.cert, p.options)
-	p.result.Before, p.result.After, p.ledger = view, view, ledger
+	view, ledger, err := p.look(ctx, p.first, nil, p.cert, p.options)
+	if p.result.Before, p.result.After, p.ledger = view, view, ledger; ledger != nil {
+		ledger.In(p.Store)
+	}
 	p.stageEnded()
 	if err != nil {
 		p.fail(StageLook, err)
@@ -534,7 +551,7 @@ func (p *pass) locked(ctx context.Context, lock string, targets []maasconfig.Tar
 	p.ledger.In(held)
 	defer p.ledger.In(p.Store)
 	ctx = held.Context()
-	view, _, err := p.look(ctx, p.ledger, p.cert, options)
+	view, _, err := p.look(ctx, nil, p.ledger, p.cert, options)
 	p.stageEnded()
 	if err != nil {
 		p.fail(StageLook, err)
@@ -710,7 +727,7 @@ func (p *pass) lookBack(ctx context.Context) bool {
 		p.unsee()
 		return false
 	}
-	view, _, err := p.look(ctx, p.ledger, p.cert, Options{began: p.options.began})
+	view, _, err := p.look(ctx, nil, p.ledger, p.cert, Options{began: p.options.began})
 	if err != nil {
 		p.unsee()
 		p.fail(StageLook, err)

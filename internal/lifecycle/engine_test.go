@@ -668,9 +668,9 @@ func TestARevocationWaitsForEveryHostsOwnTargets(t *testing.T) {
 	record.Deployments["front.at.region2"] = certstore.Deployment{Verified: 1, Version: 1}
 	_, err = certstore.SaveRecord(t.Context(), eng.Store, "maas", record, revision)
 	require.NoError(t, err)
-	require.NoError(t, certstore.SaveNode(t.Context(), eng.Store, certstore.Node{
-		V: 1, Node: "region2", LastPass: time.Now(), Targets: []certstore.NodeTarget{{Certificate: "maas", Name: "front", Type: "files"}},
-	}, ""))
+	require.NoError(t, certstore.UpdateNode(t.Context(), eng.Store, "region2", func(n *certstore.Node) {
+		n.LastPass, n.Targets = time.Now(), []certstore.NodeTarget{{Certificate: "maas", Name: "front", Type: "files"}}
+	}))
 	_, err = eng.AskRevocation(t.Context(), eng.Certificates[0], 4, false, 0)
 	require.NoError(t, err)
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
@@ -737,9 +737,9 @@ func TestAnotherHostHealsNoFailureOfAnOwnTarget(t *testing.T) {
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
 	require.Equal(t, lifecycle.StateFailed, r.After.Summary)
 	for _, host := range []string{"region2", "region1"} {
-		require.NoError(t, certstore.SaveNode(t.Context(), eng.Store, certstore.Node{
-			V: 1, Node: host, LastPass: time.Now(), LastOK: map[string]time.Time{"maas": time.Now()},
-		}, ""))
+		require.NoError(t, certstore.UpdateNode(t.Context(), eng.Store, host, func(n *certstore.Node) {
+			n.LastPass, n.LastOK = time.Now(), map[string]time.Time{"maas": time.Now()}
+		}))
 		view, err := eng.Look(t.Context(), eng.Certificates[0])
 		require.NoError(t, err)
 		require.Equal(t, host == "region2", view.State.LastFailure("maas") != nil, host)
