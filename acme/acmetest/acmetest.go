@@ -3,6 +3,10 @@ package acmetest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -11,8 +15,11 @@ import (
 	"io"
 	"log"
 	"maps"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"regexp"
 	"runtime"
 	"slices"
@@ -47,8 +54,9 @@ type Options struct {
 	MACKeys         map[string]string // EAB key IDs and base64url keys
 	Blocked         []string          // domains the CA refuses
 	Strict          bool
-	HTTPPort        int // on which http-01 is looked for; 0: a free one
-	TLSPort         int // on which tls-alpn-01 is looked for; 0: a free one
+	HTTPPort        int        // on which http-01 is looked for; 0: a free one
+	TLSPort         int        // on which tls-alpn-01 is looked for; 0: a free one
+	Address         netip.Addr // that the CA and its name server listen on; zero: the loopback's
 }
 
 // CA is a running CA.
@@ -95,7 +103,10 @@ func Start(options Options) (*CA, error) {
 			*port = free
 		}
 	}
-	resolver, err := StartDNS(0)
+	if !options.Address.IsValid() {
+		options.Address = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	resolver, err := startDNS(options.Address, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -103,9 +114,36 @@ func Start(options Options) (*CA, error) {
 	if err := c.build(options); err != nil {
 		return nil, err
 	}
+	if !options.Address.IsLoopback() {
+		if err := c.listenAt(options.Address); err != nil {
+			return nil, err
+		}
+	}
 	c.server.StartTLS()
 	c.Directory = c.server.URL + wfe.DirectoryPath
 	return c, nil
+}
+
+// listenAt has the CA listen on an address for which httptest has no certificate.
+func (c *CA) listenAt(address netip.Addr) error {
+	listener, err := net.Listen("tcp", net.JoinHostPort(address.String(), "0"))
+	if err != nil {
+		return err
+	}
+	if err := c.server.Listener.Close(); err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0), IPAddresses: []net.IP{address.AsSlice()},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	c.server.Listener, c.server.TLS = listener, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	return err
 }
 
 // Address returns the CA's own, as host:port.

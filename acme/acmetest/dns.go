@@ -38,9 +38,11 @@ const (
 	Key     = "bWFhc2NlcnQtdGVzdC1rZXktb2YtMzItYnl0ZXMtMDA="
 )
 
-// StartDNS starts a name server; port 0 stands for a free one.
-func StartDNS(port int) (*DNS, error) {
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+// StartDNS starts a name server on the loopback; port 0 stands for a free one.
+func StartDNS(port int) (*DNS, error) { return startDNS(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port) }
+
+func startDNS(address netip.Addr, port int) (*DNS, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort(address.String(), strconv.Itoa(port)))
 	if err != nil {
 		return nil, err
 	}

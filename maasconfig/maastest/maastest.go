@@ -34,6 +34,7 @@ import (
 type Options struct {
 	Dir     string             // where its files go; must exist
 	Regions int                // 0: three
+	Hosts   []Host             // where the regions are; none: on loopback addresses, as many as Regions
 	Version maasconfig.Version // zero: 3.7.3
 	Delay   time.Duration      // from a notification to the take-over; zero: 10 ms
 	Nginx   string             // path of a real nginx to put before each region; empty: a proxy in this process
@@ -41,6 +42,13 @@ type Options struct {
 	// NameServer starts what a region publishes MAAS's zones with; nil: they are not published.
 	NameServer func(region *Region) (NameServer, error)
 	PollZones  time.Duration // how often a region of 3.7 or later looks for changes in the zones; zero: a minute
+}
+
+// Host is where a region is: a machine of its own, or what stands for one.
+type Host struct {
+	Address netip.Addr
+	Listen  func(network, address string) (net.Listener, error) // there
+	Within  []string                                            // begins the command line of a program that is started there
 }
 
 // Deployment is a running deployment. It is safe for concurrent use.
@@ -164,23 +172,29 @@ const startTries = 5
 
 // startRegions starts the regions on free addresses. On an error none is left.
 func (d *Deployment) startRegions() error {
-	hosts, err := loopback.Hosts(d.options.Regions, 5240, maasconfig.DefaultPort)
-	if err != nil {
-		return err
+	hosts := d.options.Hosts
+	if len(hosts) == 0 {
+		addresses, err := loopback.Hosts(d.options.Regions, 5240, maasconfig.DefaultPort)
+		if err != nil {
+			return err
+		}
+		for _, address := range addresses {
+			hosts = append(hosts, Host{Address: address, Listen: net.Listen})
+		}
 	}
 	d.Regions = nil
 	var controllers []Controller
 	for i, host := range hosts {
 		r := &Region{
-			Address: host, HTTPDir: filepath.Join(d.options.Dir, fmt.Sprintf("region%d", i+1), "http"),
-			deployment: d, notify: make(chan struct{}, 1),
+			Address: host.Address, HTTPDir: filepath.Join(d.options.Dir, fmt.Sprintf("region%d", i+1), "http"),
+			host: host, deployment: d, notify: make(chan struct{}, 1),
 		}
-		r.proxy = &goProxy{address: host, region: r}
+		r.proxy = &goProxy{address: host.Address, region: r}
 		if d.options.Nginx != "" {
 			r.proxy = &nginxProxy{program: d.options.Nginx, region: r}
 		}
 		d.Regions = append(d.Regions, r)
-		controllers = append(controllers, Controller{SystemID: fmt.Sprintf("sys%03d", i+1), Hostname: fmt.Sprintf("region%d", i+1), Addresses: []netip.Prefix{netip.PrefixFrom(host, 8)}})
+		controllers = append(controllers, Controller{SystemID: fmt.Sprintf("sys%03d", i+1), Hostname: fmt.Sprintf("region%d", i+1), Addresses: []netip.Prefix{netip.PrefixFrom(host.Address, 8)}})
 	}
 	d.SetControllers(controllers...)
 	// A region answers with all of them, so they are there before the first one answers.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -52,11 +53,11 @@ func (p *nginxProxy) reload(c configuration) error {
 		return err
 	}
 	if p.process == nil {
-		p.process = exec.Command(p.program, "-p", dir, "-c", path, "-g", "daemon off;")
+		p.process = p.command("-p", dir, "-c", path, "-g", "daemon off;")
 		p.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 		return p.process.Start()
 	}
-	if out, err := exec.Command(p.program, "-t", "-p", dir, "-c", path).CombinedOutput(); err != nil {
+	if out, err := p.command("-t", "-p", dir, "-c", path).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	pid, err := p.pid(dir)
@@ -64,6 +65,12 @@ func (p *nginxProxy) reload(c configuration) error {
 		return err
 	}
 	return syscall.Kill(pid, syscall.SIGHUP)
+}
+
+// command is nginx where the region is.
+func (p *nginxProxy) command(args ...string) *exec.Cmd {
+	words := append(append(slices.Clone(p.region.host.Within), p.program), args...)
+	return exec.Command(words[0], words[1:]...)
 }
 
 func (p *nginxProxy) pid(dir string) (int, error) {

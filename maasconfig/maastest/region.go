@@ -36,6 +36,7 @@ type Region struct {
 	Address netip.Addr
 	HTTPDir string // with regiond.nginx.conf and certs/
 
+	host       Host
 	deployment *Deployment
 	proxy      proxy
 	notify     chan struct{}
@@ -287,7 +288,7 @@ func (p *goProxy) reload(c configuration) error {
 			p.mu.Unlock()
 		}
 		var err error
-		if listener, err = net.Listen("tcp", net.JoinHostPort(p.address.String(), strconv.Itoa(port))); err != nil {
+		if listener, err = p.region.host.Listen("tcp", net.JoinHostPort(p.address.String(), strconv.Itoa(port))); err != nil {
 			return err
 		}
 	}
@@ -325,7 +326,7 @@ func (p *goProxy) swap(c configuration, pair *tls.Certificate, port int, listene
 	if !needPlain {
 		return nil
 	}
-	plain, err := net.Listen("tcp", net.JoinHostPort(p.address.String(), "5240"))
+	plain, err := p.region.host.Listen("tcp", net.JoinHostPort(p.address.String(), "5240"))
 	if err != nil {
 		return err
 	}

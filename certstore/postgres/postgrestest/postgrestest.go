@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,12 +20,20 @@ import (
 	"maascert/internal/loopback"
 )
 
+// T is a test, or another program that ends like one.
+type T interface {
+	require.TestingT
+	Helper()
+	Cleanup(func())
+}
+
 // Server is a PostgreSQL server with an empty database.
 type Server struct {
-	Port int
-	Dir  string // of its data
+	Address string // that it listens on
+	Port    int
+	Dir     string // of its data
 
-	t    testing.TB
+	t    T
 	user *syscall.Credential // nil: we are no root, and it is us
 	cmd  *exec.Cmd
 }
@@ -37,14 +44,36 @@ const bin = "/usr/lib/postgresql/15/bin"
 // Password is that of the user maascert.
 const Password = "hunter2-of-the-database"
 
-// Start starts a server that stops at the test's end.
-func Start(t testing.TB) *Server {
+// Start starts a server on the loopback that stops at the test's end.
+func Start(t T) *Server { return StartAt(t, "127.0.0.1") }
+
+// StartAt starts a server on an address.
+func StartAt(t T, address string) *Server {
+	t.Helper()
+	s := place(t, address)
+	s.run("initdb", "-D", s.Dir, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
+	require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "pg_hba.conf"), []byte(letsIn), 0o644))
+	s.Up()
+	s.SQL("create role maascert login password '"+Password+"'", "create database maascert owner maascert")
+	return s
+}
+
+// letsIn is whom a server lets in: from its own machine the superuser, and maascert with its password.
+const letsIn = `local all postgres trust
+host all postgres samehost trust
+host replication postgres samehost trust
+host all all samenet scram-sha-256
+host all all 127.0.0.0/8 scram-sha-256
+`
+
+// place is where a server is going to be.
+func place(t T, address string) *Server {
 	t.Helper()
 	port, err := loopback.Port()
 	require.NoError(t, err)
 	dir, err := os.MkdirTemp("", "maascert-postgres")
 	require.NoError(t, err)
-	s := &Server{Port: port, Dir: filepath.Join(dir, "data"), t: t}
+	s := &Server{Address: address, Port: port, Dir: filepath.Join(dir, "data"), t: t}
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	if os.Geteuid() == 0 { // which PostgreSQL refuses to be
 		account, err := user.Lookup("postgres")
@@ -56,11 +85,39 @@ func Start(t testing.TB) *Server {
 		require.NoError(t, os.Chown(dir, uid, gid))
 		s.user = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
-	s.run("initdb", "-D", s.Dir, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
-	require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "pg_hba.conf"), []byte("local all postgres trust\nhost all postgres 127.0.0.0/8 trust\nhost all all 127.0.0.0/8 scram-sha-256\n"), 0o644))
-	s.Up()
-	s.SQL("create role maascert login password '"+Password+"'", "create database maascert owner maascert")
 	return s
+}
+
+// Standby starts a server on an address that follows this one by streaming replication.
+func (s *Server) Standby(address string) *Server {
+	s.t.Helper()
+	follower := place(s.t, address)
+	follower.Follow(s)
+	return follower
+}
+
+// Follow has a server that is down follow another one from now on, with nothing left of what it had.
+func (s *Server) Follow(primary *Server) {
+	s.t.Helper()
+	require.NoError(s.t, os.RemoveAll(s.Dir))
+	s.run("pg_basebackup", "-h", primary.Address, "-p", strconv.Itoa(primary.Port), "-U", "postgres", "-D", s.Dir, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+	s.Up()
+	require.Eventually(s.t, func() bool {
+		return primary.Count("select count(*) from pg_stat_replication where state = 'streaming'") > 0
+	}, time.Minute, 20*time.Millisecond, "it does not follow")
+}
+
+// Promote makes a follower the one that takes writes.
+func (s *Server) Promote() {
+	s.t.Helper()
+	s.SQL("select pg_promote()")
+	s.Synchronous(false)
+}
+
+// Synchronous has the server wait with each commit until its follower has it, or not.
+func (s *Server) Synchronous(on bool) {
+	s.t.Helper()
+	s.SQL(fmt.Sprintf("alter system set synchronous_standby_names = '%s'", map[bool]string{true: "*"}[on]), "select pg_reload_conf()")
 }
 
 // command is one of PostgreSQL's programs.
@@ -81,18 +138,23 @@ func (s *Server) run(name string, args ...string) {
 func (s *Server) Up() {
 	s.t.Helper()
 	var log bytes.Buffer
-	s.cmd = s.command("postgres", "-D", s.Dir, "-p", strconv.Itoa(s.Port), "-h", "127.0.0.1", "-k", filepath.Dir(s.Dir), "-c", "fsync=off", "-c", "log_statement=none")
+	s.cmd = s.command("postgres", "-D", s.Dir, "-p", strconv.Itoa(s.Port), "-h", s.Address, "-k", filepath.Dir(s.Dir), "-c", "fsync=off", "-c", "log_statement=none")
 	s.cmd.Stdout, s.cmd.Stderr = &log, &log
 	require.NoError(s.t, s.cmd.Start())
 	cmd := s.cmd
 	s.t.Cleanup(func() { s.down(cmd) })
-	require.Eventually(s.t, func() bool {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		conn, err := pgx.Connect(context.Background(), s.admin())
-		if err != nil {
-			return false
+		if err == nil {
+			err = conn.Close(context.Background())
 		}
-		return conn.Close(context.Background()) == nil
-	}, time.Minute, 20*time.Millisecond, "it does not start")
+		if err == nil {
+			break
+		}
+		if time.Since(began) > 10*time.Second {
+			require.NoError(s.t, err, "it does not start: %s", log.String())
+		}
+	}
 }
 
 // Down stops the server at once, as a crash does.
@@ -108,19 +170,19 @@ func (s *Server) down(cmd *exec.Cmd) {
 }
 
 func (s *Server) admin() string {
-	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres", s.Port)
+	return fmt.Sprintf("postgres://postgres@%s:%d/postgres", s.Address, s.Port)
 }
 
 // URL is the database's, as the configuration has it.
 func (s *Server) URL() string {
-	return fmt.Sprintf("postgres://maascert:%s@127.0.0.1:%d/maascert", url.QueryEscape(Password), s.Port)
+	return fmt.Sprintf("postgres://maascert:%s@%s:%d/maascert", url.QueryEscape(Password), s.Address, s.Port)
 }
 
 // Database is the URL of another database of the server, which is made.
 func (s *Server) Database(name string) string {
 	s.t.Helper()
 	s.SQL("create database " + name + " owner maascert")
-	return fmt.Sprintf("postgres://maascert:%s@127.0.0.1:%d/%s", url.QueryEscape(Password), s.Port, name)
+	return fmt.Sprintf("postgres://maascert:%s@%s:%d/%s", url.QueryEscape(Password), s.Address, s.Port, name)
 }
 
 // SQL runs statements as the superuser.
@@ -132,7 +194,7 @@ func (s *Server) SQL(statements ...string) {
 // Exec runs statements in a database as the superuser.
 func (s *Server) Exec(database string, statements ...string) {
 	s.t.Helper()
-	conn, err := pgx.Connect(context.Background(), fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s", s.Port, database))
+	conn, err := pgx.Connect(context.Background(), fmt.Sprintf("postgres://postgres@%s:%d/%s", s.Address, s.Port, database))
 	require.NoError(s.t, err)
 	defer conn.Close(context.Background())
 	for _, statement := range statements {
@@ -144,7 +206,13 @@ func (s *Server) Exec(database string, statements ...string) {
 // Count is a number that a statement answers as the superuser.
 func (s *Server) Count(statement string) (n int) {
 	s.t.Helper()
-	conn, err := pgx.Connect(context.Background(), s.admin())
+	return s.CountIn("postgres", statement)
+}
+
+// CountIn is a number that a statement answers in a database as the superuser.
+func (s *Server) CountIn(database, statement string) (n int) {
+	s.t.Helper()
+	conn, err := pgx.Connect(context.Background(), fmt.Sprintf("postgres://postgres@%s:%d/%s", s.Address, s.Port, database))
 	require.NoError(s.t, err)
 	defer conn.Close(context.Background())
 	require.NoError(s.t, conn.QueryRow(context.Background(), statement).Scan(&n))
@@ -154,7 +222,7 @@ func (s *Server) Count(statement string) (n int) {
 // Dump is all that a database holds, as pg_dump writes it.
 func (s *Server) Dump(database string) string {
 	s.t.Helper()
-	out, err := s.command("pg_dump", "-h", "127.0.0.1", "-p", strconv.Itoa(s.Port), "-U", "postgres", database).Output()
+	out, err := s.command("pg_dump", "-h", s.Address, "-p", strconv.Itoa(s.Port), "-U", "postgres", database).Output()
 	require.NoError(s.t, err)
 	return string(out)
 }
