@@ -486,6 +486,8 @@ type NodeTarget struct {
 	Certificate string `json:"certificate"`
 	Name        string `json:"name"`
 	Type        string `json:"type"`
+	Shared      bool   `json:"shared"`  // it is the deployment's, and not that host's alone
+	Version     int    `json:"version"` // that each of its endpoints was seen to serve at the last pass; 0 where that cannot be said
 }
 
 // NodeNotifier is how telling went with a notifier of a host's.
@@ -548,7 +550,8 @@ func UpdateNode(ctx context.Context, store Store, host string, change func(*Node
 		if err != nil {
 			return err
 		}
-		return forgetNodes(ctx, store, hosts, node.LastPass)
+		others := slices.DeleteFunc(hosts, func(name string) bool { return name == host })
+		return forgetNodes(ctx, store, others, node.LastPass)
 	}
 }
 

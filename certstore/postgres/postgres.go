@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path"
@@ -94,6 +95,7 @@ func Open(c Config) (*Store, error) {
 	}).DialContext
 	connection.ValidateConnect = prepare
 	connection.RuntimeParams = map[string]string{"application_name": "maascert"} // a pooler takes no others
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	config.MaxConns, config.MinConns, config.MaxConnIdleTime = mostConnections, 0, idleAge
 	return &Store{config: config, node: c.Node}, nil
 }
@@ -128,8 +130,8 @@ func (s *Store) Close() {
 	}
 }
 
-// ask has a pool whose database has our tables do something, once more where the connection had died, or leads to a server that takes no
-// writes any more.
+// ask has a pool whose database has our tables do something that may be done twice, and once more where the connection died, or leads to a
+// server that takes no writes any more. That a connection is dead is found out by using it: asking whether it is would be another statement.
 func (s *Store) ask(ctx context.Context, do func(context.Context, *pgxpool.Pool) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTime+queryTime, fmt.Errorf("the database took more than %v", connectTime+queryTime))
 	defer cancel()
@@ -138,9 +140,7 @@ func (s *Store) ask(ctx context.Context, do func(context.Context, *pgxpool.Pool)
 		if err == nil {
 			err = do(ctx, pool)
 		}
-		var refused *pgconn.PgError
-		isStandby := errors.As(err, &refused) && refused.Code == readOnlyTransaction
-		if err == nil || try > 1 || ctx.Err() != nil || !isStandby && !pgconn.SafeToRetry(err) && !isCut(err) {
+		if err == nil || try > 1 || ctx.Err() != nil || !isCut(err) {
 			return s.explain(ctx, err)
 		}
 		if pool != nil {
@@ -157,10 +157,14 @@ const (
 	notPrepared         = "26000"
 )
 
-// isCut tells whether a statement certainly did nothing because its connection had ended before.
+// isCut tells whether it was the connection that failed, and another one may do better.
 func isCut(err error) bool {
 	var refused *pgconn.PgError
-	return errors.As(err, &refused) && refused.Code == adminShutdown
+	if errors.As(err, &refused) {
+		return refused.Code == adminShutdown || refused.Code == readOnlyTransaction
+	}
+	var network net.Error
+	return pgconn.SafeToRetry(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &network)
 }
 
 // explain is an error without secrets, and with what to do.
@@ -251,6 +255,11 @@ func (s *Store) write(ctx context.Context, under *fence, name string, data []byt
 		}
 		if err := under.check(ctx, pool); err != nil {
 			return err
+		}
+		var now certstore.Revision
+		if err := pool.QueryRow(ctx, "select revision from maascert.document where name = $1", name).Scan(&now); err == nil && now == next {
+			revision = next // it was written, and the connection died before we heard of it
+			return nil
 		}
 		return fmt.Errorf("store: %s: %w", name, certstore.ErrConflict)
 	})

@@ -58,6 +58,7 @@ type wire struct {
 	listener net.Listener
 	to       string
 	cut      atomic.Bool
+	swallow  atomic.Int32 // how many of the database's answers get lost, and the connection with each
 }
 
 func cutable(t *testing.T, server *postgrestest.Server) (*wire, string) {
@@ -98,6 +99,10 @@ func (w *wire) pass(to, from net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
+		if n > 0 && from.RemoteAddr().String() == w.to && w.swallow.Add(-1) >= 0 {
+			_, _ = to.Close(), from.Close()
+			return
+		}
 		if n > 0 && !w.cut.Load() {
 			_, _ = to.Write(buffer[:n])
 		}
@@ -179,6 +184,35 @@ func TestTheLockOfAHostThatIsCutOff(t *testing.T) {
 	require.Equal(t, "new", string(data))
 	again.Unlock()
 	held.Unlock()
+}
+
+// A write whose answer is lost was made once, and its author knows it; so does whoever deletes.
+func TestAnAnswerThatIsLost(t *testing.T) {
+	server := postgrestest.Start(t)
+	wire, through := cutable(t, server)
+	s := open(t, through, "region1")
+	revision := certstore.Revision("")
+	for n := range 3 {
+		var err error
+		revision, err = s.Write(t.Context(), "state/maas", fmt.Append(nil, "before ", n), revision)
+		require.NoError(t, err)
+		wire.swallow.Store(1)
+		revision, err = s.Write(t.Context(), "state/maas", fmt.Append(nil, "after ", n), revision)
+		require.NoError(t, err)
+		data, now, err := s.Read(t.Context(), "state/maas")
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint("after ", n), string(data))
+		require.Equal(t, now, revision)
+	}
+	wire.swallow.Store(1)
+	require.NoError(t, s.Delete(t.Context(), "state/maas"))
+	wire.swallow.Store(1)
+	_, _, err := s.Read(t.Context(), "state/maas")
+	require.ErrorIs(t, err, certstore.ErrNotFound)
+	wire.swallow.Store(1000)
+	_, _, err = s.Read(t.Context(), "state/maas")
+	require.Error(t, err, "what is lost again and again is an outage")
+	require.NotErrorIs(t, err, certstore.ErrNotFound)
 }
 
 func TestTheDatabaseComesBack(t *testing.T) {

@@ -88,6 +88,21 @@ func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) (n
 	})
 }
 
+// served is the version that every endpoint of a target served at the end of the pass, or of the last one that was about it; 0 for none.
+func (end passEnd) served(cert, target string, before []certstore.NodeTarget) int {
+	for _, r := range end.results {
+		if r.Name == cert {
+			return r.After.Served(target)
+		}
+	}
+	for _, t := range before {
+		if t.Certificate == cert && t.Name == target {
+			return t.Version
+		}
+	}
+	return 0
+}
+
 // describe says how a pass ended, in what this host said before.
 func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 	node.MachineID, node.Version = machineID(p.fsys), version()
@@ -98,6 +113,7 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 	}
 	lastOK := map[string]time.Time{}
 	wishes := sha256.New()
+	before := node.Targets
 	node.Targets = nil
 	for _, cert := range p.engine.Certificates {
 		fmt.Fprintf(wishes, "%s %s\n", cert.Name, cert.Wish.Hash())
@@ -105,7 +121,10 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 			lastOK[cert.Name] = at
 		}
 		for _, target := range cert.Targets {
-			node.Targets = append(node.Targets, certstore.NodeTarget{Certificate: cert.Name, Name: target.Info().Name, Type: target.Info().Type})
+			info := target.Info()
+			node.Targets = append(node.Targets, certstore.NodeTarget{
+				Certificate: cert.Name, Name: info.Name, Type: info.Type, Shared: info.Shared, Version: end.served(cert.Name, info.Name, before),
+			})
 		}
 	}
 	passed := map[string]bool{}
@@ -113,9 +132,8 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 		passed[r.Name] = true
 		if r.Healthy() {
 			lastOK[r.Name] = now
-		} else {
-			node.OK = false
 		}
+		node.OK = node.OK && r.IsWell()
 	}
 	for _, cert := range p.engine.Certificates { // one that this pass was not about counts as the last pass left it
 		node.OK = node.OK && (passed[cert.Name] || wasOK)

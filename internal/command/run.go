@@ -304,6 +304,8 @@ func (s *service) report(r lifecycle.Result, stopping bool) {
 	switch {
 	case len(r.Troubles) > 0 && stopping:
 		log.Info("stopped while at work; the next pass goes on", "stage", r.Stage())
+	case r.IsLeftToOthers():
+		log.Info("left to another run", "error", printable.Error(r.Err()), "next", r.After.Plan.Next)
 	case len(r.Troubles) > 0:
 		for _, t := range r.WorstAtEach() {
 			log.Error("not as it should be", "stage", t.Stage, "target", t.Target, "error", printable.Error(t.Err), "hint", printable.Text(hint.Of(t.Err)), "next", r.After.Plan.Next)

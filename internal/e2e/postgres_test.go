@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -106,7 +107,7 @@ func TestAStoreMovesIntoPostgreSQLAndBack(t *testing.T) {
 	s.run(t, 0, "--config", shared, "store", "copy", "--to", back, "--force")
 	dump := server.Dump("maascert")
 	require.Contains(t, dump, "versions/maas/3")
-	for _, secret := range secretsOf(t, filepath.Join(s.dir, "back")) {
+	for _, secret := range secretsIn(t, certstore.NewFileStore(world.OS{}, filepath.Join(s.dir, "back"))) {
 		for _, form := range []string{secret, hex.EncodeToString([]byte(secret)), base64.StdEncoding.EncodeToString([]byte(secret))} {
 			require.NotContains(t, dump, form)
 		}
@@ -163,17 +164,23 @@ func documents(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// secretsOf are parts of the private keys in a store, as text and as bytes.
-func secretsOf(t *testing.T, dir string) []string {
+// secretsIn are parts of the private keys in a store, as text and as bytes.
+func secretsIn(t *testing.T, store certstore.Store) []string {
 	t.Helper()
-	store := certstore.NewFileStore(world.OS{}, dir)
 	var keys []string
 	account, _, err := certstore.LoadAccount(t.Context(), store)
 	require.NoError(t, err)
 	keys = append(keys, account.Key)
-	version, err := certstore.LoadVersion(t.Context(), store, "maas", 2)
+	numbers, err := store.List(t.Context(), "versions/maas")
 	require.NoError(t, err)
-	keys = append(keys, string(version.Bundle.KeyPEM()))
+	require.NotEmpty(t, numbers)
+	for _, number := range numbers {
+		n, err := strconv.Atoi(number)
+		require.NoError(t, err)
+		version, err := certstore.LoadVersion(t.Context(), store, "maas", n)
+		require.NoError(t, err)
+		keys = append(keys, string(version.Bundle.KeyPEM()))
+	}
 	secrets := []string{"PRIVATE KEY"}
 	for _, key := range keys {
 		block, _ := pem.Decode([]byte(key))

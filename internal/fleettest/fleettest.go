@@ -192,6 +192,15 @@ func (f *Fleet) startVirtualAddress() {
 	cmd := exec.Command(haproxy, "-db", "-q", "-f", path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	f.serve(cmd)
+	for range 1000 {
+		conn, err := net.Dial("tcp", VirtualAddress+":80")
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		pause()
+	}
+	require.Fail(f.t, "HAProxy does not start")
 }
 
 // DatabaseURL names both servers, of which the one that takes writes is used.
@@ -293,6 +302,9 @@ func (h *Host) stop(signal syscall.Signal) {
 		end(daemon, signal)
 	}
 }
+
+// StoreAddress is the host's on the databases' network.
+func (h *Host) StoreAddress() string { return fmt.Sprintf("10.93.%d.%d", store, 10+h.number) }
 
 // Reload has the daemon read its configuration again.
 func (h *Host) Reload() {

@@ -177,6 +177,16 @@ func (r Result) IsNotNow() bool {
 	return len(r.Troubles) > 0 && !slices.ContainsFunc(r.Troubles, func(t Trouble) bool { return !t.NotNow })
 }
 
+// IsLeftToOthers tells whether all that is wrong is that another run is at work on it just now.
+func (r Result) IsLeftToOthers() bool {
+	return r.IsNotNow() && !slices.ContainsFunc(r.Troubles, func(t Trouble) bool { return t.Stage != StageLock })
+}
+
+// IsWell tells whether the certificate was found as it should be, whether or not something is left to another run.
+func (r Result) IsWell() bool {
+	return r.After.Summary.IsHealthy() && (len(r.Troubles) == 0 || r.IsLeftToOthers())
+}
+
 // Err is the worst trouble; nil for none.
 func (r Result) Err() error {
 	if worst := r.Worst(); worst != nil {
@@ -261,6 +271,23 @@ func (v View) Version() int {
 		return 0
 	}
 	return v.State.Current.Number
+}
+
+// Served is the version of ours that every endpoint of a target serves; 0 where they serve several, or another.
+func (v View) Served(target string) int {
+	served := 0
+	for _, t := range v.State.Targets {
+		for i, e := range t.Endpoints {
+			version, ours := v.State.Known[e.Fingerprint()]
+			if t.Name == target && (!ours || i > 0 && version.Number != served) {
+				return 0
+			}
+			if t.Name == target {
+				served = version.Number
+			}
+		}
+	}
+	return served
 }
 
 // decide decides again, after the state was changed.

@@ -105,7 +105,7 @@ func (p *Public) Add(cert lifecycle.Certificate, r lifecycle.Result, roots strin
 		one.LastFailure = &PublicFailure{failure.Time, failure.Stage}
 	}
 	p.Certificates = append(p.Certificates, one)
-	p.OK = p.OK && r.Healthy()
+	p.OK = p.OK && r.IsWell()
 }
 
 // KeepEarlier keeps what an earlier document said of the certificates that this one is not about, as far as isKnown says that they

@@ -42,36 +42,6 @@ type LastPass struct {
 	Node string `json:"node"`
 }
 
-// Fleet is for stores that several hosts share; a file store has nobody else to tell of.
-type Fleet struct {
-	Lock  map[string]Holder `json:"lock"` // by certificate
-	Nodes []Node            `json:"nodes"`
-}
-
-// Holder is who holds a lock.
-type Holder struct {
-	Node  string `json:"node"` // empty when only the process is known
-	PID   int    `json:"pid"`
-	Since Time   `json:"since"`
-}
-
-// NewHolder documents who holds a lock.
-func NewHolder(h certstore.Holder) Holder {
-	return Holder{printable.Text(h.Node), h.PID, Time{h.Since}}
-}
-
-// Node is what one host said of its last pass.
-type Node struct {
-	Node        string                 `json:"node"`
-	MachineID   string                 `json:"machine_id"`
-	Version     string                 `json:"version"`
-	LastPass    Time                   `json:"last_pass"`
-	OK          bool                   `json:"ok"`
-	WishHash    string                 `json:"wish_hash"`
-	ClockSkewMS int64                  `json:"clock_skew_ms"`
-	Targets     []certstore.NodeTarget `json:"targets"`
-}
-
 // Certificate is one certificate, and what is known of it now.
 type Certificate struct {
 	Name        string    `json:"name"`
@@ -160,13 +130,9 @@ type Failure struct {
 func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, period time.Duration, now time.Time) Status {
 	s := Status{
 		Schema: Schema, Node: node, At: Time{now}, Healthy: true, Unattended: Unattended(nodes, period, now),
-		Fleet: Fleet{Lock: locks, Nodes: []Node{}}, Certificates: []Certificate{},
+		Fleet: newFleet(node, nodes, locks, period, now), Certificates: []Certificate{},
 	}
 	for _, n := range nodes {
-		s.Fleet.Nodes = append(s.Fleet.Nodes, Node{
-			Node: printable.Text(n.Node), MachineID: printable.Text(n.MachineID), Version: printable.Text(n.Version), LastPass: Time{n.LastPass}, OK: n.OK, WishHash: n.WishHash,
-			ClockSkewMS: n.ClockSkewMS, Targets: n.Targets,
-		})
 		for _, one := range n.Notifiers {
 			if n.Node == node {
 				s.Notifiers = append(s.Notifiers, Notifier{one.Name, one.Type, one.Failures, Time{one.Since}, printable.Text(one.Error), printable.Text(one.Hint), Time{one.LastTold}})
@@ -205,6 +171,9 @@ func Unattended(nodes []certstore.Node, period time.Duration, now time.Time) str
 func (s *Status) Add(cert lifecycle.Certificate, v lifecycle.View) {
 	s.Certificates = append(s.Certificates, NewCertificate(cert, v))
 	s.Healthy = s.Healthy && v.Summary.IsHealthy()
+	if !v.Blind {
+		s.Fleet.converge(cert.Name, v.Version())
+	}
 }
 
 // NewCertificate documents a view of a certificate.
@@ -247,6 +216,7 @@ func (s Status) Words(w io.Writer) {
 	for _, cert := range s.Certificates {
 		cert.Words(w)
 	}
+	s.Fleet.Words(w, s.Node)
 	if s.LastPass != nil {
 		fmt.Fprintf(w, "last pass %s by %s\n", s.LastPass.Time, s.LastPass.Node)
 	}

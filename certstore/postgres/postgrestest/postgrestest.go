@@ -2,7 +2,6 @@
 package postgrestest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/url"
@@ -137,9 +136,11 @@ func (s *Server) run(name string, args ...string) {
 // Up starts the server again after Down.
 func (s *Server) Up() {
 	s.t.Helper()
-	var log bytes.Buffer
-	s.cmd = s.command("postgres", "-D", s.Dir, "-p", strconv.Itoa(s.Port), "-h", s.Address, "-k", filepath.Dir(s.Dir), "-c", "fsync=off", "-c", "log_statement=none")
-	s.cmd.Stdout, s.cmd.Stderr = &log, &log
+	log, err := os.OpenFile(filepath.Join(filepath.Dir(s.Dir), "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	require.NoError(s.t, err)
+	defer log.Close()
+	s.cmd = s.command("postgres", "-D", s.Dir, "-p", strconv.Itoa(s.Port), "-h", s.Address, "-k", filepath.Dir(s.Dir), "-c", "fsync=off")
+	s.cmd.Stdout, s.cmd.Stderr = log, log
 	require.NoError(s.t, s.cmd.Start())
 	cmd := s.cmd
 	s.t.Cleanup(func() { s.down(cmd) })
@@ -152,9 +153,23 @@ func (s *Server) Up() {
 			break
 		}
 		if time.Since(began) > 10*time.Second {
-			require.NoError(s.t, err, "it does not start: %s", log.String())
+			require.NoError(s.t, err, "it does not start: %s", s.Log())
 		}
 	}
+}
+
+// Log is what the server said.
+func (s *Server) Log() string {
+	s.t.Helper()
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(s.Dir), "log"))
+	require.NoError(s.t, err)
+	return string(text)
+}
+
+// Statements has the server log every statement, after the address of whoever makes it.
+func (s *Server) Statements() {
+	s.t.Helper()
+	s.SQL("alter system set log_statement = 'all'", "alter system set log_line_prefix = '%h '", "select pg_reload_conf()")
 }
 
 // Down stops the server at once, as a crash does.
