@@ -26,12 +26,13 @@ const (
 )
 
 // Watch calls changed whenever another process has written a version of a certificate, until the context ends: at once where PostgreSQL
-// says so, and within fifteen seconds otherwise. It keeps one connection.
+// says so, and within fifteen seconds otherwise; and when the database is there again after it was away, for what could not be done
+// meanwhile. It keeps one connection.
 func (s *Store) Watch(ctx context.Context, changed func()) {
 	seen := map[certstore.Revision]bool{}
-	for first := true; ctx.Err() == nil; first = false {
+	for first := true; ctx.Err() == nil; {
 		// That it cannot listen now is no error: the daemon looks on its schedule as well, and says what is wrong with the database.
-		_ = s.listen(ctx, first, seen, changed)
+		_ = s.listen(ctx, &first, seen, changed)
 		timer := time.NewTimer(watchPause)
 		select {
 		case <-ctx.Done():
@@ -43,18 +44,18 @@ func (s *Store) Watch(ctx context.Context, changed func()) {
 
 // listen listens on a connection until that ends. seen are the versions that were there when the database was asked before; the first
 // time all that is there was there before.
-func (s *Store) listen(ctx context.Context, first bool, seen map[certstore.Revision]bool, changed func()) error {
+func (s *Store) listen(ctx context.Context, first *bool, seen map[certstore.Revision]bool, changed func()) error {
 	conn, err := s.listener(ctx)
 	if err != nil {
 		return err
 	}
 	defer closeConn(conn)
-	for ; ; first = false {
+	for isBack := !*first; ; *first, isBack = false, false {
 		isNews, err := s.news(ctx, conn, seen)
 		if err != nil {
 			return err
 		}
-		if isNews && !first {
+		if isNews && !*first || isBack {
 			changed()
 		}
 		if err := waitForWord(ctx, conn); err != nil {

@@ -163,8 +163,11 @@ func (s *service) watch(store certstore.Store) {
 	}
 	ctx, stop := context.WithCancel(s.ctx)
 	s.unwatch = stop
-	s.watching.Go(func() { watcher.Watch(ctx, func() { time.AfterFunc(time.Second, s.wakeUp) }) })
+	s.watching.Go(func() { watcher.Watch(ctx, func() { time.AfterFunc(rolloutTime, s.wakeUp) }) })
 }
+
+// rolloutTime is what the host that wrote a version needs, most often, to have it served.
+const rolloutTime = 3 * time.Second
 
 // wakeUp has the daemon make a pass at once, unless one is to be made already.
 func (s *service) wakeUp() {

@@ -32,9 +32,13 @@ type Daemon struct {
 // course remembers how it went with one certificate.
 type course struct {
 	failing int         // passes in a row that failed for a reason that no plan names a time for
+	left    int         // passes in a row that left the work to another run
 	hurried int         // passes in a row after which there was work at once
 	ends    []time.Time // when the served certificates end, as they were seen last; none: never
 }
+
+// patientLooks are the looks, soonestLook apart, within which another run is expected to end that does the work.
+const patientLooks = 6
 
 const usualNap = 5 * time.Second
 
@@ -93,6 +97,9 @@ func (c *course) again(r Result, now time.Time) time.Time {
 	if len(r.Troubles) == 0 || isWaiting {
 		c.failing = 0
 	}
+	if !r.IsLeftToOthers() {
+		c.left = 0
+	}
 	if len(r.Troubles) > 0 || isWaiting || !plan.Obtain && len(plan.Deploy) == 0 {
 		c.hurried = 0
 	}
@@ -102,6 +109,9 @@ func (c *course) again(r Result, now time.Time) time.Time {
 		c.hurried++
 		return now.Add(min(time.Second<<min(c.hurried-1, 10), time.Minute))
 	case len(r.Troubles) > 0 && !isWaiting:
+		if c.left++; r.IsLeftToOthers() && c.left <= patientLooks {
+			return now.Add(soonestLook)
+		}
 		c.failing++
 		return c.afterFailure(now, r.Stage() == StageLook)
 	default:
