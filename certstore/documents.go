@@ -476,9 +476,27 @@ type Node struct {
 
 	Targets   []NodeTarget         `json:"targets"`
 	Notifiers []NodeNotifier       `json:"notifiers,omitempty"`
-	LastOK    map[string]time.Time `json:"last_ok"` // by certificate: when a pass last found or made it as it should be
+	LastOK    map[string]time.Time `json:"last_ok"`          // by certificate: when a pass last found or made it as it should be
+	Latest    map[string]Seen      `json:"latest,omitempty"` // by certificate: the newest version that the host ever saw
 
 	unknown
+}
+
+// Seen is what is remembered of a version outside of the store that has it, which may be restored from an older copy one day.
+type Seen struct {
+	Version     int       `json:"version"`
+	Fingerprint string    `json:"fingerprint"`
+	NotBefore   time.Time `json:"not_before"`
+	NotAfter    time.Time `json:"not_after"`
+}
+
+// Newest is the one of two that was issued later, with the higher number of both.
+func (s Seen) Newest(other Seen) Seen {
+	if other.NotBefore.After(s.NotBefore) {
+		s, other = other, s
+	}
+	s.Version = max(s.Version, other.Version)
+	return s
 }
 
 // NodeTarget is a target that a host looks after.

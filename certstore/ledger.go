@@ -23,6 +23,7 @@ type Ledger struct {
 	stale    bool                   // the document may have changed since it was read
 	index    map[string]VersionInfo // by fingerprint
 	opened   map[int]Version
+	above    int // versions that are added have higher numbers
 }
 
 // OpenLedger reads the record of a certificate, and finds out which versions there are.
@@ -205,6 +206,13 @@ func (l *Ledger) Update(ctx context.Context, change func(*Record)) error {
 	}
 }
 
+// Above has the numbers of versions that are added lie above one that was given before, which the store may have lost.
+func (l *Ledger) Above(number int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.above = max(l.above, number)
+}
+
 // Add writes a bundle as the next version and returns it with its number; the record lists it with the next Update. The same
 // bundle again is the version that it is already, so that a run that was killed after Add may repeat it.
 func (l *Ledger) Add(ctx context.Context, v Version) (Version, error) {
@@ -223,9 +231,9 @@ func (l *Ledger) Add(ctx context.Context, v Version) (Version, error) {
 	if err != nil {
 		return Version{}, err
 	}
-	v.Number = 1
-	if len(numbers) > 0 {
-		v.Number = numbers[len(numbers)-1] + 1
+	v.Number = l.above + 1
+	if n := len(numbers); n > 0 {
+		v.Number = max(v.Number, numbers[n-1]+1)
 	}
 	if err := writeVersion(ctx, l.store, l.cert, v); err != nil {
 		return v, err

@@ -293,6 +293,29 @@ func TestHostsNoticeANewVersion(t *testing.T) {
 	require.LessOrEqual(t, len(woken["a"]), 2, "of what it wrote itself a host is not told, but of the other version, and that the database is back")
 }
 
+// Who could not listen at first is told when the database is there: something may have happened before.
+func TestADatabaseThatComesLate(t *testing.T) {
+	server := postgrestest.Start(t)
+	s := open(t, server.URL(), "region1")
+	server.Down()
+	woken := make(chan struct{}, 100)
+	var group sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	group.Go(func() { s.Watch(ctx, func() { woken <- struct{}{} }) })
+	defer group.Wait()
+	defer cancel()
+	require.Eventually(t, func() bool {
+		_, _, err := s.Read(t.Context(), "account")
+		return err != nil
+	}, time.Second, 10*time.Millisecond)
+	server.Up()
+	select {
+	case <-woken:
+	case <-time.After(15 * time.Second):
+		t.Fatal("nobody is told")
+	}
+}
+
 func TestWrongURLs(t *testing.T) {
 	t.Parallel()
 	_, err := postgres.Open(postgres.Config{URL: "postgres://u:hunter2@[::1"})

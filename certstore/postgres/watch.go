@@ -30,9 +30,9 @@ const (
 // meanwhile. It keeps one connection.
 func (s *Store) Watch(ctx context.Context, changed func()) {
 	seen := map[certstore.Revision]bool{}
-	for first := true; ctx.Err() == nil; {
+	for wasAway := false; ctx.Err() == nil; wasAway = true {
 		// That it cannot listen now is no error: the daemon looks on its schedule as well, and says what is wrong with the database.
-		_ = s.listen(ctx, &first, seen, changed)
+		_ = s.listen(ctx, wasAway, seen, changed)
 		timer := time.NewTimer(watchPause)
 		select {
 		case <-ctx.Done():
@@ -42,20 +42,20 @@ func (s *Store) Watch(ctx context.Context, changed func()) {
 	}
 }
 
-// listen listens on a connection until that ends. seen are the versions that were there when the database was asked before; the first
-// time all that is there was there before.
-func (s *Store) listen(ctx context.Context, first *bool, seen map[certstore.Revision]bool, changed func()) error {
+// listen listens on a connection until that ends. seen are the versions that were there when the database was asked before; whoever listens for
+// the first time knows all that is there.
+func (s *Store) listen(ctx context.Context, wasAway bool, seen map[certstore.Revision]bool, changed func()) error {
 	conn, err := s.listener(ctx)
 	if err != nil {
 		return err
 	}
 	defer closeConn(conn)
-	for isBack := !*first; ; *first, isBack = false, false {
+	for isFirst := true; ; isFirst = false {
 		isNews, err := s.news(ctx, conn, seen)
 		if err != nil {
 			return err
 		}
-		if isNews && !*first || isBack {
+		if isFirst && wasAway || isNews && !isFirst {
 			changed()
 		}
 		if err := waitForWord(ctx, conn); err != nil {

@@ -138,6 +138,16 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 	for _, cert := range p.engine.Certificates { // one that this pass was not about counts as the last pass left it
 		node.OK = node.OK && (passed[cert.Name] || wasOK)
 	}
+	for _, r := range end.results {
+		p.memory.saw(r.Name, r.After)
+	}
+	latest := map[string]certstore.Seen{}
+	for _, cert := range p.engine.Certificates {
+		if seen := p.memory.latest(cert.Name).Newest(node.Latest[cert.Name]); seen.Version > 0 {
+			latest[cert.Name] = seen
+		}
+	}
+	node.Latest = latest
 	node.LastOK, node.WishHash = lastOK, "sha256:"+hex.EncodeToString(wishes.Sum(nil))
 	node.ClockSkewMS = 0
 	for _, client := range p.clients {

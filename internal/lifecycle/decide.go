@@ -55,6 +55,7 @@ type State struct {
 	Unpublished  bool                 // the public copy of the current version is not there
 	Nodes        []certstore.Node     // what hosts said of their last pass
 	NodesUnknown bool                 // what hosts said could not be read
+	Latest       certstore.Seen       // the newest version that any host ever saw, in the store or not
 	Unindexed    bool                 // the record does not list the versions that there are
 	Watched      bool                 // no CA is configured: a person brings in the next certificate
 	Rollover     bool                 // the account's key is being replaced, and not every CA has the new one
@@ -121,6 +122,7 @@ var rules = []struct {
 	{ProfileChanged, func(s State, w certstore.Wish) bool {
 		return !s.isPinned() && !s.Watched && s.Current.Profile != w.Profile
 	}, true},
+	{Foreign, func(s State, _ certstore.Wish) bool { return s.isRestored() }, false},
 	{Expired, func(s State, _ certstore.Wish) bool { return !s.leaf().NotAfter.After(s.Now) }, true},
 	{Revoked, func(s State, _ certstore.Wish) bool { return s.Record.Revocation(s.Current.Number) != nil }, true},
 	{Emergency, func(s State, _ certstore.Wish) bool { return s.isLate() }, true},
@@ -308,16 +310,21 @@ func sameNames(leaf *x509.Certificate, names []string) bool {
 const shortLived = 10 * 24 * time.Hour
 
 // byLifetime sets the time of renewal where the CA suggests none.
-func byLifetime(leaf *x509.Certificate) time.Time {
-	if life := lifetime(leaf); life > shortLived {
-		return leaf.NotBefore.Add(life / 3 * 2)
+func byLifetime(leaf *x509.Certificate) time.Time { return dueAt(leaf.NotBefore, leaf.NotAfter) }
+
+func dueAt(begins, ends time.Time) time.Time {
+	if life := ends.Sub(begins); life <= shortLived {
+		return begins.Add(life / 2)
 	}
-	return leaf.NotBefore.Add(lifetime(leaf) / 2)
+	return begins.Add(ends.Sub(begins) / 3 * 2)
 }
 
 func (s State) renewAt() time.Time {
 	if s.Current == nil {
 		return time.Time{}
+	}
+	if s.isRestored() {
+		return dueAt(s.Latest.NotBefore, s.Latest.NotAfter)
 	}
 	at := byLifetime(s.leaf())
 	if s.Window != nil {
@@ -381,7 +388,7 @@ func (s State) decideTarget(t TargetState, wish certstore.Wish) (what action, ag
 			return writeDown, again
 		}
 		return leave, again
-	case s.isForeign(t, wish):
+	case s.isForeign(t, wish), s.keepsForgotten(t):
 		return leave, again
 	case d.Verified == current && onlyUnknown(t.Endpoints):
 		return leave, again // being unreachable proves nothing, and it did serve the version
@@ -579,7 +586,7 @@ func Summary(cert string, s State, p Plan) CertState {
 		return s.Current != nil && d.Version == s.Current.Number && d.RolledBack >= maxRollbacks
 	})
 	switch {
-	case s.Current != nil && !s.leaf().NotAfter.After(s.Now):
+	case s.Current != nil && !s.leaf().NotAfter.After(s.Now) && !s.isRestored():
 		return StateExpired
 	case s.Current == nil:
 		return StateMissing

@@ -61,6 +61,8 @@ type Engine struct {
 	Started      time.Time     // when the program did; zero: unknown
 	// Revoke has the CA that issued a version revoke it.
 	Revoke func(ctx context.Context, version certstore.Version, reason uint) error
+	// Seen is the newest version of a certificate that this host ever saw, whatever the store has; nil: it does not remember.
+	Seen func(cert string) certstore.Seen
 	// Broken finds who on this host refuses a certificate because of its root; nil: nobody looks.
 	Broken Pinned
 	// Alive is called at the end of every stage of a pass; nil: nobody watches it.
@@ -342,6 +344,11 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 		state.NodesUnknown = true
 		e.Log.Warn("what hosts said of their last pass", "error", err)
 	}
+	if e.Seen != nil {
+		state.Latest = e.Seen(cert.Name)
+	}
+	state.Latest = newest(cert.Name, state.Latest, state.Nodes)
+	ledger.Above(state.Latest.Version)
 	state.lookAtAccount(ctx, ledger.Store())
 	if number := state.Record.Current; number != 0 {
 		version, err := ledger.Version(ctx, number)
@@ -363,6 +370,9 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 // again at the latest.
 func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View {
 	seen := State{Now: state.Now, Node: state.Node, Wish: state.Wish}
+	if e.Seen != nil {
+		seen.Latest = e.Seen(cert.Name)
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	seen.Targets = e.probe(ctx, cert, nil, certstore.Record{})
@@ -960,6 +970,8 @@ func notServing(view View, t TargetState, target maasconfig.Info) error {
 	switch {
 	case maasconfig.Serving(t.Endpoints):
 		return hint.Add(err, "is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another")
+	case view.State.keepsForgotten(t):
+		return view.State.restored()
 	case view.State.isForeign(t, view.Plan.wanted()):
 		return hint.Add(errors.New("every endpoint serves a good certificate that is not ours; it is left until a renewal is due"),
 			"to put ours back now: maascert renew --force")

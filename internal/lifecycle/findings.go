@@ -95,7 +95,7 @@ func (t Tellable) findings() []finding {
 	view := t.Result.After
 	found := t.ofCertificate()
 	if view.Blind {
-		return found
+		return append(found, t.ofBlindExpiry(found)...)
 	}
 	found = slices.Concat(found, t.ofTargets(), t.ofExpiry(found), t.ofRehearsal(), t.ofHosts())
 	if added, missing := view.Drift(); len(added)+len(missing) > 0 {
@@ -171,11 +171,17 @@ func (t Tellable) ofCertificate() []finding {
 		return nil
 	}
 	found := finding{topic: topicCertificate, kind: notify.Failed, stage: worst.Stage, err: printable.Error(worst.Err), hint: hint.Of(worst.Err)}
-	if acme.IsOutage(worst.Err) {
+	switch {
+	case acme.IsOutage(worst.Err):
 		found.patience = t.patience(outagePatience)
+	case t.Result.After.Blind: // a database restarts, or another server takes its place
+		found.patience = t.patience(degradedPatience)
 	}
 	if next := t.Result.After.Plan.Wait; next.After(t.Now) {
 		found.detail = "it is tried again at " + next.UTC().Format("2006-01-02 15:04 UTC")
+	}
+	if t.Result.After.Blind {
+		return []finding{t.blindStep(found)}
 	}
 	return []finding{t.step(found, t.notAfter())}
 }
@@ -245,6 +251,9 @@ func (t Tellable) patience(usual time.Duration) time.Duration {
 	if current := t.Result.After.State.Current; current != nil {
 		return min(usual, lifetime(current.Bundle.Leaf())/24)
 	}
+	if latest := t.Result.After.State.Latest; latest.Fingerprint != "" {
+		return min(usual, latest.NotAfter.Sub(latest.NotBefore)/24)
+	}
 	return usual
 }
 
@@ -283,6 +292,38 @@ func (t Tellable) ofExpiry(wrong []finding) []finding {
 		found.err, found.hint = wrong[0].err, wrong[0].hint
 	}
 	return []finding{found}
+}
+
+// ofBlindExpiry is that what is served is in its last tenth while the store cannot be read: nobody can renew it.
+func (t Tellable) ofBlindExpiry(wrong []finding) []finding {
+	if len(wrong) == 0 {
+		return nil
+	}
+	found := t.blindStep(finding{topic: topicExpiry, kind: notify.Expiring, stage: StageLook, err: wrong[0].err, hint: wrong[0].hint})
+	if found.step == 0 {
+		return nil
+	}
+	return []finding{found}
+}
+
+// blindStep says how near the end is of what is served, where that is the newest certificate that this host ever saw: the store, which knows
+// the others, cannot be read.
+func (t Tellable) blindStep(f finding) finding {
+	state := t.Result.After.State
+	isServed := slices.ContainsFunc(state.Targets, func(target TargetState) bool {
+		return slices.ContainsFunc(target.Endpoints, func(e maasconfig.Endpoint) bool { return e.Fingerprint() != "" && e.Fingerprint() == state.Latest.Fingerprint })
+	})
+	if !isServed {
+		return f
+	}
+	f.notAfter = state.Latest.NotAfter
+	switch left := state.Latest.NotAfter.Sub(t.Now); {
+	case left <= 0:
+		f.step = 3
+	case left <= state.Latest.NotAfter.Sub(state.Latest.NotBefore)/10:
+		f.step = 2
+	}
+	return f
 }
 
 // ofRehearsal is how the rehearsal of the next renewal went.

@@ -28,6 +28,8 @@ type situation struct {
 	about  lifecycle.Tellable
 	moved  time.Duration // since the story began
 	daemon bool          // nobody looks on
+
+	current *certstore.Version // in the store
 }
 
 func (w *world) situation(age, lifetime time.Duration) *situation {
@@ -45,6 +47,10 @@ func (s *situation) view() *lifecycle.View { return &s.about.Result.After }
 // well is a pass that found everything as it should be.
 func (s *situation) well() {
 	state := s.view().State
+	if state.Current == nil { // the store could not be read before
+		state.Current = s.current
+	}
+	s.current = state.Current
 	state.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{s.serves("a:5443", state.Current.Bundle, state.Current.Bundle)}}}
 	s.about.Result = lifecycle.Result{Name: "maas", After: lifecycle.View{State: state}}
 	s.about.Result.Before.State.ByHand = !s.daemon
@@ -87,6 +93,14 @@ type step struct {
 func well(*situation) {}
 
 func orderFails(s *situation) { s.fails("", lifecycle.StageObtain, "the CA says no") }
+
+func storeAway(s *situation) {
+	current := s.view().State.Current.Bundle.Leaf()
+	s.view().Blind = true
+	s.view().State.Latest = certstore.Seen{Version: 1, Fingerprint: certstore.Fingerprint(current), NotBefore: current.NotBefore, NotAfter: current.NotAfter}
+	s.view().State.Current, s.about.Result.Before.State.ByHand = nil, false
+	s.fails("", lifecycle.StageLook, "input/output error")
+}
 
 func regionDown(s *situation) {
 	s.view().State.Targets[0].Endpoints = []maasconfig.Endpoint{unknown("a:5443")}
@@ -205,11 +219,22 @@ func TestTell(t *testing.T) {
 		}},
 		"while the store cannot be read nothing is over": {day, []step{
 			{0, regionDown, []string{"degraded target/maas" + everybody}},
-			{time.Minute, func(s *situation) {
-				s.view().Blind = true
-				s.fails("", lifecycle.StageLook, "input/output error")
-			}, []string{"failed certificate" + everybody}},
+			{time.Minute, storeAway, nil},
+			{5 * time.Minute, storeAway, []string{"failed certificate" + everybody}},
 			{time.Minute, well, []string{"recovered certificate" + everybody, "recovered target/maas" + everybody}},
+		}},
+		"a database that restarts is not told of": {day, []step{
+			{0, storeAway, nil},
+			{4 * time.Minute, well, nil},
+			{time.Hour, storeAway, nil},
+		}},
+		"in the last tenth a store that cannot be read is told of once more": {80 * day, []step{
+			{0, storeAway, nil},
+			{time.Hour, storeAway, []string{"failed certificate" + everybody}},
+			{25 * time.Hour, storeAway, []string{"still failed certificate" + everybody, "expiring expiry: end"}},
+			{12 * time.Hour, storeAway, nil},
+			{9 * day, storeAway, []string{"still failed certificate" + everybody, "still expiring expiry: end"}},
+			{time.Hour, storeAway, nil},
 		}},
 		"a region that does not answer is degraded, one that serves something else is drift": {day, []step{
 			{0, regionDown, []string{"degraded target/maas" + everybody}},
@@ -641,6 +666,7 @@ func TestToldWithoutTheStore(t *testing.T) {
 	s.store.broken = func(string) bool { return true }
 	for range 3 {
 		s.pass(t, s.teller(disk, channel)) // each time a program that was started anew
+		s.now = s.now.Add(degradedPatience)
 	}
 	require.Equal(t, []string{"failed"}, ops.take())
 	s.store.broken = nil
@@ -664,9 +690,13 @@ func TestToldWithoutAnyMemory(t *testing.T) {
 	s.store.broken = func(string) bool { return true }
 	for range 3 {
 		s.pass(t, teller)
+		s.now = s.now.Add(degradedPatience)
 	}
 	require.Equal(t, []string{"failed"}, ops.take())
 }
+
+// degradedPatience is for how long the store may be away before people are told.
+const degradedPatience = 5 * time.Minute
 
 // What nobody takes is forgotten one day, and does not fill the record.
 func TestTheOutboxIsBounded(t *testing.T) {

@@ -1,0 +1,53 @@
+package lifecycle
+
+import (
+	"fmt"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/maasconfig"
+)
+
+// A store that was restored from an older copy does not know what was obtained since, key and all. What of that is served is kept in
+// service until its own renewal is due: replacing it by what the store has would take people back to an older certificate.
+
+// newest is the newest certificate of ours that any host ever saw.
+func newest(cert string, own certstore.Seen, nodes []certstore.Node) certstore.Seen {
+	for _, node := range nodes {
+		own = own.Newest(node.Latest[cert])
+	}
+	return own
+}
+
+// isForgotten tells whether an endpoint serves a version of ours that is newer than the one in use, and that the store does not have.
+func (s State) isForgotten(e maasconfig.Endpoint) bool {
+	fingerprint := e.Fingerprint()
+	_, known := s.Known[fingerprint]
+	return !known && s.Current != nil && fingerprint != "" && fingerprint == s.Latest.Fingerprint && s.Latest.NotBefore.After(s.leaf().NotBefore) && e.Distrust == nil && !s.isPinned()
+}
+
+// keepsForgotten tells whether a target is left to serve a version that the store has lost.
+func (s State) keepsForgotten(t TargetState) bool {
+	isServed := false
+	for _, e := range t.Endpoints {
+		isServed = isServed || s.isForgotten(e)
+	}
+	return isServed && dueAt(s.Latest.NotBefore, s.Latest.NotAfter).After(s.Now)
+}
+
+// isRestored tells whether the store has lost a version that is served and not due.
+func (s State) isRestored() bool {
+	for _, t := range s.Targets {
+		if s.keepsForgotten(t) {
+			return true
+		}
+	}
+	return false
+}
+
+// restored says so.
+func (s State) restored() error {
+	return hint.Add(fmt.Errorf("version %d is served, which the store has lost: was it restored from an older copy? It is left until its renewal is due, %s", s.Latest.Version, dueAt(s.Latest.NotBefore, s.Latest.NotAfter).UTC().Format(time.RFC3339)),
+		"to replace it now: maascert renew --force")
+}
