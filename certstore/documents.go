@@ -477,6 +477,7 @@ type Node struct {
 	Targets   []NodeTarget         `json:"targets"`
 	Notifiers []NodeNotifier       `json:"notifiers,omitempty"`
 	LastOK    map[string]time.Time `json:"last_ok"`          // by certificate: when a pass last found or made it as it should be
+	Wishes    map[string]string    `json:"wishes,omitempty"` // by certificate: hash of what the host's configuration asks for
 	Latest    map[string]Seen      `json:"latest,omitempty"` // by certificate: the newest version that the host ever saw
 
 	unknown

@@ -43,7 +43,7 @@ func (e *LockedError) Is(target error) bool { return target == ErrLocked }
 type Held struct {
 	Store
 	ctx     context.Context
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 	lost    atomic.Bool
 	once    sync.Once
 	release func()
@@ -53,17 +53,17 @@ type Held struct {
 // happened may still be written down.
 func NewHeld(ctx context.Context, store Store, release func()) *Held {
 	h := &Held{Store: store, release: release}
-	h.ctx, h.cancel = context.WithCancel(ctx)
+	h.ctx, h.cancel = context.WithCancelCause(ctx)
 	return h
 }
 
-// Context ends when the lock is lost or given back, or its parent ends.
+// Context ends when the lock is lost or given back, or its parent ends; its cause says which.
 func (h *Held) Context() context.Context { return h.ctx }
 
 // Lose says that the lock is held no more, for who implements a store whose locks can be lost.
 func (h *Held) Lose() {
 	h.lost.Store(true)
-	h.cancel()
+	h.cancel(ErrLockLost)
 }
 
 // Unlock gives the lock back; the second time does nothing.

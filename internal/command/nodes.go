@@ -113,9 +113,11 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 	}
 	lastOK := map[string]time.Time{}
 	wishes := sha256.New()
+	node.Wishes = map[string]string{}
 	before := node.Targets
 	node.Targets = nil
 	for _, cert := range p.engine.Certificates {
+		node.Wishes[cert.Name] = cert.Wish.Hash()
 		fmt.Fprintf(wishes, "%s %s\n", cert.Name, cert.Wish.Hash())
 		if at, ok := node.LastOK[cert.Name]; ok {
 			lastOK[cert.Name] = at

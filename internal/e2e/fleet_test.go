@@ -7,8 +7,11 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"maascert/acme/acmetest"
 	"maascert/certstore"
 	"maascert/certstore/postgres"
 	"maascert/certstore/sealed"
@@ -77,25 +81,32 @@ func status(t *testing.T, h *fleettest.Host) (s statusOf) {
 func converged(t *testing.T, f *fleettest.Fleet, within time.Duration) (fingerprint string) {
 	t.Helper()
 	began := time.Now()
-	require.Eventually(t, func() bool {
-		leaf := f.Converged()
-		if leaf == nil {
-			return false
+	last := ""
+	for {
+		if fingerprint, last = agreed(t, f); last == "" {
+			break
 		}
-		fingerprint = certstore.Fingerprint(leaf)
-		return true
-	}, within, 50*time.Millisecond, "not everybody serves the same")
-	require.Eventually(t, func() bool {
-		for _, h := range f.Hosts {
-			s := status(t, h)
-			if !s.Healthy || s.Certificates[0].Fingerprint != fingerprint {
-				return false
-			}
-		}
-		return true
-	}, within, 200*time.Millisecond, "not every host agrees")
+		require.Less(t, time.Since(began), within, "the fleet is not one: %s", last)
+		time.Sleep(100 * time.Millisecond)
+	}
 	t.Logf("all serve %s, and every host says so, after %v", fingerprint[:15], time.Since(began).Round(10*time.Millisecond))
 	return fingerprint
+}
+
+// agreed is what everybody serves, and every host finds well; or why it is not so.
+func agreed(t *testing.T, f *fleettest.Fleet) (fingerprint, not string) {
+	t.Helper()
+	leaf := f.Converged()
+	if leaf == nil {
+		return "", "not everybody serves the same"
+	}
+	fingerprint = certstore.Fingerprint(leaf)
+	for _, h := range f.Hosts {
+		if s := status(t, h); !s.Healthy || s.Certificates[0].Fingerprint != fingerprint {
+			return "", fmt.Sprintf("%s: %+v, while %s is served", h.Name, s, fingerprint)
+		}
+	}
+	return fingerprint, ""
 }
 
 // Three hosts that are started at once on an empty store are one: one account, one order, one call of config-tls, one voice.
@@ -237,4 +248,151 @@ func searchForKeys(t *testing.T, f *fleettest.Fleet) {
 		}
 	}
 	t.Logf("%d secrets in three forms are not in a dump of %d bytes", len(secrets), len(dump))
+}
+
+// The fleet has one memory: what one host was told to wish the others follow, who was away catches up, who works keeps the others out, and
+// a store that is away, or was restored from an older copy, costs nothing.
+func TestAFleetHasOneMemory(t *testing.T) {
+	told := filepath.Join(t.TempDir(), "told")
+	f := fleet(t, fleettest.Options{Validity: 90 * 24 * time.Hour, More: "rehearse: never\nnotify:\n  - {name: program, type: exec, command: [sh, -c, \"cat >> " + told + "; echo >> " + told + "\"]}\n"})
+	if f == nil {
+		return
+	}
+	for _, h := range f.Hosts {
+		h.Run()
+	}
+	converged(t, f, time.Minute)
+	configureOneByOne(t, f)
+	comeBack(t, f)
+	workAlone(t, f)
+	loseTheStore(t, f)
+	restoreTheStore(t, f)
+	if text, err := os.ReadFile(told); err == nil {
+		require.NotContains(t, string(text), `"event":"failed"`)
+	}
+}
+
+// configureOneByOne changes the names on one host after another: one order.
+func configureOneByOne(t *testing.T, f *fleettest.Fleet) {
+	t.Helper()
+	orders := f.CA.Orders()
+	for i, h := range f.Hosts {
+		h.Edit("other.fleet.test", "another.fleet.test")
+		passes := strings.Count(h.Log(), "msg=sleeping")
+		h.Reload()
+		require.Eventually(t, func() bool { return strings.Count(h.Log(), "msg=sleeping") > passes }, time.Minute, 50*time.Millisecond)
+		require.Eventually(t, func() bool {
+			leaf := f.Converged()
+			return leaf != nil && slices.Contains(leaf.DNSNames, "another.fleet.test")
+		}, time.Minute, 50*time.Millisecond)
+		converged(t, f, time.Minute)
+		if last := f.Hosts[len(f.Hosts)-1]; i == 0 {
+			out, code := last.Maascert(t.Context(), "status")
+			require.Zero(t, code, out)
+			require.Contains(t, out, "this host's configuration differs from the one that is followed")
+			_, code = last.Maascert(t.Context(), "renew")
+			require.Zero(t, code)
+		}
+	}
+	require.Equal(t, orders+1, f.CA.Orders(), "three hosts changed one by one make one order")
+}
+
+// comeBack has a host be away while the others renew.
+func comeBack(t *testing.T, f *fleettest.Fleet) {
+	t.Helper()
+	away := f.Hosts[2]
+	away.Stop()
+	out, code := f.Hosts[0].Maascert(t.Context(), "renew", "--force")
+	require.Zero(t, code, out)
+	require.Nil(t, f.Converged(), "the proxy of the host that is away serves the old one")
+	began := time.Now()
+	away.Run()
+	require.Eventually(t, func() bool { return f.Converged() != nil }, 20*time.Second, 50*time.Millisecond)
+	t.Logf("a host that was away caught up %v after its start", time.Since(began).Round(10*time.Millisecond))
+	converged(t, f, time.Minute)
+}
+
+// workAlone has a host renew while another one does.
+func workAlone(t *testing.T, f *fleettest.Fleet) {
+	t.Helper()
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	first := sync.OnceFunc(func() { close(asked) })
+	f.CA.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.URL.Path == acmetest.NewOrder {
+			first()
+			<-goOn
+		}
+		next.ServeHTTP(w, r)
+	})
+	done := make(chan int, 1)
+	go func() {
+		_, code := f.Hosts[0].Maascert(t.Context(), "renew", "--force")
+		done <- code
+	}()
+	<-asked
+	out, code := f.Hosts[1].Maascert(t.Context(), "renew", "--force")
+	require.Equal(t, 3, code, out)
+	require.Contains(t, out, " on region1, since ")
+	out, _ = f.Hosts[2].Maascert(t.Context(), "status")
+	require.Contains(t, out, "maas is being worked on by region1 (process ")
+	close(goOn)
+	require.Zero(t, <-done)
+	f.CA.Intercept(nil)
+	converged(t, f, time.Minute)
+}
+
+// loseTheStore has both databases be away for a while.
+func loseTheStore(t *testing.T, f *fleettest.Fleet) {
+	t.Helper()
+	orders, before := f.CA.Orders(), f.Converged()
+	f.Secondary.Down()
+	f.Primary.Down()
+	for _, h := range f.Hosts {
+		out, code := h.Maascert(t.Context(), "status")
+		require.Equal(t, 1, code)
+		require.Contains(t, out, "does PostgreSQL run there")
+		require.Contains(t, out, "what is stored cannot be read")
+		require.Contains(t, out, h.Address.String()+":5443 serves sha256:")
+	}
+	require.True(t, before.Equal(f.Converged()), "nothing breaks that works")
+	f.Primary.Up()
+	f.Heal()
+	converged(t, f, time.Minute)
+	require.Equal(t, orders, f.CA.Orders())
+}
+
+// restoreTheStore goes back to a copy of the store from before a renewal.
+func restoreTheStore(t *testing.T, f *fleettest.Fleet) {
+	t.Helper()
+	version := status(t, f.Hosts[0]).Certificates[0].Version
+	dump := f.Primary.Dump("maascert")
+	_, code := f.Hosts[0].Maascert(t.Context(), "renew", "--force")
+	require.Zero(t, code)
+	served := converged(t, f, time.Minute)
+	orders, calls := f.CA.Orders(), len(f.MAAS.Calls())
+	f.Primary.Restore("maascert", dump)
+	for _, h := range f.Hosts {
+		h.Kill()
+		h.Run()
+	}
+	require.Eventually(t, func() bool {
+		for _, node := range status(t, f.Hosts[0]).Fleet.Nodes {
+			if node.OK {
+				return false
+			}
+		}
+		return true
+	}, 30*time.Second, 200*time.Millisecond, "every host says what it found")
+	for _, h := range f.Hosts {
+		out, code := h.Maascert(t.Context(), "renew")
+		require.Equal(t, 1, code, out)
+		require.Contains(t, out, fmt.Sprintf("version %d is served, which the store has lost", version+1))
+	}
+	require.Equal(t, served, certstore.Fingerprint(f.Converged()), "it is kept in service")
+	require.Equal(t, orders, f.CA.Orders(), "no order before it is due")
+	require.Len(t, f.MAAS.Calls(), calls)
+	out, code := f.Hosts[1].Maascert(t.Context(), "renew", "--force")
+	require.Zero(t, code, out)
+	require.Contains(t, out, fmt.Sprintf("obtained version %d ", version+2))
+	converged(t, f, time.Minute)
 }

@@ -43,6 +43,7 @@ type State struct {
 	Now          time.Time
 	Node         string
 	Wish         certstore.Wish // of this host's configuration
+	Said         string         // hash of what this host wished at its last pass; empty: it made none
 	Record       certstore.Record
 	Current      *certstore.Version               // the version in use; nil for none
 	Known        map[string]certstore.VersionInfo // all versions kept, by fingerprint
@@ -240,7 +241,7 @@ func Decide(s State) Plan {
 	}
 	p.Housekeeping = p.Housekeeping || !p.Obtain && (len(s.Record.Answers) > 0 || len(s.toRevoke()) > 0)
 	p.Housekeeping = p.Housekeeping || s.Unindexed && !p.Obtain
-	p.Housekeeping = p.Housekeeping || s.Unpublished && s.Current != nil && !p.Obtain
+	p.Housekeeping = p.Housekeeping || s.isUnpublished() && !p.Obtain
 	p.Next = s.next(p)
 	return p
 }
@@ -291,11 +292,15 @@ func (s State) replaceableAt() time.Time {
 // host's was followed since, it differs and follows that, so that two hosts never order against each other.
 func (s State) wish() (_ certstore.Wish, differs bool) {
 	own := s.Wish.Hash()
-	if s.Record.Wish == nil || own == s.Record.WishHash || s.Record.WishByHost[s.Node] != own {
+	if s.Record.Wish == nil || own == s.Record.WishHash || s.said() != own {
 		return s.Wish, false
 	}
 	return *s.Record.Wish, true
 }
+
+// said is the hash of what this host was last known to wish: as the record has it, or, where this host never had to do anything, as its own
+// document does; empty where it is new here.
+func (s State) said() string { return cmp.Or(s.Record.WishByHost[s.Node], s.Said) }
 
 // longestRetryAfter bounds the obedience to a CA's Retry-After.
 const longestRetryAfter = 7 * 24 * time.Hour

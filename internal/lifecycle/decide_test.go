@@ -134,6 +134,18 @@ func TestDecide(t *testing.T) {
 				s.Record.WishByHost["region1"] = s.Wish.Hash()
 			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
 		},
+		"a host that never had to do anything follows another one whose configuration changed": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Wish.Names = []string{"maas.example"}
+				s.Record.WishByHost, s.Said = map[string]string{"region2": wish.Hash()}, s.Wish.Hash()
+			}, why: lifecycle.Fresh, summary: lifecycle.StateOK,
+		},
+		"a host that is new is followed": {
+			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) {
+				s.Wish.Names = []string{"maas.example"}
+				s.Record.WishByHost = map[string]string{"region2": wish.Hash()}
+			}, why: lifecycle.NamesChanged, obtain: true, summary: lifecycle.StateDue,
+		},
 		"a window that has passed is a reason, whoever is to blame": {
 			age: day, lifetime: 90 * day, change: func(s *lifecycle.State) { s.Window = window(-2*time.Hour, -time.Hour) }, why: lifecycle.ARI, obtain: true, summary: lifecycle.StateDue,
 		},

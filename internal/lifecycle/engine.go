@@ -344,6 +344,11 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 		state.NodesUnknown = true
 		e.Log.Warn("what hosts said of their last pass", "error", err)
 	}
+	for _, node := range state.Nodes {
+		if node.Node == e.Node {
+			state.Said = node.Wishes[cert.Name]
+		}
+	}
 	if e.Seen != nil {
 		state.Latest = e.Seen(cert.Name)
 	}
@@ -858,7 +863,7 @@ func (p *pass) housekeep(ctx context.Context, view View) error {
 	if !view.Plan.Housekeeping {
 		return nil
 	}
-	if view.State.Unpublished {
+	if view.State.isUnpublished() {
 		if err := p.publish(view.State.Current.Bundle); err != nil {
 			p.warn("the public copy of the certificate cannot be written: %v", err)
 		}

@@ -174,7 +174,7 @@ func (t Tellable) ofCertificate() []finding {
 	switch {
 	case acme.IsOutage(worst.Err):
 		found.patience = t.patience(outagePatience)
-	case t.Result.After.Blind: // a database restarts, or another server takes its place
+	case t.Result.After.Blind, isStoreAway(worst.Err):
 		found.patience = t.patience(degradedPatience)
 	}
 	if next := t.Result.After.Plan.Wait; next.After(t.Now) {
@@ -185,6 +185,9 @@ func (t Tellable) ofCertificate() []finding {
 	}
 	return []finding{t.step(found, t.notAfter())}
 }
+
+// isStoreAway tells whether something failed because the store went away meanwhile: a database restarts, or another server takes its place.
+func isStoreAway(err error) bool { return errors.Is(err, certstore.ErrLockLost) }
 
 // isLeft tells whether a target is left as it is until a person decides.
 func (t Tellable) isLeft(target string) bool {
@@ -207,6 +210,9 @@ func (t Tellable) ofTargets() []finding {
 			isDecided := t.Result.Before.State.ByHand && isFirstEnabling(trouble)
 			if trouble.Target == target.Name && trouble.Stage != StageLock && !isDecided {
 				isWrong, about.stage, about.err, about.hint = true, trouble.Stage, printable.Error(trouble.Err), hint.Of(trouble.Err)
+				if isStoreAway(trouble.Err) {
+					about.patience = t.patience(degradedPatience)
+				}
 			}
 		}
 		if !isWrong && !t.isLeft(target.Name) && view.State.Current != nil && !maasconfig.Trusted(target.Endpoints) {
@@ -311,7 +317,9 @@ func (t Tellable) ofBlindExpiry(wrong []finding) []finding {
 func (t Tellable) blindStep(f finding) finding {
 	state := t.Result.After.State
 	isServed := slices.ContainsFunc(state.Targets, func(target TargetState) bool {
-		return slices.ContainsFunc(target.Endpoints, func(e maasconfig.Endpoint) bool { return e.Fingerprint() != "" && e.Fingerprint() == state.Latest.Fingerprint })
+		return slices.ContainsFunc(target.Endpoints, func(e maasconfig.Endpoint) bool {
+			return e.Fingerprint() != "" && e.Fingerprint() == state.Latest.Fingerprint
+		})
 	})
 	if !isServed {
 		return f

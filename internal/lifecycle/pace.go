@@ -185,7 +185,7 @@ func (s State) backOff() time.Time {
 
 // isNewWish tells whether this host asks for something that nobody has ordered yet.
 func (s State) isNewWish() bool {
-	return s.Record.WishHash != "" && s.Wish.Hash() != s.Record.WishHash && s.Record.WishByHost[s.Node] != s.Wish.Hash()
+	return s.Record.WishHash != "" && s.Wish.Hash() != s.Record.WishHash && s.said() != s.Wish.Hash()
 }
 
 // isMended tells whether the configuration of the CA or the challenges changed since an order failed.

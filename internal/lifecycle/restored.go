@@ -46,6 +46,10 @@ func (s State) isRestored() bool {
 	return false
 }
 
+// isUnpublished tells whether the version in use is to be published. One that is served instead stays published: it is what people see, and
+// what this host knows it by.
+func (s State) isUnpublished() bool { return s.Unpublished && s.Current != nil && !s.isRestored() }
+
 // restored says so.
 func (s State) restored() error {
 	return hint.Add(fmt.Errorf("version %d is served, which the store has lost: was it restored from an older copy? It is left until its renewal is due, %s", s.Latest.Version, dueAt(s.Latest.NotBefore, s.Latest.NotAfter).UTC().Format(time.RFC3339)),

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -240,6 +241,16 @@ func (s *Server) Dump(database string) string {
 	out, err := s.command("pg_dump", "-h", s.Address, "-p", strconv.Itoa(s.Port), "-U", "postgres", database).Output()
 	require.NoError(s.t, err)
 	return string(out)
+}
+
+// Restore has a database hold what a dump holds, and nothing else of ours.
+func (s *Server) Restore(database, dump string) {
+	s.t.Helper()
+	s.Exec(database, "drop schema maascert cascade")
+	cmd := s.command("psql", "-h", s.Address, "-p", strconv.Itoa(s.Port), "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-q", database)
+	cmd.Stdin = strings.NewReader(dump)
+	out, err := cmd.CombinedOutput()
+	require.NoError(s.t, err, "psql: %s", out)
 }
 
 // Pooler starts a pgbouncer before the server and returns the URL through it; mode is session or transaction.
