@@ -8,7 +8,7 @@ STEP := github.com/smallstep/cli/cmd/step@v0.30.2
 PEBBLE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 CADDY := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
 
-.PHONY: build test demo lint rules race lives hostile e2e bench allproviders check clean
+.PHONY: build test demo demo-fleet lint rules race lives hostile e2e soak scale bench allproviders check clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
@@ -19,6 +19,10 @@ test: ## all tests that need nothing but Go
 demo: build ## the main job, for real, on this machine's loopback
 	CGO_ENABLED=0 go build -buildvcs=false -o bin/demo ./examples/demo
 	bin/demo bin/maascert
+
+demo-fleet: build ## three hosts, one database, a host killed in the middle of a renewal, a fail-over; needs root, ip, nsenter, nginx, haproxy and postgresql-15
+	CGO_ENABLED=0 go build -buildvcs=false -o bin/demo-fleet ./examples/demo-fleet
+	bin/demo-fleet bin/maascert
 
 lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
@@ -44,6 +48,15 @@ hostile: ## a lying CA, forged regions, a hostile DNS and local users: what they
 
 e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies, name servers, PostgreSQL and Prometheus; needs root, nginx, haproxy, apache2, named, ip, systemd-analyze, prometheus, prometheus-alertmanager, prometheus-node-exporter, prometheus-blackbox-exporter, postgresql-15 and pgbouncer
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -v ./certstore/postgres ./internal/e2e
+
+soak: build ## the fleet of make e2e in 200 rounds of chaos; SOAK sets how many, SEED which
+	MAASCERT_SOAK_ROUNDS=$(SOAK) MAASCERT_SOAK_SEED=$(SEED) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -timeout 90m -v -run TestChaos ./internal/e2e
+SOAK ?= 200
+SEED ?= 1
+
+scale: ## a hundred thousand deployments on one CA, in fake time; DEPLOYMENTS sets how many
+	SCALE_DEPLOYMENTS=$(DEPLOYMENTS) go test -count=1 -timeout 60m -v -run TestScale ./internal/lifecycle
+DEPLOYMENTS ?= 100000
 
 bench: build ## what an issuance takes, beside lego's library, certbot and whatever else is installed; BENCH takes flags
 	go build -buildvcs=false -o bin/bench ./internal/bench

@@ -30,7 +30,7 @@ import (
 func fleet(t *testing.T, options fleettest.Options) *fleettest.Fleet {
 	t.Helper()
 	require.Zero(t, os.Geteuid(), "network namespaces need root")
-	isInside, err := fleettest.Enter(t.Context(), "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "30m")
+	isInside, err := fleettest.Enter(t.Context(), "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "85m")
 	require.NoError(t, err)
 	if !isInside {
 		return nil
