@@ -126,7 +126,7 @@ var errPooled = hint.Add(errors.New("store: a pooler that pools transactions sta
 // session is a connection of its own, which is seen to be one: behind a pooler that gives a session's statements to several connections
 // no lock can be held.
 func (s *Store) session(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
-	conn, err := pgx.ConnectConfig(ctx, s.config.ConnConfig.Copy())
+	conn, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -51,12 +52,18 @@ type Config struct {
 	// URL of the database, in libpq's words: several hosts may stand in it, and the one that takes writes is used.
 	URL  string
 	Node string // what this host calls itself, for who finds a lock taken
+	// Again reads the URL anew, for a password that was changed since; nil: it does not change.
+	Again func(ctx context.Context) (string, error)
 }
 
 // Store is the database. It connects when it is first asked.
 type Store struct {
 	config *pgxpool.Config
 	node   string
+	again  func(ctx context.Context) (string, error)
+
+	hiding  sync.Mutex
+	secrets []string // passwords that were used
 
 	mu      sync.Mutex
 	pool    *pgxpool.Pool               // nil: nothing was asked yet
@@ -97,7 +104,41 @@ func Open(c Config) (*Store, error) {
 	connection.RuntimeParams = map[string]string{"application_name": "maascert"} // a pooler takes no others
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	config.MaxConns, config.MinConns, config.MaxConnIdleTime = mostConnections, 0, idleAge
-	return &Store{config: config, node: c.Node}, nil
+	s := &Store{config: config, node: c.Node, again: c.Again, secrets: []string{connection.Password}}
+	config.BeforeConnect = s.authenticate
+	return s, nil
+}
+
+// authenticate takes the password as it is now. What cannot be read anew is as it was.
+func (s *Store) authenticate(ctx context.Context, connection *pgx.ConnConfig) error {
+	if s.again == nil {
+		return nil
+	}
+	address, err := s.again(ctx)
+	if err != nil {
+		return nil
+	}
+	if now, err := pgx.ParseConfig(address); err == nil {
+		connection.Password = now.Password
+		s.hiding.Lock()
+		defer s.hiding.Unlock()
+		if !slices.Contains(s.secrets, now.Password) {
+			s.secrets = append(s.secrets[max(0, len(s.secrets)-mostSecrets):], now.Password)
+		}
+	}
+	return nil
+}
+
+// mostSecrets bounds the passwords that are remembered, so that none shows up in an error.
+const mostSecrets = 5
+
+// connect makes a connection beside those of the pool.
+func (s *Store) connect(ctx context.Context) (*pgx.Conn, error) {
+	connection := s.config.ConnConfig.Copy()
+	if err := s.authenticate(ctx, connection); err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, connection)
 }
 
 // prepare refuses a server that takes no writes, so that the next one is tried, and has one that does notice as soon as we do that a
@@ -176,9 +217,13 @@ func (s *Store) explain(ctx context.Context, err error) error {
 		err = cause
 	}
 	text := printable.Phrase(err.Error())
-	if password := s.config.ConnConfig.Password; password != "" {
-		text = strings.ReplaceAll(text, password, "…")
+	s.hiding.Lock()
+	for _, password := range s.secrets {
+		if password != "" {
+			text = strings.ReplaceAll(text, password, "…")
+		}
 	}
+	s.hiding.Unlock()
 	var refused *pgconn.PgError
 	said := error(&tamed{"store: " + text, err})
 	switch isAnswer := errors.As(err, &refused); {

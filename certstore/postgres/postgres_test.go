@@ -316,6 +316,29 @@ func TestADatabaseThatComesLate(t *testing.T) {
 	}
 }
 
+// A password that is changed where the URL is read from is used from then on, and shows up in no error either.
+func TestAPasswordThatChanges(t *testing.T) {
+	server := postgrestest.Start(t)
+	var now atomic.Value
+	now.Store(server.URL())
+	s, err := postgres.Open(postgres.Config{URL: server.URL(), Again: func(context.Context) (string, error) { return now.Load().(string), nil }})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	_, err = s.Write(t.Context(), "account", []byte("x"), "")
+	require.NoError(t, err)
+	server.SQL("alter role maascert password 'another-hunter2'", "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'maascert'")
+	now.Store(strings.Replace(server.URL(), postgrestest.Password, "a-wrong-hunter2", 1))
+	_, _, err = s.Read(t.Context(), "account")
+	require.ErrorContains(t, err, "password authentication failed")
+	require.NotContains(t, fmt.Sprintf("%+v %#v", err, err), "hunter2")
+	now.Store(strings.Replace(server.URL(), postgrestest.Password, "another-hunter2", 1))
+	_, _, err = s.Read(t.Context(), "account")
+	require.NoError(t, err)
+	held, err := s.Lock(t.Context(), "maas")
+	require.NoError(t, err)
+	held.Unlock()
+}
+
 func TestWrongURLs(t *testing.T) {
 	t.Parallel()
 	_, err := postgres.Open(postgres.Config{URL: "postgres://u:hunter2@[::1"})

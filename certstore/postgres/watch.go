@@ -128,7 +128,7 @@ const mostWritten = 1000
 func (s *Store) listener(ctx context.Context) (conn *pgx.Conn, err error) {
 	err = s.ask(ctx, func(ctx context.Context, _ *pgxpool.Pool) error {
 		var err error
-		if conn, err = pgx.ConnectConfig(ctx, s.config.ConnConfig.Copy()); err != nil {
+		if conn, err = s.connect(ctx); err != nil {
 			return err
 		}
 		if _, err = conn.Exec(ctx, "listen "+channel); err != nil {

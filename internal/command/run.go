@@ -333,12 +333,20 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal) {
 		if err == nil {
 			err = s.mayRun(s.path, config)
 		}
+		var parts *assembly
+		if err == nil {
+			parts = s.assemble(config)
+			err = parts.checkTwin(ctx)
+		}
 		if err != nil {
+			if parts != nil {
+				parts.close()
+			}
 			s.log.Error("the configuration is bad; the old one stays in force", "error", printable.Error(err))
 			s.refuse(err)
 		} else {
 			// A pass may still be using the old parts; the next one closes them.
-			s.use(s.assemble(config))
+			s.use(parts)
 			s.log.Info("read the configuration again")
 		}
 		s.tell(daemon.SdNotifyReady)

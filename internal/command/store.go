@@ -48,26 +48,24 @@ func (a *app) openSealedStore(ctx context.Context, config *config.Config) (certs
 	return sealed.New(store, seals...)
 }
 
-func (a *app) openPlainStore(ctx context.Context, config *config.Config) (certstore.Store, error) {
-	if !config.Store.IsShared() {
-		store := certstore.NewFileStore(a.fsys, config.Store.Path)
-		store.Node = config.Node
+func (a *app) openPlainStore(ctx context.Context, c *config.Config) (certstore.Store, error) {
+	if !c.Store.IsShared() {
+		store := certstore.NewFileStore(a.fsys, c.Store.Path)
+		store.Node = c.Node
 		return store, nil
 	}
-	var address string
-	var err error
-	if config.Store.URL == ofRegiond {
-		address, err = maasconfig.ReadDatabaseURL(ctx, config.MAAS.Installation(config.StateDir, a.fsys, world.Exec{}))
-	} else {
-		address, err = config.Store.DatabaseURL()
+	read := func(ctx context.Context) (string, error) {
+		if c.Store.URL == config.OfRegiond {
+			return maasconfig.ReadDatabaseURL(ctx, c.MAAS.Installation(c.StateDir, a.fsys, world.Exec{}))
+		}
+		return c.Store.DatabaseURL()
 	}
+	address, err := read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return postgres.Open(postgres.Config{URL: address, Node: config.Node})
+	return postgres.Open(postgres.Config{URL: address, Node: c.Node, Again: read})
 }
-
-const ofRegiond = config.OfRegiond
 
 // closeStore closes what a store keeps open.
 func closeStore(store certstore.Store) {
