@@ -21,7 +21,7 @@ const (
 	// publishedAge is for how long an answer may be given: longer than an order takes.
 	publishedAge = time.Hour
 	// mostPublished bounds the answers of a host.
-	mostPublished = 1000
+	mostPublished = 300
 )
 
 func (a Answer) isOf(other Answer) bool {

@@ -66,6 +66,8 @@ type Revision string
 var (
 	// ErrNotFound says that there is no such document.
 	ErrNotFound = errors.New("not found")
+	// ErrAway says that the store cannot be reached, so that nobody knows what is in it; most often it comes back.
+	ErrAway = errors.New("the store cannot be reached")
 	// ErrConflict says that a document changed since it was read.
 	ErrConflict = errors.New("changed by somebody else meanwhile")
 )

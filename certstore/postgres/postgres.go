@@ -230,6 +230,7 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	case errors.Is(err, errPooled), isAnswer && (refused.Code == doublePrepared || refused.Code == notPrepared):
 		return errPooled // where statements were prepared on another connection
 	case !isAnswer || refused.Code == adminShutdown:
+		said = &tamed{"store: " + text, errors.Join(certstore.ErrAway, err)}
 		return hint.Add(said, "does PostgreSQL run there, and does it let this host in (pg_hba.conf)? store.url says where and as whom")
 	}
 	return said

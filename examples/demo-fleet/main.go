@@ -178,7 +178,7 @@ func (w *watcher) play(ctx context.Context) error {
 	w.say("== the database dies, and its follower takes its place")
 	f.FailOver()
 	w.say("%s renews", f.Hosts[2].Name)
-	if out, code := f.Hosts[2].Maascert(ctx, "renew", "--force"); code != 0 {
+	if out, code := f.Hosts[2].Maascert(ctx, "renew", "--force", "--wait", "30s"); code != 0 {
 		return fmt.Errorf("renew: exit %d: %s", code, out)
 	}
 	if _, err := w.one(ctx, second); err != nil {

@@ -141,11 +141,11 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 		node.OK = node.OK && (passed[cert.Name] || wasOK)
 	}
 	for _, r := range end.results {
-		p.memory.saw(r.Name, r.After)
+		p.seen.saw(r.Name, r.After)
 	}
 	latest := map[string]certstore.Seen{}
 	for _, cert := range p.engine.Certificates {
-		if seen := p.memory.latest(cert.Name).Newest(node.Latest[cert.Name]); seen.Version > 0 {
+		if seen := p.seen.latest(cert.Name).Newest(node.Latest[cert.Name]); seen.Version > 0 {
 			latest[cert.Name] = seen
 		}
 	}

@@ -38,7 +38,7 @@ type assembly struct {
 	clients map[string]*acme.Client // by issuer
 	solvers *solvers
 	standby standby
-	memory  *memory
+	seen    *sightings
 	reach   world.Dial                    // to whoever answers challenges; nil: the network
 	observe func(host string, status int) // requests to CAs; nil: nobody does
 	maas    deployment
@@ -58,9 +58,9 @@ func (a *app) assemble(config *config.Config) *assembly {
 	for name, issuer := range config.Issuers {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
 	}
-	p.memory = &memory{fsys: a.fsys, dir: filepath.Join(config.StateDir, "public")}
+	p.seen = &sightings{fsys: a.fsys, dir: filepath.Join(config.StateDir, "public")}
 	p.engine = &lifecycle.Engine{
-		Seen:   p.memory.latest,
+		Seen:   p.seen.latest,
 		Period: period(config.Times()), Started: a.now(), Progress: a.progress,
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: a.now, Log: a.log, Revoke: p.revoke,
 		Broken: (&pinned{fsys: a.fsys}).profiles,

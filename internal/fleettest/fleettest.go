@@ -5,6 +5,7 @@ package fleettest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -66,6 +67,8 @@ type Host struct {
 	Dir     string
 	Config  string // path of maascert's configuration
 	Region  *maastest.Region
+
+	Program string // maascert, where it is not the fleet's; empty: it is
 
 	*machine
 	fleet *Fleet
@@ -257,12 +260,56 @@ func (h *Host) Edit(pairs ...string) {
 	require.NoError(h.fleet.t, os.WriteFile(h.Config, []byte(edited), 0o640))
 }
 
+func (h *Host) program() string { return cmp.Or(h.Program, h.fleet.options.Program) }
+
+// Forward has every host reach a server of ours on the loopback under its address.
+func (f *Fleet) Forward(address string) {
+	f.t.Helper()
+	for _, h := range f.Hosts {
+		listener, err := h.listen("tcp", address)
+		require.NoError(f.t, err)
+		var group sync.WaitGroup
+		f.t.Cleanup(func() {
+			// There is nothing to lose.
+			_ = listener.Close()
+			group.Wait()
+		})
+		group.Go(func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				group.Go(func() { forward(conn, address) })
+			}
+		})
+	}
+}
+
+func forward(conn net.Conn, address string) {
+	defer conn.Close()
+	server, err := net.Dial("tcp", address)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	ended := make(chan struct{}, 2)
+	for _, way := range [][2]net.Conn{{conn, server}, {server, conn}} {
+		go func() {
+			// Whoever ends first ends both.
+			_, _ = io.Copy(way[0], way[1])
+			ended <- struct{}{}
+		}()
+	}
+	<-ended
+}
+
 // Run starts the host's daemon.
 func (h *Host) Run() {
 	h.fleet.t.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.daemon = h.command(context.Background(), h.fleet.options.Program, "--config", h.Config, "--log-level", "debug", "run")
+	h.daemon = h.command(context.Background(), h.program(), "--config", h.Config, "--log-level", "debug", "run")
 	out := &locked{h}
 	h.daemon.Stdout, h.daemon.Stderr = out, out
 	require.NoError(h.fleet.t, h.daemon.Start())
@@ -315,7 +362,7 @@ func (h *Host) Reload() {
 
 // Maascert runs a command of maascert's on the host.
 func (h *Host) Maascert(ctx context.Context, args ...string) (out string, code int) {
-	cmd := h.command(ctx, append([]string{h.fleet.options.Program, "--config", h.Config}, args...)...)
+	cmd := h.command(ctx, append([]string{h.program(), "--config", h.Config}, args...)...)
 	text, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -326,7 +373,7 @@ func (h *Host) Maascert(ctx context.Context, args ...string) (out string, code i
 
 // Output is like Maascert, and returns standard output alone.
 func (h *Host) Output(ctx context.Context, args ...string) ([]byte, int) {
-	cmd := h.command(ctx, append([]string{h.fleet.options.Program, "--config", h.Config}, args...)...)
+	cmd := h.command(ctx, append([]string{h.program(), "--config", h.Config}, args...)...)
 	cmd.Stderr = io.Discard
 	// Its exit code says it.
 	text, _ := cmd.Output()

@@ -393,7 +393,7 @@ func (s State) decideTarget(t TargetState, wish certstore.Wish) (what action, ag
 			return writeDown, again
 		}
 		return leave, again
-	case s.isForeign(t, wish), s.keepsForgotten(t):
+	case s.isForeign(t, wish), s.keepsLost(t):
 		return leave, again
 	case d.Verified == current && onlyUnknown(t.Endpoints):
 		return leave, again // being unreachable proves nothing, and it did serve the version

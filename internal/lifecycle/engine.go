@@ -975,7 +975,7 @@ func notServing(view View, t TargetState, target maasconfig.Info) error {
 	switch {
 	case maasconfig.Serving(t.Endpoints):
 		return hint.Add(err, "is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another")
-	case view.State.keepsForgotten(t):
+	case view.State.keepsLost(t):
 		return view.State.restored()
 	case view.State.isForeign(t, view.Plan.wanted()):
 		return hint.Add(errors.New("every endpoint serves a good certificate that is not ours; it is left until a renewal is due"),

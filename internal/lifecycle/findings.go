@@ -187,7 +187,9 @@ func (t Tellable) ofCertificate() []finding {
 }
 
 // isStoreAway tells whether something failed because the store went away meanwhile: a database restarts, or another server takes its place.
-func isStoreAway(err error) bool { return errors.Is(err, certstore.ErrLockLost) }
+func isStoreAway(err error) bool {
+	return errors.Is(err, certstore.ErrLockLost) || errors.Is(err, certstore.ErrAway)
+}
 
 // isLeft tells whether a target is left as it is until a person decides.
 func (t Tellable) isLeft(target string) bool {

@@ -20,18 +20,18 @@ func newest(cert string, own certstore.Seen, nodes []certstore.Node) certstore.S
 	return own
 }
 
-// isForgotten tells whether an endpoint serves a version of ours that is newer than the one in use, and that the store does not have.
-func (s State) isForgotten(e maasconfig.Endpoint) bool {
+// isLost tells whether an endpoint serves a version of ours that is newer than the one in use, and that the store does not have.
+func (s State) isLost(e maasconfig.Endpoint) bool {
 	fingerprint := e.Fingerprint()
 	_, known := s.Known[fingerprint]
 	return !known && s.Current != nil && fingerprint != "" && fingerprint == s.Latest.Fingerprint && s.Latest.NotBefore.After(s.leaf().NotBefore) && e.Distrust == nil && !s.isPinned()
 }
 
-// keepsForgotten tells whether a target is left to serve a version that the store has lost.
-func (s State) keepsForgotten(t TargetState) bool {
+// keepsLost tells whether a target is left to serve a version that the store has lost.
+func (s State) keepsLost(t TargetState) bool {
 	isServed := false
 	for _, e := range t.Endpoints {
-		isServed = isServed || s.isForgotten(e)
+		isServed = isServed || s.isLost(e)
 	}
 	return isServed && dueAt(s.Latest.NotBefore, s.Latest.NotAfter).After(s.Now)
 }
@@ -39,7 +39,7 @@ func (s State) keepsForgotten(t TargetState) bool {
 // isRestored tells whether the store has lost a version that is served and not due.
 func (s State) isRestored() bool {
 	for _, t := range s.Targets {
-		if s.keepsForgotten(t) {
+		if s.keepsLost(t) {
 			return true
 		}
 	}

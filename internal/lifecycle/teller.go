@@ -177,7 +177,7 @@ func (t *Teller) process() string {
 // write writes down what is worth telling and takes what is to be told now.
 func (t *Teller) write(ctx context.Context, about Tellable) (errands []errand, again time.Time) {
 	process := t.process()
-	t.change(ctx, about.Cert.Name, func(m *mail) {
+	change := func(m *mail) {
 		about.Told = m.Told
 		var letters []Letter
 		letters, m.Told, again = Tell(about)
@@ -192,12 +192,36 @@ func (t *Teller) write(ctx context.Context, about Tellable) (errands []errand, a
 		for _, one := range m.take(process, about.Now, !t.begun[about.Cert.Name]) {
 			errands = append(errands, errand{about.Cert.Name, one})
 		}
-	})
+	}
+	if !t.isIdle(about, change) {
+		t.change(ctx, about.Cert.Name, change)
+	}
 	if t.begun == nil {
 		t.begun = map[string]bool{}
 	}
 	t.begun[about.Cert.Name] = true
 	return errands, again
+}
+
+// isIdle tells whether a change makes no difference to what the pass read of the record: then nobody has to ask the store again.
+func (t *Teller) isIdle(about Tellable, change func(*mail)) bool {
+	if about.Result.After.Blind || t.here(about.Cert.Name).Apart {
+		return false
+	}
+	record := about.Result.After.State.Record
+	before := mail{Told: record.Told, Outbox: record.Outbox}
+	after := mail{Told: slices.Clone(record.Told), Outbox: slices.Clone(record.Outbox)}
+	change(&after)
+	if len(before.Told)+len(before.Outbox)+len(after.Told)+len(after.Outbox) == 0 {
+		return true
+	}
+	was, _ := json.Marshal(before) // what was read from JSON marshals
+	is, err := json.Marshal(after)
+	if err != nil || string(was) != string(is) {
+		return false
+	}
+	t.remember(func(known *hostMemory) { known.Certificates[about.Cert.Name] = after })
+	return true
 }
 
 // post puts an event into the outbox. Of what lasts only the last word counts: who did not hear the one before need not hear it any more.

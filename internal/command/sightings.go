@@ -13,9 +13,9 @@ import (
 	"maascert/internal/world"
 )
 
-// memory is the newest version of each certificate that this host saw, for the day on which the store is restored from an older copy. It
+// sightings are the newest version of each certificate that this host saw, for the day on which the store is restored from an older copy. It
 // begins with what lies in the public folder since the last pass.
-type memory struct {
+type sightings struct {
 	fsys world.FS
 	dir  string // the public folder
 
@@ -24,13 +24,13 @@ type memory struct {
 }
 
 // latest is the newest version of a certificate.
-func (m *memory) latest(cert string) certstore.Seen {
+func (m *sightings) latest(cert string) certstore.Seen {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.recall(cert)
 }
 
-func (m *memory) recall(cert string) certstore.Seen {
+func (m *sightings) recall(cert string) certstore.Seen {
 	if _, known := m.seen[cert]; !known {
 		if m.seen == nil {
 			m.seen = map[string]certstore.Seen{}
@@ -41,7 +41,7 @@ func (m *memory) recall(cert string) certstore.Seen {
 }
 
 // published is the version whose chain lies in the public folder; what cannot be read there is not remembered.
-func (m *memory) published(cert string) (seen certstore.Seen) {
+func (m *sightings) published(cert string) (seen certstore.Seen) {
 	var status report.Public
 	if text, err := m.fsys.ReadFile(filepath.Join(m.dir, "status.json")); err == nil && json.Unmarshal(text, &status) == nil {
 		for _, one := range status.Certificates {
@@ -63,7 +63,7 @@ func (m *memory) published(cert string) (seen certstore.Seen) {
 }
 
 // saw remembers what a pass left.
-func (m *memory) saw(cert string, view lifecycle.View) {
+func (m *sightings) saw(cert string, view lifecycle.View) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	seen := m.recall(cert)
