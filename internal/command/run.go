@@ -201,8 +201,12 @@ func (s *service) close() {
 	if s.unwatch != nil {
 		s.unwatch()
 	}
+	passing := s.passing
 	s.mu.Unlock()
 	s.watching.Wait()
+	if passing != nil && passing != s.current() { // it was replaced, and no pass was made since
+		passing.close()
+	}
 	s.current().close()
 }
 

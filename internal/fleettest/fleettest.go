@@ -334,7 +334,7 @@ func (h *Host) Log() string {
 	return h.log.String()
 }
 
-// Kill ends the daemon, and all that it started, as a power cut does.
+// Kill ends the daemon at once, as the kernel does when memory runs out; what it started goes on.
 func (h *Host) Kill() { h.stop(syscall.SIGKILL) }
 
 // Stop ends the daemon as systemd does.

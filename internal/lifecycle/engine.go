@@ -225,6 +225,8 @@ const (
 	windowTime = 5 * time.Second
 	// discoverTime bounds finding out which endpoints there are: they are to be asked in what is left.
 	discoverTime = 9 * time.Second
+	// freshTime is for how long what was read ahead of a first look is good.
+	freshTime = 5 * time.Second
 	// retractTime bounds taking away what earlier runs left visible.
 	retractTime = time.Minute
 	// saveTime bounds a save that must not be given up when the pass is.
@@ -235,12 +237,15 @@ const (
 func (e *Engine) Pass(ctx context.Context, options Options) []Result {
 	var results []Result
 	grace := new(world.Grace)
-	first := e.ahead(ctx, options.Certificates)
+	first, read := e.ahead(ctx, options.Certificates), e.Now()
 	for _, cert := range e.Certificates {
 		if len(options.Certificates) > 0 && !slices.Contains(options.Certificates, cert.Name) {
 			continue
 		}
 		begun := e.Now()
+		if begun.Sub(read) > freshTime {
+			first, read = e.ahead(ctx, options.Certificates), begun
+		}
 		options := options
 		options.began = begun.Round(0)
 		p := &pass{
