@@ -31,7 +31,8 @@ func (a Answer) isOf(other Answer) bool {
 // PublishAnswer has all hosts that share a store give an answer of a host's, until WithdrawAnswer, and for an hour at most.
 func PublishAnswer(ctx context.Context, store Store, host string, answer Answer) error {
 	return changeAnswers(ctx, store, host, answer.At, func(all []Answer) []Answer {
-		all = append(all, answer)
+		// Of one name the CA looks for the last.
+		all = append(slices.DeleteFunc(all, func(a Answer) bool { return a.Type == answer.Type && a.Name == answer.Name }), answer)
 		return all[max(0, len(all)-mostPublished):]
 	})
 }
@@ -46,8 +47,14 @@ func changeAnswers(ctx context.Context, store Store, host string, now time.Time,
 	for {
 		var doc Answers
 		revision, err := load(ctx, store, name, &doc, func() int { return doc.V })
-		if err != nil {
+		if errors.Is(err, ErrAway) {
 			return err
+		}
+		if err != nil { // it is written anew: nothing in it lasts
+			doc, revision = Answers{}, ""
+			if err := store.Delete(ctx, name); err != nil {
+				return err
+			}
 		}
 		doc.V, doc.Answers = format, change(slices.DeleteFunc(doc.Answers, func(a Answer) bool { return !a.isCurrent(now) }))
 		if _, err = save(ctx, store, name, doc, revision); !errors.Is(err, ErrConflict) {
@@ -58,18 +65,19 @@ func changeAnswers(ctx context.Context, store Store, host string, now time.Time,
 
 func (a Answer) isCurrent(now time.Time) bool { return now.Sub(a.At).Abs() < publishedAge }
 
-// LoadAnswers reads what all hosts let others answer now.
+// LoadAnswers reads what all hosts let others answer now, the newest first. A document that cannot be read is left out.
 func LoadAnswers(ctx context.Context, store Store, now time.Time) ([]Answer, error) {
+	store = Ahead(ctx, store, Wanted{Folders: []string{"answers"}})
 	hosts, err := store.List(ctx, "answers")
 	var all []Answer
 	for _, host := range hosts {
 		var doc Answers
 		if _, loading := load(ctx, store, "answers/"+host, &doc, func() int { return doc.V }); loading != nil {
-			err = errors.Join(err, loading)
 			continue
 		}
 		all = append(all, slices.DeleteFunc(doc.Answers, func(a Answer) bool { return !a.isCurrent(now) })...)
 	}
+	slices.SortStableFunc(all, func(a, b Answer) int { return b.At.Compare(a.At) })
 	return all, err
 }
 

@@ -15,7 +15,7 @@ func TestPublishedAnswers(t *testing.T) {
 	t.Parallel()
 	store, ctx, now := certstore.NewOverlay(nil), t.Context(), time.Now().UTC()
 	answer := func(token string, at time.Time) certstore.Answer {
-		return certstore.Answer{Type: "tls-alpn-01", Name: "maas.example", Token: token, Thumbprint: "t", At: at}
+		return certstore.Answer{Type: "tls-alpn-01", Name: token + ".example", Token: token, Thumbprint: "t", At: at}
 	}
 	tokens := func(now time.Time) (all []string) {
 		answers, err := certstore.LoadAnswers(ctx, store, now)
@@ -28,14 +28,24 @@ func TestPublishedAnswers(t *testing.T) {
 	require.NoError(t, certstore.PublishAnswer(ctx, store, "region1", answer("a", now)))
 	require.NoError(t, certstore.PublishAnswer(ctx, store, "region2", answer("b", now)))
 	require.NoError(t, certstore.PublishAnswer(ctx, store, "region1", answer("c", now.Add(30*time.Minute))))
-	require.Equal(t, []string{"a", "c", "b"}, tokens(now))
-	require.Equal(t, []string{"c"}, tokens(now.Add(time.Hour)))
-	require.NoError(t, certstore.WithdrawAnswer(ctx, store, "region1", answer("a", now), now))
+	require.Equal(t, []string{"c", "a", "b"}, tokens(now), "the newest first")
+	again := answer("a", now.Add(time.Minute))
+	again.Token = "a2"
+	require.NoError(t, certstore.PublishAnswer(ctx, store, "region1", again))
+	require.Equal(t, []string{"c", "a2", "b"}, tokens(now), "of one name only the last is given")
+	require.Equal(t, []string{"c"}, tokens(now.Add(time.Hour+time.Minute)))
+	require.NoError(t, certstore.WithdrawAnswer(ctx, store, "region1", again, now))
 	require.Equal(t, []string{"c", "b"}, tokens(now))
 	for n := range 350 {
 		require.NoError(t, certstore.PublishAnswer(ctx, store, "region1", answer(fmt.Sprint("n", n), now)))
 	}
 	require.Len(t, tokens(now), 301)
+
+	_, err := store.Write(ctx, "answers/region4", []byte("no document"), "")
+	require.NoError(t, err)
+	require.Len(t, tokens(now), 301, "one that cannot be read hides no other")
+	require.NoError(t, certstore.PublishAnswer(ctx, store, "region4", answer("e", now)), "and is written anew")
+	require.Len(t, tokens(now), 302)
 
 	data, revision, err := store.Read(ctx, "answers/region2")
 	require.NoError(t, err)

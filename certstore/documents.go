@@ -506,7 +506,7 @@ type NodeTarget struct {
 	Name        string `json:"name"`
 	Type        string `json:"type"`
 	Shared      bool   `json:"shared"`  // it is the deployment's, and not that host's alone
-	Version     int    `json:"version"` // that each of its endpoints was seen to serve at the last pass; 0 where that cannot be said
+	Version     *int   `json:"version"` // that all of its endpoints served that were seen at the last pass, 0 for none or several; nil: none was seen
 }
 
 // NodeNotifier is how telling went with a notifier of a host's.

@@ -25,6 +25,8 @@ type StandBy interface {
 	Solver
 	// StandBy answers for them until release is called. Orders of this process may use the address meanwhile.
 	StandBy() (release func(), err error)
+	// IsAnswered tells whether another program of this host has the address and answers for the fleet, as far as that can be seen.
+	IsAnswered(ctx context.Context) bool
 }
 
 var (
@@ -44,7 +46,7 @@ const (
 // cannot be asked, what was so last.
 type latest[T any] struct {
 	mu    sync.Mutex // held while the fleet is asked
-	began time.Time  // when it was asked last
+	began time.Time  // when it was asked last, and answered
 	known T
 	rate  *rate.Limiter
 }
@@ -59,11 +61,12 @@ func (l *latest[T]) get(ctx context.Context, ask func(context.Context) (T, error
 	if !l.began.Before(came) || l.rate.Wait(ctx) != nil {
 		return l.known
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	// Whoever came may go away: the others want to know all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
-	l.began = time.Now()
+	began := time.Now()
 	if known, err := ask(ctx); err == nil {
-		l.known = known
+		l.known, l.began = known, began
 	}
 	return l.known
 }

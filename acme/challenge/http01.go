@@ -236,6 +236,12 @@ func (r *Responder) StandBy() (release func(), err error) {
 	}), nil
 }
 
+// IsAnswered asks whoever has the address.
+func (r *Responder) IsAnswered(ctx context.Context) bool {
+	thumbprint := r.account.get(ctx, r.Fleet.Thumbprint)
+	return thumbprint != "" && r.answersAlready(ctx, string(thumbprint))
+}
+
 // thumbprint is what a token is answered with now; empty: nobody knows one.
 func (r *Responder) thumbprint(ctx context.Context) string {
 	r.mu.Lock()

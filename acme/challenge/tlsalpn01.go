@@ -85,6 +85,9 @@ func (r *TLSResponder) StandBy() (release func(), err error) {
 	}), nil
 }
 
+// IsAnswered is not known of an address of which no answer is expected just now.
+func (r *TLSResponder) IsAnswered(context.Context) bool { return false }
+
 // start listens, unless it does. The caller holds the mutex.
 func (r *TLSResponder) start() error {
 	if r.certs == nil {

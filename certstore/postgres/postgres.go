@@ -81,9 +81,16 @@ var (
 func Open(c Config) (*Store, error) {
 	config, err := pgxpool.ParseConfig(c.URL)
 	if err != nil {
-		return nil, hint.Add(errors.New("what store.url refers to holds no URL of a PostgreSQL database"), "postgres://USER:PASSWORD@HOST[,HOST]/DATABASE")
+		return nil, hint.Add(errors.New("what store.url refers to holds no URL of a PostgreSQL database"), "%s", urlHint)
 	}
 	connection := config.ConnConfig
+	hosts := []string{connection.Host}
+	for _, fallback := range connection.Fallbacks {
+		hosts = append(hosts, fallback.Host)
+	}
+	if slices.ContainsFunc(hosts, func(host string) bool { return strings.Contains(host, "@") }) { // a part of the password would be taken for a host's name, and told
+		return nil, hint.Add(errors.New("what store.url refers to holds a URL whose password has an @ in it"), "%s", urlHint)
+	}
 	connection.ConnectTimeout = connectTime
 	connection.DialFunc = (&net.Dialer{
 		Timeout:         connectTime,
@@ -108,6 +115,8 @@ func Open(c Config) (*Store, error) {
 	config.BeforeConnect = s.authenticate
 	return s, nil
 }
+
+const urlHint = "postgres://USER:PASSWORD@HOST[,HOST]/DATABASE; in PASSWORD write %2F for /, %40 for @, %25 for %, %23 for #, %3F for ?, %3A for :"
 
 // authenticate takes the password as it is now. What cannot be read anew is as it was.
 func (s *Store) authenticate(ctx context.Context, connection *pgx.ConnConfig) error {
@@ -173,8 +182,8 @@ func (s *Store) Close() {
 
 // ask has a pool whose database has our tables do something that may be done twice, and once more where the connection died, or leads to a
 // server that takes no writes any more. That a connection is dead is found out by using it: asking whether it is would be another statement.
-func (s *Store) ask(ctx context.Context, do func(context.Context, *pgxpool.Pool) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, connectTime+queryTime, fmt.Errorf("the database took more than %v", connectTime+queryTime))
+func (s *Store) ask(asker context.Context, do func(context.Context, *pgxpool.Pool) error) error {
+	ctx, cancel := context.WithTimeoutCause(asker, connectTime+queryTime, fmt.Errorf("the database took more than %v", connectTime+queryTime))
 	defer cancel()
 	for try := 1; ; try++ {
 		pool, err := s.ready(ctx)
@@ -182,6 +191,9 @@ func (s *Store) ask(ctx context.Context, do func(context.Context, *pgxpool.Pool)
 			err = do(ctx, pool)
 		}
 		if err == nil || try > 1 || ctx.Err() != nil || !isCut(err) {
+			if err != nil && asker.Err() != nil { // which says nothing of the database
+				return context.Cause(asker)
+			}
 			return s.explain(ctx, err)
 		}
 		if pool != nil {
@@ -193,7 +205,10 @@ func (s *Store) ask(ctx context.Context, do func(context.Context, *pgxpool.Pool)
 // Codes of PostgreSQL's errors.
 const (
 	readOnlyTransaction = "25006"
-	adminShutdown       = "57P01"
+	tooManyConnections  = "53300"
+	notLetIn            = "28000" // by pg_hba.conf
+	wrongPassword       = "28P01"
+	noDatabase          = "3D000"
 	doublePrepared      = "42P05"
 	notPrepared         = "26000"
 )
@@ -202,10 +217,15 @@ const (
 func isCut(err error) bool {
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) {
-		return refused.Code == adminShutdown || refused.Code == readOnlyTransaction
+		return refused.Code == readOnlyTransaction || isAway(refused.Code)
 	}
 	var network net.Error
 	return pgconn.SafeToRetry(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &network)
+}
+
+// isAway tells whether a server says that it cannot be used now: it starts, ends, or has too many connections.
+func isAway(code string) bool {
+	return strings.HasPrefix(code, "57P0") || strings.HasPrefix(code, "08") || code == tooManyConnections
 }
 
 // explain is an error without secrets, and with what to do.
@@ -229,9 +249,11 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	switch isAnswer := errors.As(err, &refused); {
 	case errors.Is(err, errPooled), isAnswer && (refused.Code == doublePrepared || refused.Code == notPrepared):
 		return errPooled // where statements were prepared on another connection
-	case !isAnswer || refused.Code == adminShutdown:
+	case !isAnswer || isAway(refused.Code) || refused.Code == readOnlyTransaction:
 		said = &tamed{"store: " + text, errors.Join(certstore.ErrAway, err)}
-		return hint.Add(said, "does PostgreSQL run there, and does it let this host in (pg_hba.conf)? store.url says where and as whom")
+		return hint.Add(said, "does PostgreSQL run there? store.url says where")
+	case refused.Code == notLetIn, refused.Code == wrongPassword, refused.Code == noDatabase:
+		return hint.Add(said, "store.url says as whom, with which password and for which database; pg_hba.conf of every server has to let this host in")
 	}
 	return said
 }

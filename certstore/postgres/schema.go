@@ -16,8 +16,7 @@ import (
 const version = 1
 
 // schema makes what there is to make; several hosts may do so at once. The holder of a lock stands beside its fence for people.
-const schema = `create schema if not exists maascert;
-create table if not exists maascert.document (name text primary key, revision text not null, data bytea not null);
+const schema = `create table if not exists maascert.document (name text primary key, revision text not null, data bytea not null);
 create table if not exists maascert.fence (lock text primary key, token text not null, node text not null default '', pid integer not null default 0,
 	since timestamptz not null default now());
 create table if not exists maascert.meta (one boolean primary key default true check (one), version integer not null, min_version integer not null);
@@ -82,6 +81,16 @@ func create(ctx context.Context, pool *pgxpool.Pool) error {
 	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1, $2)", lockClass, schemaLock); err != nil {
 			return err
+		}
+		// Whoever may not make schemas may not say "if not exists" either.
+		var isThere bool
+		if err := tx.QueryRow(ctx, "select to_regnamespace('maascert') is not null").Scan(&isThere); err != nil {
+			return err
+		}
+		if !isThere {
+			if _, err := tx.Exec(ctx, "create schema maascert"); err != nil {
+				return err
+			}
 		}
 		_, err := tx.Exec(ctx, schema, pgx.QueryExecModeSimpleProtocol)
 		return err

@@ -26,13 +26,13 @@ const (
 )
 
 // Watch calls changed whenever another process has written a version of a certificate, until the context ends: at once where PostgreSQL
-// says so, and within fifteen seconds otherwise; and when the database is there again after it was away, for what could not be done
-// meanwhile. It keeps one connection.
+// says so, and within fifteen seconds otherwise; and whenever it begins to listen, at first or after the database was away, for what happened
+// before. It keeps one connection.
 func (s *Store) Watch(ctx context.Context, changed func()) {
 	seen := map[certstore.Revision]bool{}
-	for wasAway := false; ctx.Err() == nil; wasAway = true {
+	for ctx.Err() == nil {
 		// That it cannot listen now is no error: the daemon looks on its schedule as well, and says what is wrong with the database.
-		_ = s.listen(ctx, wasAway, seen, changed)
+		_ = s.listen(ctx, seen, changed)
 		timer := time.NewTimer(watchPause)
 		select {
 		case <-ctx.Done():
@@ -42,9 +42,8 @@ func (s *Store) Watch(ctx context.Context, changed func()) {
 	}
 }
 
-// listen listens on a connection until that ends. seen are the versions that were there when the database was asked before; whoever listens for
-// the first time knows all that is there.
-func (s *Store) listen(ctx context.Context, wasAway bool, seen map[certstore.Revision]bool, changed func()) error {
+// listen listens on a connection until that ends. seen are the versions that were there when the database was asked before.
+func (s *Store) listen(ctx context.Context, seen map[certstore.Revision]bool, changed func()) error {
 	conn, err := s.listener(ctx)
 	if err != nil {
 		return err
@@ -55,7 +54,7 @@ func (s *Store) listen(ctx context.Context, wasAway bool, seen map[certstore.Rev
 		if err != nil {
 			return err
 		}
-		if isFirst && wasAway || isNews && !isFirst {
+		if isFirst || isNews {
 			changed()
 		}
 		if err := waitForWord(ctx, conn); err != nil {

@@ -74,7 +74,7 @@ func (a *app) deleteNode(c *cli.Context, p *assembly, host string) error {
 	if err := a.confirm(c, fmt.Sprintf("Forget the host %s, last heard of %s?", host, node.LastPass.UTC().Format(time.RFC3339))); err != nil {
 		return err
 	}
-	if err := p.store.Delete(c.Context, "nodes/"+host); err != nil {
+	if err := errors.Join(p.store.Delete(c.Context, "nodes/"+host), p.store.Delete(c.Context, "answers/"+host)); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "%s is forgotten; should it make a pass, it is there again\n", host)

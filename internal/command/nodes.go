@@ -88,8 +88,19 @@ func (p *assembly) writeNode(ctx context.Context, end passEnd, now time.Time) (n
 	})
 }
 
-// served is the version that every endpoint of a target served at the end of the pass, or of the last one that was about it; 0 for none.
-func (end passEnd) served(cert, target string, before []certstore.NodeTarget) int {
+// wished is the hash of what this host is known to wish of a certificate: of its configuration where the pass saw to it that that is followed, or
+// that another host's is, and else what it was before, so that what is new is not forgotten.
+func (end passEnd) wished(cert lifecycle.Certificate, node, before string) (hash string, is bool) {
+	for _, r := range end.results {
+		if r.Name == cert.Name && r.After.KnowsWish(node, cert.Wish) {
+			return cert.Wish.Hash(), true
+		}
+	}
+	return before, before != ""
+}
+
+// served is the version that every endpoint of a target served at the end of the pass, or of the last one that was about it.
+func (end passEnd) served(cert, target string, before []certstore.NodeTarget) *int {
 	for _, r := range end.results {
 		if r.Name == cert {
 			return r.After.Served(target)
@@ -100,7 +111,7 @@ func (end passEnd) served(cert, target string, before []certstore.NodeTarget) in
 			return t.Version
 		}
 	}
-	return 0
+	return nil
 }
 
 // describe says how a pass ended, in what this host said before.
@@ -113,11 +124,14 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 	}
 	lastOK := map[string]time.Time{}
 	wishes := sha256.New()
+	said := node.Wishes
 	node.Wishes = map[string]string{}
 	before := node.Targets
 	node.Targets = nil
 	for _, cert := range p.engine.Certificates {
-		node.Wishes[cert.Name] = cert.Wish.Hash()
+		if hash, is := end.wished(cert, p.config.Node, said[cert.Name]); is {
+			node.Wishes[cert.Name] = hash
+		}
 		fmt.Fprintf(wishes, "%s %s\n", cert.Name, cert.Wish.Hash())
 		if at, ok := node.LastOK[cert.Name]; ok {
 			lastOK[cert.Name] = at

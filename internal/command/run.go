@@ -346,7 +346,7 @@ func (s *service) reloads(ctx context.Context, hup <-chan os.Signal) {
 			if parts != nil {
 				parts.close()
 			}
-			s.log.Error("the configuration is bad; the old one stays in force", "error", printable.Error(err))
+			s.log.Error("the configuration is not taken; the old one stays in force", "error", printable.Error(err), "hint", printable.Text(hint.Of(err)))
 			s.refuse(err)
 		} else {
 			// A pass may still be using the old parts; the next one closes them.

@@ -280,21 +280,32 @@ func (v View) Version() int {
 	return v.State.Current.Number
 }
 
-// Served is the version of ours that every endpoint of a target serves; 0 where they serve several, or another.
-func (v View) Served(target string) int {
-	served := 0
+// KnowsWish tells whether what a host wishes was taken into account: it is what is followed, or was written down, or another host's is
+// followed instead.
+func (v View) KnowsWish(node string, wish certstore.Wish) bool {
+	own := wish.Hash()
+	return !v.Blind && (v.Plan.Differ || v.State.Record.WishHash == own || v.State.Record.WishByHost[node] == own)
+}
+
+// Served is the version of ours that all endpoints of a target serve that could be seen; 0 where they serve several, or another, and nil where
+// none could be seen.
+func (v View) Served(target string) (version *int) {
 	for _, t := range v.State.Targets {
-		for i, e := range t.Endpoints {
-			version, ours := v.State.Known[e.Fingerprint()]
-			if t.Name == target && (!ours || i > 0 && version.Number != served) {
-				return 0
+		for _, e := range t.Endpoints {
+			if t.Name != target || e.Served.State == maasconfig.Unknown {
+				continue
 			}
-			if t.Name == target {
-				served = version.Number
+			number := v.State.Known[e.Fingerprint()].Number
+			if e.Fingerprint() != "" && e.Fingerprint() == v.State.Latest.Fingerprint {
+				number = v.State.Latest.Version
 			}
+			if version != nil && *version != number {
+				number = 0
+			}
+			version = &number
 		}
 	}
-	return served
+	return version
 }
 
 // decide decides again, after the state was changed.
@@ -366,7 +377,7 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 		case err == nil:
 			state.Current = &version
 			state.Unpublished = e.Public != nil && !e.Public.IsPublished(cert.Name, version.Bundle.FullChainPEM())
-		case errors.Is(err, context.Canceled), errors.Is(err, fs.ErrPermission):
+		case errors.Is(err, context.Canceled), errors.Is(err, fs.ErrPermission), errors.Is(err, certstore.ErrAway):
 			return err
 		default:
 			// A version that cannot be read is as good as none: another one is ordered.

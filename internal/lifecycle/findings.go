@@ -134,7 +134,7 @@ func (t Tellable) ofHere() []finding {
 	var found []finding
 	if err := t.Here.Config; err != nil {
 		found = append(found, finding{
-			topic: configTopics + t.Node, kind: notify.Failed, stage: StageConfig, err: printable.Error(err), hint: "the configuration before it is in force until the daemon is started anew: mend the file, then systemctl reload maascert", notAfter: t.notAfter(),
+			topic: configTopics + t.Node, kind: notify.Failed, stage: StageConfig, err: printable.Error(err), hint: cmp.Or(hint.Of(err), "the configuration before it is in force until the daemon is started anew: mend the file, then systemctl reload maascert"), notAfter: t.notAfter(),
 		})
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.Here.Silent)) {
@@ -365,12 +365,12 @@ func (t Tellable) ofHosts() []finding {
 	var found []finding
 	for _, node := range state.Nodes {
 		isSelf := node.Node == t.Node || own >= 0 && node.MachineID != "" && node.MachineID == state.Nodes[own].MachineID
-		if isSelf || node.LastRun.IsZero() || t.Now.Sub(node.LastPass) < t.Silence {
+		if isSelf || node.LastRun.IsZero() || t.Now.Sub(node.LastRun) < t.Silence {
 			continue
 		}
 		found = append(found, t.step(finding{
 			topic: hostTopics + node.Node, kind: notify.Silent, hint: "systemctl status maascert, there",
-			detail: fmt.Sprintf("The host %s has made no pass since %s", printable.Phrase(node.Node), node.LastPass.UTC().Format("2006-01-02 15:04 UTC")),
+			detail: fmt.Sprintf("The daemon of %s has made no pass since %s", printable.Phrase(node.Node), node.LastRun.UTC().Format("2006-01-02 15:04 UTC")),
 		}, t.notAfter()))
 	}
 	return found

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -157,11 +158,15 @@ func (e *Engine) pin(ctx context.Context, cert Certificate, why string, held tim
 		return version, fmt.Errorf("version %d is revoked, or to be revoked", version.Number)
 	}
 	wish := cert.Wish
+	node, _, err := certstore.LoadNode(ctx, lock, e.Node)
+	if err != nil {
+		return version, err
+	}
 	return version, p.update(ctx, func(r *certstore.Record) {
 		r.Current, r.Pinned, r.PinnedAt, r.HeldUntil = version.Number, version.Number, e.Now().Round(0).UTC(), held.Round(0).UTC()
 		// A host that follows another one's wish goes on doing so, and one without a CA has none that could be ordered.
 		own := wish.Hash()
-		if isFollowed := r.Wish == nil || own == r.WishHash || r.WishByHost[e.Node] != own; isFollowed && cert.Issuer != nil {
+		if isFollowed := r.Wish == nil || own == r.WishHash || cmp.Or(r.WishByHost[e.Node], node.Wishes[cert.Name]) != own; isFollowed && cert.Issuer != nil {
 			r.Wish, r.WishHash = &wish, own
 		}
 		r.Order, r.Attempt, r.CutOff = nil, nil, 0

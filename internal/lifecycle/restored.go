@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"maascert/certstore"
@@ -29,21 +30,23 @@ func (s State) isLost(e maasconfig.Endpoint) bool {
 
 // keepsLost tells whether a target is left to serve a version that the store has lost.
 func (s State) keepsLost(t TargetState) bool {
-	isServed := false
-	for _, e := range t.Endpoints {
-		isServed = isServed || s.isLost(e)
-	}
-	return isServed && dueAt(s.Latest.NotBefore, s.Latest.NotAfter).After(s.Now)
+	return s.isRestored() && slices.ContainsFunc(t.Endpoints, s.isLost)
 }
 
-// isRestored tells whether the store has lost a version that is served and not due.
+// isRestored tells whether the store has lost a version that is served and not due. It has not where something else is served as well that is
+// about to end: then another one is needed, whatever was lost.
 func (s State) isRestored() bool {
+	isServed := false
 	for _, t := range s.Targets {
-		if s.keepsLost(t) {
-			return true
+		for _, e := range t.Endpoints {
+			isLost := s.isLost(e)
+			if len(e.Certs) > 0 && !isLost && !emergency(e.Certs[0]).After(s.Now) {
+				return false
+			}
+			isServed = isServed || isLost
 		}
 	}
-	return false
+	return isServed && dueAt(s.Latest.NotBefore, s.Latest.NotAfter).After(s.Now)
 }
 
 // isUnpublished tells whether the version in use is to be published. One that is served instead stays published: it is what people see, and

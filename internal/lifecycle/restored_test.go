@@ -16,8 +16,8 @@ func TestAStoreThatWasRestored(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	// The copy is from when version 3 was about to be renewed; version 4 was made since and is not in it.
-	restored := func(age time.Duration) lifecycle.State {
-		s := w.state(29*day+age, 30*day)
+	restored := func(current, age time.Duration) lifecycle.State {
+		s := w.state(current, 30*day)
 		lost := w.bundle(age, 30*day)
 		s.Latest = certstore.Seen{Version: 4, Fingerprint: lost.Fingerprint(), NotBefore: lost.Leaf().NotBefore, NotAfter: lost.Leaf().NotAfter}
 		s.Targets[0].Endpoints = []maasconfig.Endpoint{w.serves("a:5443", lost, s.Current.Bundle), w.serves("b:5443", lost, s.Current.Bundle)}
@@ -33,7 +33,11 @@ func TestAStoreThatWasRestored(t *testing.T) {
 		"what is served is kept although version 3 is due": {age: time.Hour, why: lifecycle.Foreign},
 		"although version 3 ended":                         {age: 10 * day, why: lifecycle.Foreign},
 		"until it is due itself":                           {age: 21 * day, why: lifecycle.Expired, obtains: true},
-		"one region that serves version 3 changes nothing": {age: time.Hour, why: lifecycle.Foreign, change: func(s *lifecycle.State) {
+		"one region that serves version 3, which is good, changes nothing": {age: time.Hour, why: lifecycle.Foreign, change: func(s *lifecycle.State) {
+			*s = restored(25*day, time.Hour)
+			s.Targets[0].Endpoints[1] = w.serves("b:5443", s.Current.Bundle, s.Current.Bundle)
+		}},
+		"one region that serves version 3 in its last tenth needs another": {age: time.Hour, why: lifecycle.Emergency, obtains: true, change: func(s *lifecycle.State) {
 			s.Targets[0].Endpoints[1] = w.serves("b:5443", s.Current.Bundle, s.Current.Bundle)
 		}},
 		"a wish that changed orders": {age: time.Hour, why: lifecycle.KeyTypeChanged, obtains: true, change: func(s *lifecycle.State) { s.Wish.KeyType = certstore.RSA3072 }},
@@ -46,7 +50,7 @@ func TestAStoreThatWasRestored(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := restored(row.age)
+			s := restored(29*day+row.age, row.age)
 			if row.change != nil {
 				row.change(&s)
 			}

@@ -271,19 +271,19 @@ func TestTell(t *testing.T) {
 		}},
 		"a silent host is told, and that it is back": {day, []step{
 			{0, func(s *situation) {
-				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastRun: s.now, LastPass: s.now.Add(-25 * time.Hour)}, {Node: "region1", LastPass: s.now}}
+				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastRun: s.now.Add(-25 * time.Hour), LastPass: s.now}, {Node: "region1", LastPass: s.now}}
 			}, []string{"silent host/region2" + everybody}},
 			{day, func(s *situation) {
 				s.view().State.NodesUnknown = true
 			}, nil},
 			{day, func(s *situation) {
 				s.view().State.NodesUnknown = false
-				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastRun: s.now, LastPass: s.now.Add(2 * day)}}
+				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastRun: s.now.Add(2 * day), LastPass: s.now.Add(2 * day)}}
 			}, []string{"recovered host/region2" + everybody}},
 		}},
 		"this host under a former name is not silent": {day, []step{
 			{0, func(s *situation) {
-				s.view().State.Nodes = []certstore.Node{{Node: "old", MachineID: "m", LastRun: s.now, LastPass: s.now.Add(-25 * time.Hour)}, {Node: "region1", MachineID: "m", LastPass: s.now}}
+				s.view().State.Nodes = []certstore.Node{{Node: "old", MachineID: "m", LastRun: s.now.Add(-25 * time.Hour), LastPass: s.now}, {Node: "region1", MachineID: "m", LastPass: s.now}}
 			}, nil},
 		}},
 		"what a pass did is told to whoever wants to know, and what it put right": {day, []step{
@@ -325,7 +325,7 @@ func TestTell(t *testing.T) {
 		}},
 		"a host that left is not well again": {day, []step{
 			{0, func(s *situation) {
-				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastRun: s.now, LastPass: s.now.Add(-25 * time.Hour)}}
+				s.view().State.Nodes = []certstore.Node{{Node: "region2", LastRun: s.now.Add(-25 * time.Hour), LastPass: s.now}}
 			}, []string{"silent host/region2" + everybody}},
 			{day, func(s *situation) { s.view().State.Nodes = nil }, nil},
 		}},

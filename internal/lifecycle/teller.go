@@ -212,13 +212,12 @@ func (t *Teller) isIdle(about Tellable, change func(*mail)) bool {
 	before := mail{Told: record.Told, Outbox: record.Outbox}
 	after := mail{Told: slices.Clone(record.Told), Outbox: slices.Clone(record.Outbox)}
 	change(&after)
-	if len(before.Told)+len(before.Outbox)+len(after.Told)+len(after.Outbox) == 0 {
-		return true
-	}
-	was, _ := json.Marshal(before) // what was read from JSON marshals
-	is, err := json.Marshal(after)
-	if err != nil || string(was) != string(is) {
-		return false
+	if len(before.Told)+len(before.Outbox)+len(after.Told)+len(after.Outbox) > 0 {
+		was, _ := json.Marshal(before) // what was read from JSON marshals
+		is, err := json.Marshal(after)
+		if err != nil || string(was) != string(is) {
+			return false
+		}
 	}
 	t.remember(func(known *hostMemory) { known.Certificates[about.Cert.Name] = after })
 	return true
@@ -353,17 +352,17 @@ func (t *Teller) giveBack(ctx context.Context, errands []errand) {
 
 // nextTry is when the next event of a certificate is to be told again that one of this host's channels did not take.
 func (t *Teller) nextTry(cert string) time.Time {
-	var next time.Time
+	var moments []time.Time
 	for _, one := range t.here(cert).Outbox {
 		isOurs := slices.ContainsFunc(t.Channels, func(c notify.Channel) bool { return slices.Contains(one.To, c.Name) })
 		switch {
 		case isOurs && !one.Taken.IsZero():
-			next = earlier(next, one.Taken.Add(takenTime))
+			moments = append(moments, one.Taken.Add(takenTime))
 		case isOurs && !one.Next.IsZero():
-			next = earlier(next, one.Next)
+			moments = append(moments, one.Next)
 		}
 	}
-	return next
+	return soonest(moments, t.now()) // what was due before was tried
 }
 
 // change changes what was told and is to be told of a certificate, in the store and here; while the store cannot be reached, here alone.

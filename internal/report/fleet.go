@@ -20,11 +20,11 @@ type Fleet struct {
 	Converged map[string]Converge `json:"converged,omitempty"` // by certificate
 }
 
-// Converge is how far hosts have come with the version of a certificate that is in use, as each said after its last pass.
+// Converge is how far hosts have come with the version of a certificate that is in use, as each that is heard of said after its last pass.
 type Converge struct {
 	Version int `json:"version"`
-	Hosts   int `json:"hosts"` // all of whose targets served it
-	Of      int `json:"of"`    // that have targets for it
+	Hosts   int `json:"hosts"` // all of whose targets served it, as far as they could be seen
+	Of      int `json:"of"`    // that have targets for it, and saw any
 }
 
 // Holder is who holds a lock.
@@ -49,8 +49,11 @@ type Node struct {
 	WishHash    string                 `json:"wish_hash"`
 	ClockSkewMS int64                  `json:"clock_skew_ms"`
 	Targets     []certstore.NodeTarget `json:"targets"`
-	Silent      bool                   `json:"silent"`  // its daemon should have made another pass since
-	Differs     bool                   `json:"differs"` // its configuration asks for other certificates than this host's
+	NoDaemon    bool                   `json:"no_daemon"` // none made a pass there yet
+	Silent      bool                   `json:"silent"`    // its daemon should have made another pass since
+	Differs     bool                   `json:"differs"`   // its configuration asks for other certificates than this host's
+
+	lastRun time.Time // of its daemon
 }
 
 // clockPatience is by how much a host's clock may differ from the CA's before people are told.
@@ -59,17 +62,17 @@ const clockPatience = 10 * time.Second
 // newFleet documents what hosts said. period is the time between two passes of the schedule.
 func newFleet(own string, nodes []certstore.Node, locks map[string]Holder, period time.Duration, now time.Time) Fleet {
 	f := Fleet{Lock: locks, Nodes: []Node{}, Converged: map[string]Converge{}}
-	wish := ""
+	var wishes map[string]string
 	for _, n := range nodes {
 		if n.Node == own {
-			wish = n.WishHash
+			wishes = n.Wishes
 		}
 	}
 	for _, n := range nodes {
 		f.Nodes = append(f.Nodes, Node{
 			Node: printable.Text(n.Node), MachineID: printable.Text(n.MachineID), Version: printable.Text(n.Version), LastPass: Time{n.LastPass}, OK: n.OK, WishHash: n.WishHash,
-			ClockSkewMS: n.ClockSkewMS, Targets: n.Targets,
-			Silent: !n.LastRun.IsZero() && now.Sub(n.LastPass) > 2*period+PassTime, Differs: wish != "" && n.WishHash != wish,
+			ClockSkewMS: n.ClockSkewMS, Targets: n.Targets, lastRun: n.LastRun,
+			NoDaemon: n.LastRun.IsZero(), Silent: !n.LastRun.IsZero() && now.Sub(n.LastRun) > 2*period+PassTime, Differs: len(wishes) > 0 && len(n.Wishes) > 0 && !maps.Equal(n.Wishes, wishes),
 		})
 	}
 	return f
@@ -79,12 +82,12 @@ func newFleet(own string, nodes []certstore.Node, locks map[string]Holder, perio
 func (f *Fleet) converge(cert string, version int) {
 	c := Converge{Version: version}
 	for _, n := range f.Nodes {
-		targets := slices.DeleteFunc(slices.Clone(n.Targets), func(t certstore.NodeTarget) bool { return t.Certificate != cert })
-		if len(targets) == 0 {
+		targets := slices.DeleteFunc(slices.Clone(n.Targets), func(t certstore.NodeTarget) bool { return t.Certificate != cert || t.Version == nil })
+		if len(targets) == 0 || n.Silent { // of which nobody knows
 			continue
 		}
 		c.Of++
-		if !slices.ContainsFunc(targets, func(t certstore.NodeTarget) bool { return t.Version != version }) {
+		if !slices.ContainsFunc(targets, func(t certstore.NodeTarget) bool { return *t.Version != version }) {
 			c.Hosts++
 		}
 	}
@@ -129,8 +132,11 @@ func (n Node) words(w io.Writer, version string) {
 		fmt.Fprintf(w, "; %s", own)
 	}
 	fmt.Fprintln(w)
+	if n.NoDaemon {
+		fmt.Fprintln(w, "    no daemon has made a pass there yet; there: systemctl enable --now maascert")
+	}
 	if n.Silent {
-		fmt.Fprintf(w, "    not heard of since; there: systemctl status maascert; if it left: maascert delete --node %s\n", n.Node)
+		fmt.Fprintf(w, "    its daemon was not heard of since %s; there: systemctl status maascert; if it left: maascert delete --node %s\n", Time{n.lastRun}, n.Node)
 	}
 	if skew := time.Duration(n.ClockSkewMS) * time.Millisecond; skew.Abs() >= clockPatience {
 		side := "behind"
@@ -152,11 +158,11 @@ func (n Node) proxies() string {
 	var all []string
 	for _, t := range n.Targets {
 		switch {
-		case t.Shared:
-		case t.Version == 0:
-			all = append(all, fmt.Sprintf("%s does not serve %s as it should", printable.Text(t.Name), printable.Text(t.Certificate)))
+		case t.Shared, t.Version == nil:
+		case *t.Version == 0:
+			all = append(all, fmt.Sprintf("%s did not serve %s as it should", printable.Text(t.Name), printable.Text(t.Certificate)))
 		default:
-			all = append(all, fmt.Sprintf("%s serves version %d", printable.Text(t.Name), t.Version))
+			all = append(all, fmt.Sprintf("%s served version %d", printable.Text(t.Name), *t.Version))
 		}
 	}
 	return strings.Join(all, ", ")
