@@ -113,7 +113,7 @@ func (s *Store) open(name string, data []byte) ([]byte, error) {
 		}
 		return plain, nil
 	}
-	return nil, hint.Add(fmt.Errorf("store: %s is sealed with a seal that store.seal does not have", name), "store.seal: [NEW, OLD] seals with the first and opens with all")
+	return nil, hint.Add(fmt.Errorf("store: %s is sealed with a seal that store.seal does not have", name), "is store.seal the same on every host? While it is replaced every host needs both: [NEW, OLD] seals with the first and opens with all")
 }
 
 // Read opens a document.
