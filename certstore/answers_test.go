@@ -61,8 +61,8 @@ func TestTheNewestOfWhatWasSeen(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	older, newer := certstore.Seen{Version: 7, Fingerprint: "older", NotBefore: now}, certstore.Seen{Version: 3, Fingerprint: "newer", NotBefore: now.Add(time.Hour)}
-	want := certstore.Seen{Version: 7, Fingerprint: "newer", NotBefore: newer.NotBefore}
+	want := certstore.Seen{Version: 3, Highest: 7, Fingerprint: "newer", NotBefore: newer.NotBefore}
 	require.Equal(t, want, older.Newest(newer))
 	require.Equal(t, want, newer.Newest(older))
-	require.Equal(t, newer, certstore.Seen{}.Newest(newer))
+	require.Equal(t, want, want.Newest(certstore.Seen{}))
 }

@@ -486,17 +486,21 @@ type Node struct {
 // Seen is what is remembered of a version outside of the store that has it, which may be restored from an older copy one day.
 type Seen struct {
 	Version     int       `json:"version"`
+	Highest     int       `json:"highest"` // number of any version that was seen
 	Fingerprint string    `json:"fingerprint"`
 	NotBefore   time.Time `json:"not_before"`
 	NotAfter    time.Time `json:"not_after"`
 }
 
-// Newest is the one of two that was issued later, with the higher number of both.
+// Newest is the one of two that was issued later, with the highest number of both.
 func (s Seen) Newest(other Seen) Seen {
 	if other.NotBefore.After(s.NotBefore) {
 		s, other = other, s
 	}
-	s.Version = max(s.Version, other.Version)
+	if s.Fingerprint == other.Fingerprint {
+		s.Version = max(s.Version, other.Version) // one of them may not know it
+	}
+	s.Highest = max(s.Highest, s.Version, other.Highest, other.Version)
 	return s
 }
 

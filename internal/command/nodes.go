@@ -159,7 +159,7 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 	}
 	latest := map[string]certstore.Seen{}
 	for _, cert := range p.engine.Certificates {
-		if seen := p.seen.latest(cert.Name).Newest(node.Latest[cert.Name]); seen.Version > 0 {
+		if seen := p.seen.latest(cert.Name).Newest(node.Latest[cert.Name]); seen.Highest > 0 {
 			latest[cert.Name] = seen
 		}
 	}

@@ -43,10 +43,11 @@ func (m *sightings) recall(cert string) certstore.Seen {
 // published is the version whose chain lies in the public folder; what cannot be read there is not remembered.
 func (m *sightings) published(cert string) (seen certstore.Seen) {
 	var status report.Public
+	named := "" // fingerprint of the version that the status names
 	if text, err := m.fsys.ReadFile(filepath.Join(m.dir, "status.json")); err == nil && json.Unmarshal(text, &status) == nil {
 		for _, one := range status.Certificates {
 			if one.Name == cert {
-				seen.Version = one.Version
+				seen.Highest, named = one.Version, one.Fingerprint
 			}
 		}
 	}
@@ -57,6 +58,9 @@ func (m *sightings) published(cert string) (seen certstore.Seen) {
 	if block, _ := pem.Decode(text); block != nil {
 		if leaf, err := x509.ParseCertificate(block.Bytes); err == nil {
 			seen.Fingerprint, seen.NotBefore, seen.NotAfter = certstore.Fingerprint(leaf), leaf.NotBefore.UTC(), leaf.NotAfter.UTC()
+			if seen.Fingerprint == named {
+				seen.Version = seen.Highest
+			}
 		}
 	}
 	return seen
@@ -68,7 +72,7 @@ func (m *sightings) saw(cert string, view lifecycle.View) {
 	defer m.mu.Unlock()
 	seen := m.recall(cert)
 	for fingerprint, version := range view.State.Known {
-		one := certstore.Seen{Version: version.Number}
+		one := certstore.Seen{Highest: version.Number}
 		if version.Number == view.Version() {
 			one = certstore.Seen{Version: version.Number, Fingerprint: fingerprint, NotBefore: version.NotBefore, NotAfter: version.NotAfter}
 		}

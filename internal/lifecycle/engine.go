@@ -281,10 +281,10 @@ func (v View) Version() int {
 }
 
 // KnowsWish tells whether what a host wishes was taken into account: it is what is followed, or was written down, or another host's is
-// followed instead.
+// followed instead; or nothing is followed yet, and whoever orders first will be.
 func (v View) KnowsWish(node string, wish certstore.Wish) bool {
 	own := wish.Hash()
-	return !v.Blind && (v.Plan.Differ || v.State.Record.WishHash == own || v.State.Record.WishByHost[node] == own)
+	return !v.Blind && (v.State.Record.Wish == nil || v.Plan.Differ || v.State.Record.WishHash == own || v.State.Record.WishByHost[node] == own)
 }
 
 // Served is the version of ours that all endpoints of a target serve that could be seen; 0 where they serve several, or another, and nil where
@@ -295,8 +295,9 @@ func (v View) Served(target string) (version *int) {
 			if t.Name != target || e.Served.State == maasconfig.Unknown {
 				continue
 			}
-			number := v.State.Known[e.Fingerprint()].Number
-			if e.Fingerprint() != "" && e.Fingerprint() == v.State.Latest.Fingerprint {
+			known, is := v.State.Known[e.Fingerprint()]
+			number := known.Number
+			if !is && e.Fingerprint() != "" && e.Fingerprint() == v.State.Latest.Fingerprint {
 				number = v.State.Latest.Version
 			}
 			if version != nil && *version != number {
@@ -369,7 +370,7 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 		state.Latest = e.Seen(cert.Name)
 	}
 	state.Latest = newest(cert.Name, state.Latest, state.Nodes)
-	ledger.Above(state.Latest.Version)
+	ledger.Above(max(state.Latest.Highest, state.Latest.Version))
 	state.lookAtAccount(ctx, ledger.Store())
 	if number := state.Record.Current; number != 0 {
 		version, err := ledger.Version(ctx, number)
