@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,6 +127,51 @@ func (a *asking) Thumbprint(ctx context.Context) (challenge.Thumbprint, error) {
 func (a *asking) Published(ctx context.Context) ([]challenge.Proof, error) {
 	a.questions.Add(1)
 	return a.Fleet.Published(ctx)
+}
+
+// gone is a fleet whose store went away: it does not answer any more.
+type gone struct {
+	*acme.Fleet
+	away atomic.Bool
+}
+
+func (h *gone) Thumbprint(ctx context.Context) (challenge.Thumbprint, error) {
+	if h.away.Load() {
+		<-ctx.Done()
+		return "", ctx.Err()
+	}
+	return challenge.Thumbprint(strings.Repeat("t", 43)), nil
+}
+
+// While the store is away, challenges are answered with what was known last, and all of a CA's questions in time.
+func TestAStoreThatIsAwayHoldsUpNoAnswer(t *testing.T) {
+	t.Parallel()
+	port, err := loopback.Port()
+	require.NoError(t, err)
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	fleet := &gone{}
+	release, err := (&challenge.Responder{Address: address, Fleet: fleet}).StandBy()
+	require.NoError(t, err)
+	t.Cleanup(release)
+	ask := func(n int) error {
+		resp, err := http.Get(fmt.Sprintf("http://%s%stoken%d", address, challenge.Path, n))
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if want := fmt.Sprintf("token%d.%s", n, strings.Repeat("t", 43)); err == nil && string(body) != want {
+			return fmt.Errorf("it answers %q", body)
+		}
+		return err
+	}
+	require.NoError(t, ask(0))
+	fleet.away.Store(true)
+	var group errgroup.Group
+	for n := range 12 {
+		group.Go(func() error { return ask(n) })
+	}
+	require.NoError(t, group.Wait())
 }
 
 // Strangers do not choose how often the shared store is asked.

@@ -46,7 +46,7 @@ const (
 // cannot be asked, what was so last.
 type latest[T any] struct {
 	mu    sync.Mutex // held while the fleet is asked
-	began time.Time  // when it was asked last, and answered
+	began time.Time  // when it was asked last
 	known T
 	rate  *rate.Limiter
 }
@@ -64,9 +64,9 @@ func (l *latest[T]) get(ctx context.Context, ask func(context.Context) (T, error
 	// Whoever came may go away: the others want to know all the same.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
-	began := time.Now()
+	l.began = time.Now() // also where that fails: nobody waits for one failure after another
 	if known, err := ask(ctx); err == nil {
-		l.known, l.began = known, began
+		l.known = known
 	}
 	return l.known
 }

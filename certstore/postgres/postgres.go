@@ -249,6 +249,7 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	switch isAnswer := errors.As(err, &refused); {
 	case errors.Is(err, errPooled), isAnswer && (refused.Code == doublePrepared || refused.Code == notPrepared):
 		return errPooled // where statements were prepared on another connection
+	case !isAnswer && hint.Of(err) != "": // we said it ourselves: the database is there
 	case !isAnswer || isAway(refused.Code) || refused.Code == readOnlyTransaction:
 		said = &tamed{"store: " + text, errors.Join(certstore.ErrAway, err)}
 		return hint.Add(said, "does PostgreSQL run there? store.url says where")
@@ -404,7 +405,7 @@ func (s *Store) Writable(ctx context.Context) error {
 		err := pool.QueryRow(ctx, `select has_table_privilege('maascert.document', 'insert') and has_table_privilege('maascert.document', 'update')
 			and has_table_privilege('maascert.fence', 'update') and not pg_is_in_recovery()`).Scan(&may)
 		if err == nil && !may {
-			return errors.New("the database does not let us write")
+			return hint.Add(errors.New("the database does not let us write"), "as its owner: grant all on schema maascert and on all tables in it to USER; and is the server one that takes writes?")
 		}
 		return err
 	})

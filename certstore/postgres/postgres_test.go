@@ -226,6 +226,7 @@ func TestTheDatabaseComesBack(t *testing.T) {
 	require.NotContains(t, err.Error(), postgrestest.Password)
 	require.NotContains(t, fmt.Sprintf("%+v %#v", err, err), postgrestest.Password)
 	require.Contains(t, hint.Of(err), "does PostgreSQL run there")
+	require.ErrorIs(t, err, certstore.ErrAway)
 	server.Up()
 	_, err = s.Write(t.Context(), "state/maas", []byte("3"), revision)
 	require.NoError(t, err)
@@ -379,4 +380,6 @@ func TestALaterSchemaIsRefused(t *testing.T) {
 	server.Exec("maascert", "update maascert.meta set min_version = 7")
 	_, _, err = open(t, server.URL(), "region1").Read(t.Context(), "account")
 	require.ErrorContains(t, err, "written by a later maascert")
+	require.Contains(t, hint.Of(err), "run the maascert that wrote it")
+	require.NotErrorIs(t, err, certstore.ErrAway, "it is there")
 }

@@ -101,8 +101,8 @@ func watchdogPause() time.Duration {
 	return bites / 4
 }
 
-// alive feeds systemd's watchdog, and sees to it that the board and the challenges' addresses are listened on. It is called while the daemon sleeps, and at the end of
-// every stage of a pass, so that one that hangs is ended.
+// alive feeds systemd's watchdog, and sees to it that the board and the challenges' addresses are listened on. It is called while the daemon
+// sleeps, and at the end of every stage of a pass, so that one that hangs is ended.
 func (s *service) alive() {
 	s.board.listenAgain()
 	s.mu.Lock()

@@ -25,7 +25,7 @@ func newest(cert string, own certstore.Seen, nodes []certstore.Node) certstore.S
 func (s State) isLost(e maasconfig.Endpoint) bool {
 	fingerprint := e.Fingerprint()
 	_, known := s.Known[fingerprint]
-	return !known && s.Current != nil && fingerprint != "" && fingerprint == s.Latest.Fingerprint && s.Latest.NotBefore.After(s.leaf().NotBefore) && e.Distrust == nil && !s.isPinned()
+	return !known && s.Current != nil && fingerprint != "" && fingerprint == s.Latest.Fingerprint && s.Latest.NotBefore.After(s.leaf().NotBefore) && e.Distrust == nil && !s.isPinned() && s.Record.Revocation(s.Current.Number) == nil
 }
 
 // keepsLost tells whether a target is left to serve a version that the store has lost.
@@ -33,17 +33,16 @@ func (s State) keepsLost(t TargetState) bool {
 	return s.isRestored() && slices.ContainsFunc(t.Endpoints, s.isLost)
 }
 
-// isRestored tells whether the store has lost a version that is served and not due. It has not where something else is served as well that is
-// about to end: then another one is needed, whatever was lost.
+// isRestored tells whether the store has lost a version that is served and not due. Where another one of ours is served as well that is about to
+// end, another one is needed whatever was lost; what strangers serve is no reason.
 func (s State) isRestored() bool {
 	isServed := false
 	for _, t := range s.Targets {
 		for _, e := range t.Endpoints {
-			isLost := s.isLost(e)
-			if len(e.Certs) > 0 && !isLost && !emergency(e.Certs[0]).After(s.Now) {
+			if _, ours := s.Known[e.Fingerprint()]; ours && !emergency(e.Certs[0]).After(s.Now) {
 				return false
 			}
-			isServed = isServed || isLost
+			isServed = isServed || s.isLost(e)
 		}
 	}
 	return isServed && dueAt(s.Latest.NotBefore, s.Latest.NotAfter).After(s.Now)

@@ -40,6 +40,13 @@ func TestAStoreThatWasRestored(t *testing.T) {
 		"one region that serves version 3 in its last tenth needs another": {age: time.Hour, why: lifecycle.Emergency, obtains: true, change: func(s *lifecycle.State) {
 			s.Targets[0].Endpoints[1] = w.serves("b:5443", s.Current.Bundle, s.Current.Bundle)
 		}},
+		"a stranger's certificate that ended is no reason to order": {age: time.Hour, why: lifecycle.Foreign, change: func(s *lifecycle.State) {
+			s.Targets[0].Endpoints[1] = w.serves("b:5443", w.bundle(31*day, 30*day), s.Current.Bundle)
+		}},
+		"a version in use that is to be revoked is replaced": {age: time.Hour, why: lifecycle.Revoked, obtains: true, change: func(s *lifecycle.State) {
+			*s = restored(25*day, time.Hour)
+			s.Record.Revocations = []certstore.Revocation{{Version: 3}}
+		}},
 		"a wish that changed orders": {age: time.Hour, why: lifecycle.KeyTypeChanged, obtains: true, change: func(s *lifecycle.State) { s.Wish.KeyType = certstore.RSA3072 }},
 		"so does a person":           {age: time.Hour, why: lifecycle.Forced, obtains: true, change: func(s *lifecycle.State) { s.Force = true }},
 		"nobody serves it any more": {age: time.Hour, why: lifecycle.Emergency, obtains: true, change: func(s *lifecycle.State) {

@@ -153,7 +153,7 @@ func (s *Server) Up() {
 		if err == nil {
 			break
 		}
-		if time.Since(began) > 10*time.Second {
+		if time.Since(began) > time.Minute {
 			require.NoError(s.t, err, "it does not start: %s", s.Log())
 		}
 	}
