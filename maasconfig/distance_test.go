@@ -5,12 +5,13 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -45,32 +46,59 @@ func (f *far) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A hundred endpoints that are 50 ms away are seen within a second, side by side.
+// wire is a listener to whom connections come within this process.
+type wire chan net.Conn
+
+func (w wire) Accept() (net.Conn, error) {
+	if conn, isOpen := <-w; isOpen {
+		return conn, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (w wire) Close() error { return nil }
+
+func (w wire) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(10, 9, 0, 1)} }
+
+// A hundred endpoints that are 50 ms away are seen within a second, side by side. What waiting takes is told in fake time, exactly; what
+// computing takes, for both ends, depends on the machine and on what else it does.
 func TestAHundredEndpointsAreSeenWithinASecond(t *testing.T) {
-	const trip = 50 * time.Millisecond
 	s := newSite(t, maastest.Options{})
 	bundle, err := s.authority.Issue(certstore.RSA3072, 0, time.Hour, "maas.example")
 	require.NoError(t, err)
+	began := time.Now()
+	synctest.Test(t, func(t *testing.T) { s.seeAHundred(t, bundle) })
+	t.Logf("100 endpoints: computed for %v", time.Since(began).Round(time.Millisecond))
+}
+
+func (s *site) seeAHundred(t *testing.T, bundle *certstore.Bundle) {
+	const trip = 50 * time.Millisecond
 	pair, err := tls.X509KeyPair(bundle.FullChainPEM(), bundle.KeyPEM())
 	require.NoError(t, err)
-	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
-	secure.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
-	secure.StartTLS()
-	t.Cleanup(secure.Close)
-	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") }))
-	t.Cleanup(plain.Close)
+	secure, plain := make(wire), make(wire)
+	server := &http.Server{
+		Handler:  http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") }),
+		ErrorLog: log.New(io.Discard, "", 0), // that a prober hangs up is no news
+	}
+	defer server.Close()
+	for _, listener := range []net.Listener{tls.NewListener(secure, &tls.Config{Certificates: []tls.Certificate{pair}}), plain} {
+		go func() { _ = server.Serve(listener) }()
+	}
+	defer close(secure)
+	defer close(plain)
 	s.config.Endpoints = nil
 	for n := range 100 {
 		s.config.Endpoints = append(s.config.Endpoints, fmt.Sprintf("10.9.0.%d:5443", n+1))
 	}
-	s.config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-		to := plain.Listener.Addr().String()
+	s.config.Dial = func(_ context.Context, _, address string) (net.Conn, error) {
+		to := plain
 		if strings.HasSuffix(address, ":5443") {
-			to = secure.Listener.Addr().String()
+			to = secure
 		}
-		conn, err := new(net.Dialer).DialContext(ctx, network, to)
+		here, there := net.Pipe()
+		to <- there
 		time.Sleep(trip) // TCP's own
-		return &far{Conn: conn, trip: trip}, err
+		return &far{Conn: here, trip: trip}, nil
 	}
 	target := maasconfig.New(s.config)
 	began := time.Now()
@@ -78,6 +106,7 @@ func TestAHundredEndpointsAreSeenWithinASecond(t *testing.T) {
 	took := time.Since(began)
 	require.Len(t, endpoints, 100)
 	require.True(t, maasconfig.Serving(endpoints))
-	t.Logf("100 endpoints, 50 ms away: %v", took.Round(time.Millisecond))
-	require.Less(t, took, time.Second)
+	t.Logf("100 endpoints, 50 ms away: waited for %v", took)
+	require.GreaterOrEqual(t, took, 2*trip, "there is a way to each")
+	require.Less(t, took, time.Second/2)
 }
