@@ -2,6 +2,7 @@ package acme
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -21,48 +22,44 @@ type Fleet struct {
 
 var _ challenge.Fleet = (*Fleet)(nil)
 
-// Thumbprint is that of the account in the store.
-func (f *Fleet) Thumbprint(ctx context.Context) (challenge.Thumbprint, error) {
-	account, _, err := certstore.LoadAccount(ctx, f.Store)
-	if err != nil || account.Key == "" {
-		return "", err
+// Known reads the store's account and what all hosts published.
+func (f *Fleet) Known(ctx context.Context) (challenge.Known, error) {
+	store := certstore.Ahead(ctx, f.Store, certstore.Wanted{Documents: []string{"account"}, Folders: []string{"answers"}})
+	account, _, loading := certstore.LoadAccount(ctx, store)
+	answers, listing := certstore.LoadAnswers(ctx, store, f.Now())
+	if err := errors.Join(loading, listing); err != nil {
+		return challenge.Known{}, err
+	}
+	known := challenge.Known{Published: map[string][]challenge.Proof{}}
+	for _, one := range answers {
+		known.Published[one.Type] = append(known.Published[one.Type], challenge.Proof{Name: one.Name, Token: one.Token, Thumbprint: one.Thumbprint})
+	}
+	if account.Key == "" {
+		return known, nil
 	}
 	key, err := account.Signer()
 	if err != nil {
-		return "", err
+		return challenge.Known{}, err
 	}
 	thumbprint, err := challenge.ThumbprintOf(key.Public())
-	return challenge.Thumbprint(thumbprint), err
+	known.Thumbprint = challenge.Thumbprint(thumbprint)
+	return known, err
 }
 
 // Publish writes an answer into the store.
-func (f *Fleet) Publish(ctx context.Context, p challenge.Proof) error {
+func (f *Fleet) Publish(ctx context.Context, kind string, p challenge.Proof) error {
 	f.publishing.Lock()
 	defer f.publishing.Unlock()
-	return certstore.PublishAnswer(ctx, f.Store, f.Node, f.answer(p))
+	return certstore.PublishAnswer(ctx, f.Store, f.Node, f.answer(kind, p))
 }
 
 // Withdraw removes it.
-func (f *Fleet) Withdraw(ctx context.Context, p challenge.Proof) error {
+func (f *Fleet) Withdraw(ctx context.Context, kind string, p challenge.Proof) error {
 	f.publishing.Lock()
 	defer f.publishing.Unlock()
-	return certstore.WithdrawAnswer(ctx, f.Store, f.Node, f.answer(p), f.Now())
+	return certstore.WithdrawAnswer(ctx, f.Store, f.Node, f.answer(kind, p), f.Now())
 }
 
-const tlsALPN = "tls-alpn-01"
-
-func (f *Fleet) answer(p challenge.Proof) certstore.Answer {
-	return certstore.Answer{Type: tlsALPN, Name: p.Name, Token: p.Token, Thumbprint: p.Thumbprint, At: f.Now().UTC()}
-}
-
-// Published reads what all hosts published.
-func (f *Fleet) Published(ctx context.Context) ([]challenge.Proof, error) {
-	answers, err := certstore.LoadAnswers(ctx, f.Store, f.Now())
-	var all []challenge.Proof
-	for _, one := range answers {
-		if one.Type == tlsALPN {
-			all = append(all, challenge.Proof{Name: one.Name, Token: one.Token, Thumbprint: one.Thumbprint})
-		}
-	}
-	return all, err
+func (f *Fleet) answer(kind string, p challenge.Proof) certstore.Answer {
+	return certstore.Answer{Type: kind, Name: p.Name, Token: p.Token, Thumbprint: p.Thumbprint, At: f.Now().UTC()}
 }

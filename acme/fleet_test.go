@@ -2,6 +2,7 @@ package acme_test
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -72,9 +73,9 @@ func TestAnyHostAnswers(t *testing.T) {
 					require.NoError(t, err, "%s orders, %s is asked", h.fleet.Node, asked.fleet.Node)
 				}
 			}
-			left, err := hosts[0].fleet.Published(t.Context())
+			known, err := hosts[0].fleet.Known(t.Context())
 			require.NoError(t, err)
-			require.Empty(t, left)
+			require.Empty(t, known.Published)
 		})
 	}
 }
@@ -113,20 +114,59 @@ func TestAnotherRunHasTheDaemonAnswer(t *testing.T) {
 	}
 }
 
+// An order of another account than the fleet's is answered for as well: a rehearsal's before there is one, and the new key's in the middle of
+// a rollover. That goes for the host that has the address, for another run on it, and for the hosts that the CA may come to instead.
+func TestAnotherAccountIsAnsweredFor(t *testing.T) {
+	t.Parallel()
+	for name, hasAccount := range map[string]bool{"before there is one": false, "beside the fleet's": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ca, hosts := fleetOf(t, 2, "http-01")
+			for _, h := range hosts {
+				release, err := h.solver.StandBy()
+				require.NoError(t, err)
+				t.Cleanup(release)
+			}
+			if hasAccount {
+				ca.DNS.Point(hosts[0].address)
+				_, err := hosts[0].client.Obtain(t.Context(), request("first.example"))
+				require.NoError(t, err)
+			}
+			run := &challenge.Responder{Address: net.JoinHostPort(hosts[0].address.String(), strconv.Itoa(ca.HTTPPort)), Fleet: hosts[0].fleet}
+			for _, solver := range []challenge.Solver{hosts[0].solver, run} {
+				another := client(t, ca, func(c *acme.Config) { c.Store, c.Solve = certstore.NewOverlay(nil), always(solver) })
+				for _, asked := range hosts {
+					ca.DNS.Point(asked.address)
+					var group errgroup.Group
+					for n, c := range []*acme.Client{another, hosts[0].client, another} {
+						if n == 1 && !hasAccount {
+							continue // its order would make the fleet's account
+						}
+						group.Go(func() error {
+							_, err := c.Obtain(t.Context(), request(strings.ToLower(rand.Text())+".example"))
+							return err
+						})
+					}
+					require.NoError(t, group.Wait(), "%s is asked", asked.fleet.Node)
+				}
+			}
+			known, err := hosts[0].fleet.Known(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, known.Published)
+			require.Equal(t, hasAccount, known.Thumbprint != "")
+		})
+	}
+}
+
 // asking is a fleet that counts how often it is asked.
 type asking struct {
 	*acme.Fleet
 	questions atomic.Int64
 }
 
-func (a *asking) Thumbprint(ctx context.Context) (challenge.Thumbprint, error) {
+func (a *asking) Known(ctx context.Context) (challenge.Known, error) {
 	a.questions.Add(1)
-	return a.Fleet.Thumbprint(ctx)
-}
-
-func (a *asking) Published(ctx context.Context) ([]challenge.Proof, error) {
-	a.questions.Add(1)
-	return a.Fleet.Published(ctx)
+	return a.Fleet.Known(ctx)
 }
 
 // gone is a fleet whose store went away: it does not answer any more.
@@ -135,12 +175,12 @@ type gone struct {
 	away atomic.Bool
 }
 
-func (h *gone) Thumbprint(ctx context.Context) (challenge.Thumbprint, error) {
+func (h *gone) Known(ctx context.Context) (challenge.Known, error) {
 	if h.away.Load() {
 		<-ctx.Done()
-		return "", ctx.Err()
+		return challenge.Known{}, ctx.Err()
 	}
-	return challenge.Thumbprint(strings.Repeat("t", 43)), nil
+	return challenge.Known{Thumbprint: challenge.Thumbprint(strings.Repeat("t", 43))}, nil
 }
 
 // While the store is away, challenges are answered with what was known last, and all of a CA's questions in time.

@@ -94,9 +94,9 @@ func TestAWebrootThatCannotBeWrittenCostsNoOrder(t *testing.T) {
 	require.Zero(t, ca.Orders())
 }
 
-// R7: two accounts of one process, such as that before and after a rollover, share an address one after another: a token is
-// never answered with the other's thumbprint.
-func TestR7TwoAccountsTakeTurnsAtOneAddress(t *testing.T) {
+// R7: two accounts of one process, such as that before and after a rollover, share an address: a token is never answered with the
+// other's thumbprint.
+func TestR7TwoAccountsShareOneAddress(t *testing.T) {
 	t.Parallel()
 	ca := acmetest.New(t, acmetest.Options{})
 	solver := always(&challenge.Responder{Address: "127.0.0.1:" + strconv.Itoa(ca.HTTPPort)})

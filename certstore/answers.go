@@ -28,11 +28,16 @@ func (a Answer) isOf(other Answer) bool {
 	return a.Type == other.Type && a.Name == other.Name && a.Token == other.Token
 }
 
+// replaces tells whether an answer is given instead of another one: a CA looks for that of tls-alpn-01 by the name, and for that of http-01
+// by the token.
+func (a Answer) replaces(other Answer) bool {
+	return a.isOf(other) || a.Type == other.Type && a.Name == other.Name && a.Type == "tls-alpn-01"
+}
+
 // PublishAnswer has all hosts that share a store give an answer of a host's, until WithdrawAnswer, and for an hour at most.
 func PublishAnswer(ctx context.Context, store Store, host string, answer Answer) error {
 	return changeAnswers(ctx, store, host, answer.At, func(all []Answer) []Answer {
-		// Of one name the CA looks for the last.
-		all = append(slices.DeleteFunc(all, func(a Answer) bool { return a.Type == answer.Type && a.Name == answer.Name }), answer)
+		all = append(slices.DeleteFunc(all, answer.replaces), answer)
 		return all[max(0, len(all)-mostPublished):]
 	})
 }

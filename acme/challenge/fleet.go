@@ -11,13 +11,17 @@ import (
 // Fleet is what hosts that share a store know of each other's orders. A CA that validates a name may reach any of them, so each
 // answers for all.
 type Fleet interface {
-	// Thumbprint is that of the account that the hosts share; empty while there is none.
-	Thumbprint(ctx context.Context) (Thumbprint, error)
-	// Publish lets the other hosts give an answer of tls-alpn-01, until Withdraw.
-	Publish(ctx context.Context, p Proof) error
-	Withdraw(ctx context.Context, p Proof) error
-	// Published are the answers that any of the hosts may give now.
-	Published(ctx context.Context) ([]Proof, error)
+	// Known is what any of the hosts may answer with now.
+	Known(ctx context.Context) (Known, error)
+	// Publish lets the other hosts give an answer to a type of challenge, until Withdraw.
+	Publish(ctx context.Context, kind string, p Proof) error
+	Withdraw(ctx context.Context, kind string, p Proof) error
+}
+
+// Known is what hosts that share a store can answer with.
+type Known struct {
+	Thumbprint Thumbprint         // of the account that they share, for any token of http-01; empty while there is none
+	Published  map[string][]Proof // by the type of challenge, the newest first
 }
 
 // StandBy is a solver that can answer for orders which other hosts make.

@@ -1,6 +1,7 @@
 package challenge
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -31,6 +32,9 @@ import (
 //
 // Several runs on one host share the address without a moment in which nobody answers: the one that has it keeps it while
 // another one on this host goes on asking for it, and the other one takes it over when it is free.
+//
+// The answers for another account than that of the fleet (a rehearsal's before there is one, or the new one in the middle of a
+// rollover) are published one by one.
 type Responder struct {
 	Address string       // where to listen, ":80" for example
 	Listen  world.Listen // nil: net.Listen
@@ -41,8 +45,10 @@ type Responder struct {
 	users    int  // orders of this process
 	standing bool // it answers for the fleet's
 	server   *http.Server
-	answers  string             // the thumbprint that server answers with, for this process's own orders
-	account  latest[Thumbprint] // of the fleet
+	own      map[string]string // the tokens that this process's orders have made visible, and the thumbprint that each is answered with
+	answers  string            // the thumbprint that any other token is answered with while there are users
+	strange  map[string]bool   // thumbprints of users that the fleet does not answer with
+	known    latest[Known]     // by the fleet
 	done     chan struct{}
 	borrowed atomic.Int64 // when another run on this host asked last, in nanoseconds since 1970
 }
@@ -62,13 +68,40 @@ func (r *Responder) Remedy() string {
 
 func (r *Responder) Place(context.Context, string) (string, error) { return "", nil }
 
-// Present has nothing to do but to see that somebody answers: any token is answered.
+// Present has little to do but to see that somebody answers: any token is answered.
 func (r *Responder) Present(ctx context.Context, p Proof) error {
+	r.mu.Lock()
+	if r.own == nil {
+		r.own = map[string]string{}
+	}
+	r.own[p.Token] = p.Thumbprint
+	isStrange := r.strange[p.Thumbprint]
+	r.mu.Unlock()
+	if isStrange {
+		// That whoever has the address looks at what is published was seen when this was opened.
+		return wrap(r.Fleet.Publish(ctx, r.Type(), p))
+	}
 	_, err := r.answered(ctx, p.Thumbprint, 0)
 	return err
 }
 
-func (r *Responder) Retract(context.Context, Proof) error { return nil }
+func (r *Responder) Retract(ctx context.Context, p Proof) error {
+	r.mu.Lock()
+	delete(r.own, p.Token)
+	isStrange := r.strange[p.Thumbprint]
+	r.mu.Unlock()
+	if isStrange {
+		return wrap(r.Fleet.Withdraw(ctx, r.Type(), p))
+	}
+	return nil
+}
+
+func wrap(err error) error {
+	if err != nil {
+		return fmt.Errorf("http-01: %w", err)
+	}
+	return nil
+}
 
 // Open makes sure that challenges are answered until release is called. An address that is taken is fine when whoever
 // has it answers with our thumbprint.
@@ -77,6 +110,7 @@ func (r *Responder) Open(ctx context.Context, account crypto.PublicKey) (release
 	if err != nil {
 		return nil, err
 	}
+	r.meet(ctx, thumbprint)
 	ours, err := r.answered(ctx, thumbprint, 1)
 	if err != nil {
 		return nil, err
@@ -85,6 +119,22 @@ func (r *Responder) Open(ctx context.Context, account crypto.PublicKey) (release
 		return r.borrow(ctx, thumbprint), nil
 	}
 	return sync.OnceFunc(func() { r.release(ctx) }), nil
+}
+
+// meet finds out whether the fleet answers with a thumbprint. While it cannot be asked it is taken to: the CA will tell.
+func (r *Responder) meet(ctx context.Context, thumbprint string) {
+	if r.Fleet == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	known, err := r.Fleet.Known(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.strange == nil {
+		r.strange = map[string]bool{}
+	}
+	r.strange[thumbprint] = err == nil && string(known.Thumbprint) != thumbprint
 }
 
 // answerPatience bounds the tries for an address that somebody has who does not answer: he may be about to leave.
@@ -102,15 +152,16 @@ func (r *Responder) answered(ctx context.Context, thumbprint string, newUsers in
 		if r.standing && r.users == 0 && newUsers > 0 {
 			r.answers = thumbprint
 		}
-		if ours = r.serves(thumbprint); ours {
+		if ours = r.server != nil; ours {
 			r.users += newUsers
 		}
+		isStrange := r.strange[thumbprint]
 		r.mu.Unlock()
 		switch {
 		case ours:
 			return true, nil
 		case !errors.Is(err, syscall.EADDRINUSE):
-		case r.answersAlready(ctx, thumbprint):
+		case r.answersAlready(ctx, thumbprint), isStrange && r.answersPublished(ctx, thumbprint):
 			return false, nil
 		case time.Now().Before(deadline):
 			if err := world.Sleep(ctx, borrowLook); err != nil {
@@ -123,7 +174,7 @@ func (r *Responder) answered(ctx context.Context, thumbprint string, newUsers in
 }
 
 // borrow uses the address of somebody who answers as we would. Asking him all the time keeps him there; should he end all
-// the same, the address is taken over as soon as it is free.
+// the same, the address is taken over as soon as it is free. Who stands by for the fleet is not asked for what it does not know.
 func (r *Responder) borrow(ctx context.Context, thumbprint string) (release func()) {
 	asking, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
@@ -132,13 +183,13 @@ func (r *Responder) borrow(ctx context.Context, thumbprint string) (release func
 		defer close(done)
 		for world.Sleep(asking, borrowLook) == nil {
 			r.mu.Lock()
-			started := r.serves(thumbprint)
+			tries := r.server != nil || r.strange[thumbprint]
 			r.mu.Unlock()
-			if !started && r.answersAlready(asking, thumbprint) {
+			if !tries && r.answersAlready(asking, thumbprint) {
 				continue
 			}
 			r.mu.Lock()
-			if asking.Err() == nil && (r.serves(thumbprint) || r.server == nil && r.start(thumbprint) == nil) {
+			if asking.Err() == nil && (r.server != nil || r.start(thumbprint) == nil) {
 				r.users++
 				taken = true
 			}
@@ -167,10 +218,6 @@ const (
 	// answerTime is how long one question and its answer may take.
 	answerTime = 3 * time.Second
 )
-
-// serves tells whether we answer for an account; another account of this process may have the address. The caller holds the
-// mutex.
-func (r *Responder) serves(thumbprint string) bool { return r.server != nil && r.answers == thumbprint }
 
 func (r *Responder) start(thumbprint string) error {
 	listen := r.Listen
@@ -238,19 +285,28 @@ func (r *Responder) StandBy() (release func(), err error) {
 
 // IsAnswered asks whoever has the address.
 func (r *Responder) IsAnswered(ctx context.Context) bool {
-	thumbprint := r.account.get(ctx, r.Fleet.Thumbprint)
+	thumbprint := r.known.get(ctx, r.Fleet.Known).Thumbprint
 	return thumbprint != "" && r.answersAlready(ctx, string(thumbprint))
 }
 
 // thumbprint is what a token is answered with now; empty: nobody knows one.
-func (r *Responder) thumbprint(ctx context.Context) string {
+func (r *Responder) thumbprint(ctx context.Context, token string) string {
 	r.mu.Lock()
-	answers, isOwn := r.answers, r.users > 0 || !r.standing
+	own, answers, isOwn, standing := r.own[token], r.answers, r.users > 0, r.standing
 	r.mu.Unlock()
+	if own != "" || !standing {
+		return cmp.Or(own, answers)
+	}
+	known := r.known.get(ctx, r.Fleet.Known)
+	for _, p := range known.Published[r.Type()] {
+		if p.Token == token {
+			return p.Thumbprint
+		}
+	}
 	if isOwn {
 		return answers
 	}
-	return string(r.account.get(ctx, r.Fleet.Thumbprint))
+	return string(known.Thumbprint)
 }
 
 // stop stops answering; the caller holds the mutex.
@@ -331,7 +387,7 @@ func (r *Responder) handler() http.Handler {
 	mux.HandleFunc("GET "+Path+"{token}", func(w http.ResponseWriter, req *http.Request) {
 		token, thumbprint := req.PathValue("token"), ""
 		if IsToken(token) {
-			thumbprint = r.thumbprint(req.Context())
+			thumbprint = r.thumbprint(req.Context(), token)
 		}
 		if thumbprint == "" {
 			http.NotFound(w, req)
@@ -361,11 +417,28 @@ func isFromHere(req *http.Request) bool {
 
 // answersAlready asks whoever listens at the address for the answer to a token nobody knows.
 func (r *Responder) answersAlready(ctx context.Context, thumbprint string) bool {
+	return r.gives(ctx, rand.Text(), thumbprint)
+}
+
+// answersPublished asks whoever listens at the address for an answer that was published.
+func (r *Responder) answersPublished(ctx context.Context, thumbprint string) bool {
+	p := Proof{Token: rand.Text(), Thumbprint: thumbprint}
+	if r.Fleet.Publish(ctx, r.Type(), p) != nil {
+		return false
+	}
+	defer func() {
+		// It proves nothing to anybody, and is not given for long.
+		_ = r.Fleet.Withdraw(context.WithoutCancel(ctx), r.Type(), p)
+	}()
+	return r.gives(ctx, p.Token, thumbprint)
+}
+
+// gives asks whoever listens at the address for the answer to a token.
+func (r *Responder) gives(ctx context.Context, token, thumbprint string) bool {
 	address, ok := localAddress(r.Address)
 	if !ok {
 		return false
 	}
-	token := rand.Text()
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+Path+token, nil)

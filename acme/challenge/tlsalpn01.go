@@ -35,13 +35,13 @@ type TLSResponder struct {
 	Dial    world.Dial   // nil: the network; to see who answers when the address is taken
 	Fleet   Fleet        // that gives our answers as well, and whose answers StandBy gives; nil: there is none
 
-	mu        sync.Mutex
-	users     int  // orders of this process
-	standing  bool // it answers for the fleet's
-	listener  net.Listener
-	done      chan struct{}
-	certs     map[string]*tls.Certificate // by SNI, for this process's own orders
-	published latest[[]Proof]             // by the fleet
+	mu       sync.Mutex
+	users    int  // orders of this process
+	standing bool // it answers for the fleet's
+	listener net.Listener
+	done     chan struct{}
+	certs    map[string]*tls.Certificate // by SNI, for this process's own orders
+	known    latest[Known]               // by the fleet
 }
 
 var _ Solver = (*TLSResponder)(nil)
@@ -136,7 +136,7 @@ func (r *TLSResponder) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate
 		return cert, nil
 	}
 	if standing {
-		for _, p := range r.published.get(hello.Context(), r.Fleet.Published) {
+		for _, p := range r.known.get(hello.Context(), r.Fleet.Known).Published[r.Type()] {
 			if serverName(p.Name) == name {
 				return challengeCertificate(p)
 			}
@@ -181,7 +181,7 @@ func (r *TLSResponder) Present(ctx context.Context, p Proof) error {
 	if r.Fleet == nil {
 		return nil
 	}
-	if err := r.Fleet.Publish(ctx, p); err != nil {
+	if err := r.Fleet.Publish(ctx, r.Type(), p); err != nil {
 		return fmt.Errorf("tls-alpn-01: %w", err)
 	}
 	if !isOurs && !r.answersAlready(ctx, p) {
@@ -197,7 +197,7 @@ func (r *TLSResponder) Retract(ctx context.Context, p Proof) error {
 	if r.Fleet == nil {
 		return nil
 	}
-	return r.Fleet.Withdraw(ctx, p)
+	return r.Fleet.Withdraw(ctx, r.Type(), p)
 }
 
 // answersAlready asks whoever listens at the address for an answer, as a CA would.
