@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -287,7 +286,7 @@ func ReadDatabaseURL(ctx context.Context, config InstallationConfig) (string, er
 	}
 	var conf struct {
 		Host     string `yaml:"database_host"`
-		Port     int    `yaml:"database_port"`
+		Port     string `yaml:"database_port"`
 		Name     string `yaml:"database_name"`
 		User     string `yaml:"database_user"`
 		Password string `yaml:"database_pass"`
@@ -301,10 +300,10 @@ func ReadDatabaseURL(ctx context.Context, config InstallationConfig) (string, er
 	}
 	address := url.URL{
 		Scheme: "postgres", User: url.UserPassword(cmp.Or(conf.User, "maas"), conf.Password), Path: "/" + cmp.Or(conf.Name, "maasdb"),
-		Host: net.JoinHostPort(cmp.Or(conf.Host, "localhost"), strconv.Itoa(cmp.Or(conf.Port, 5432))),
+		Host: net.JoinHostPort(cmp.Or(conf.Host, "localhost"), cmp.Or(conf.Port, "5432")),
 	}
 	if strings.HasPrefix(conf.Host, "/") { // a socket's folder
-		address.Host, address.RawQuery = "", url.Values{"host": {conf.Host}, "port": {strconv.Itoa(cmp.Or(conf.Port, 5432))}}.Encode()
+		address.Host, address.RawQuery = "", url.Values{"host": {conf.Host}, "port": {cmp.Or(conf.Port, "5432")}}.Encode()
 	}
 	return address.String(), nil
 }

@@ -171,6 +171,8 @@ func TestDatabaseOfRegiond(t *testing.T) {
 	config := maasconfig.InstallationConfig{Command: command, HTTPDir: filepath.Join(dir, "http"), StateDir: dir, FS: world.OS{}, Runner: world.Exec{}}
 	for text, want := range map[string]string{
 		"database_host: db.example\ndatabase_port: 5433\ndatabase_name: maas\ndatabase_user: m\ndatabase_pass: 'p@ss/word'\n": "postgres://m:p%40ss%2Fword@db.example:5433/maas",
+		"database_port: '5434'\ndatabase_name: ''\ndatabase_pass: 12345\n":                                                    "postgres://maas:12345@localhost:5434/maasdb",
+		"database_host: ''\ndatabase_port: ''\ndatabase_user:\n":                                                              "postgres://maas:@localhost:5432/maasdb",
 		"database_host: ''\ndatabase_port:\ndatabase_name: ''\ndatabase_user: ''\ndatabase_pass: ''\n":                        "postgres://maas:@localhost:5432/maasdb",
 		"database_host: /var/run/postgresql\ndatabase_pass: x\n":                                                              "postgres://maas:x@/maasdb?host=%2Fvar%2Frun%2Fpostgresql&port=5432",
 		"database_pass: x\nvault_url: https://vault.example\n":                                                                "postgres://maas:x@localhost:5432/maasdb",

@@ -52,7 +52,7 @@ func checks(ctx context.Context, p *assembly) []report.Item {
 	}
 	items := checkShared(ctx, p, looks)
 	for _, one := range looks {
-		items = append(items, checkCertificate(ctx, p, one)...)
+		items = slices.Concat(items, checkCertificate(ctx, p, one), checkFleet(ctx, p, one))
 	}
 	return items
 }

@@ -7,6 +7,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,6 +115,75 @@ func TestAStoreMovesIntoPostgreSQLAndBack(t *testing.T) {
 			require.NotContains(t, dump, form)
 		}
 	}
+}
+
+// A region host keeps its store in the database of MAAS itself, as regiond's own configuration names it: beside MAAS's tables, as MAAS's
+// user, also after that one's password changed. A region whose credentials are in Vault is refused, with what to write instead.
+func TestTheStoreLiesInRegiondsDatabase(t *testing.T) {
+	server := postgrestest.Start(t)
+	address, err := url.Parse(server.URL())
+	require.NoError(t, err)
+	for _, statement := range []string{"create role maas login password 'p@ss: word'", "create database maasdb owner maas"} {
+		server.SQL(statement)
+	}
+	server.Exec("maasdb", "set role maas", "create table public.maasserver_config (id int)", "insert into public.maasserver_config values (7)")
+
+	port, err := loopback.Port()
+	require.NoError(t, err)
+	ca := acmetest.New(t, acmetest.Options{HTTPPort: port})
+	s := newSite(t, ca.Directory, slices.Concat(ca.DirectoryRoot(), ca.Root(0)), ca.DNS, port)
+	s.edit(t, "  directory: ", "  accept_terms: true\n  directory: ", "node: region1",
+		"node: region1\nlisten: \"\"\nstore: {type: postgres, url: regiond, seal: \"file:seal\"}")
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "seal"), []byte("the seal of this test, of more than 32 bytes"), 0o600))
+	regiond := filepath.Join(filepath.Dir(s.maas.Regions[0].HTTPDir), "regiond.conf")
+	conf := func(password string) {
+		text := fmt.Sprintf("database_host: %s\ndatabase_name: maasdb\ndatabase_pass: %s\ndatabase_port: %s\ndatabase_user: maas\nmaas_url: http://maas.example:5240/MAAS\n",
+			address.Hostname(), password, address.Port())
+		require.NoError(t, os.WriteFile(regiond, []byte(text), 0o640))
+	}
+	conf("'p@ss: word'")
+
+	// The daemon may not enable TLS for the first time, so there is no account yet; it has the challenge's port all the same.
+	stop := start(t, nil, os.Getenv("MAASCERT_E2E_BINARY"), "--config", filepath.Join(s.dir, "maascert.yaml"), "run")
+	defer stop()
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", net.JoinHostPort(s.maas.Regions[0].Address.String(), strconv.Itoa(port)))
+		return err == nil && conn.Close() == nil
+	}, 30*time.Second, 20*time.Millisecond)
+	words := s.run(t, 0, "check")
+	require.Contains(t, words, "the ACME account is made by the first renewal")
+	require.Contains(t, words, "challenges can be answered")
+	require.Contains(t, s.run(t, 0, "renew", "--dry-run", "--enable-tls"), "rehearsed")
+	require.Zero(t, server.CountIn("maasdb", "select count(*) from maascert.document where name = 'account'"))
+
+	s.run(t, 0, "renew", "--enable-tls")
+	words = s.run(t, 0, "check")
+	require.Contains(t, words, "the region "+s.maas.Regions[0].Address.String()+" alone can prove "+s.maas.Regions[0].Address.String())
+	require.NotContains(t, words, "webroot")
+	require.Equal(t, 1, server.CountIn("maasdb", "select count(*) from maascert.document where name = 'versions/maas/1'"))
+	require.Equal(t, 1, server.CountIn("maasdb", "select count(*) from public.maasserver_config where id = 7"))
+	require.NoDirExists(t, filepath.Join(s.dir, "state", "store"), "nothing lies on this host instead")
+
+	server.SQL("alter role maas password 'another'")
+	words = s.run(t, 1, "status")
+	require.Contains(t, words, "password authentication failed")
+	require.NotContains(t, words, "p@ss")
+	conf("another")
+	s.run(t, 0, "renew", "--force")
+	require.Contains(t, s.run(t, 0, "status"), "version 2")
+	require.Eventually(t, func() bool {
+		out, err := exec.Command(os.Getenv("MAASCERT_E2E_BINARY"), "--config", filepath.Join(s.dir, "maascert.yaml"), "status").Output()
+		return err == nil && !strings.Contains(string(out), "nothing renews")
+	}, 30*time.Second, 100*time.Millisecond, "the daemon has the new password")
+
+	require.NoError(t, os.WriteFile(regiond, []byte("database_pass: ''\nvault_url: https://vault.example\n"), 0o640))
+	words = s.run(t, 1, "status")
+	require.Contains(t, words, "MAAS keeps its credentials in Vault")
+	require.Contains(t, words, "a database and a user of maascert's own")
+
+	conf("another")
+	s.edit(t, "challenge: {type: http-01, ", "challenge: {type: http-01, webroot: "+t.TempDir()+"} # ")
+	require.Contains(t, s.run(t, 0, "check"), "the store is shared and the webroot is this host's")
 }
 
 // nodes are the hosts that status tells of.
