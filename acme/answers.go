@@ -13,6 +13,7 @@ import (
 
 	"maascert/acme/challenge"
 	"maascert/certstore"
+	"maascert/internal/printable"
 )
 
 // answers are the answers of one order that are visible, and those that earlier runs left behind. What outlives this
@@ -88,7 +89,7 @@ func (a *answers) takeOver(ready func(challenge.Solver) error, solve func(string
 		switch {
 		case slices.ContainsFunc(except, func(other answer) bool { return other.Name == one.Name && other.Token == one.Token }):
 		case now.Sub(left.At) > answerAge:
-			told = append(told, fmt.Errorf("what proved %s since %s is given up: %s", left.Name, left.At.UTC().Format(time.DateOnly), one.words(left.Type)))
+			told = append(told, fmt.Errorf("what proved %s since %s is given up: %s", left.Name, printable.Time(left.At), one.words(left.Type)))
 		case one.solver == nil || one.solver.Type() != left.Type || !one.solver.Lasts():
 			told = append(told, fmt.Errorf("%s is not proven by %s any more, so nothing takes away %s", left.Name, left.Type, one.words(left.Type)))
 		default:

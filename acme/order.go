@@ -831,10 +831,10 @@ func (o *order) accept(key crypto.Signer, chain []byte) (*certstore.Bundle, erro
 		return nil, fmt.Errorf("%w: its names are %s instead of %s", ErrUnfit, printable.Phrase(strings.Join(got, ", ")), strings.Join(want, ", "))
 	}
 	if leaf.NotBefore.After(now.Add(certstore.MaxSkew)) {
-		return nil, hint.Add(fmt.Errorf("the CA's certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339)), "check this host's clock")
+		return nil, hint.Add(fmt.Errorf("the CA's certificate is not valid before %s", printable.Time(leaf.NotBefore)), "check this host's clock")
 	}
 	if !leaf.NotAfter.After(now) {
-		return nil, hint.Add(fmt.Errorf("%w: it expired at %s", ErrUnfit, leaf.NotAfter.UTC().Format(time.RFC3339)), "check this host's clock")
+		return nil, hint.Add(fmt.Errorf("%w: it expired at %s", ErrUnfit, printable.Time(leaf.NotAfter)), "check this host's clock")
 	}
 	if o.config.IssuerRoots == nil {
 		return bundle, nil

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"maascert/internal/printable"
 )
 
 var (
@@ -33,7 +35,7 @@ func (e *LockedError) Error() string {
 	if e.Holder.Node == "" {
 		return fmt.Sprintf("store: %s: %v", e.Name, ErrLocked)
 	}
-	return fmt.Sprintf("store: %s: %v (process %d on %s, since %s)", e.Name, ErrLocked, e.Holder.PID, e.Holder.Node, e.Holder.Since.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("store: %s: %v (process %d on %s, since %s)", e.Name, ErrLocked, e.Holder.PID, e.Holder.Node, printable.Time(e.Holder.Since))
 }
 
 // Is tells that the error is ErrLocked.

@@ -13,6 +13,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 )
 
 // Deploy makes a target serve a bundle and looks at every endpoint until each serves it or the time is up. When no endpoint's
@@ -65,7 +66,7 @@ func prepare(ctx context.Context, target Target, d Deployment) (Change, error) {
 	case isStaging(leaf) && !d.Trust.IsRehearsal():
 		return Change{}, fmt.Errorf("the certificate is a test certificate (%s)", leaf.Issuer)
 	case !leaf.NotAfter.After(d.Trust.Time()):
-		return Change{}, fmt.Errorf("the certificate expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+		return Change{}, fmt.Errorf("the certificate expired at %s", printable.Time(leaf.NotAfter))
 	}
 	if _, err := certstore.Verify(leaf, d.Bundle.Chain(), d.Trust.Pool(leaf, d.Bundle.Chain()), d.Trust.Time()); err != nil {
 		return Change{}, hint.Add(fmt.Errorf("clients would not trust the certificate: %w", err), "set acme.issuer_root to the root that clients trust")

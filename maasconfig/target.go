@@ -240,6 +240,7 @@ type Endpoint struct {
 	State    State
 	Chain    ChainState // empty without a certificate
 	Distrust error      // why clients do not trust what is served; nil: they do, or there is nothing
+	Version  int        // number of the version of ours that is served, as far as whoever looked knows our versions; 0: none
 }
 
 // IsTrusted tells whether the endpoint serves the bundle with its whole chain, and clients trust it now.
@@ -275,19 +276,21 @@ func (e Endpoint) String() string {
 	case e.IsServing() && e.Distrust != nil:
 		return fmt.Sprintf("%s serves it, but clients do not trust it: %s", e.Address, printable.Line(e.Distrust.Error(), printable.Word))
 	case e.IsServing():
-		return fmt.Sprintf("%s serves it, until %s", e.Address, day(e.Certs[0].NotAfter))
+		return fmt.Sprintf("%s serves it, until %s", e.Address, printable.Time(e.Certs[0].NotAfter))
 	case e.Stopped:
 		words := e.Address + " takes no certificate now: regiond is stopped there, and reads what MAAS holds at its next start"
 		if len(e.Certs) > 0 {
-			words += fmt.Sprintf(" (nginx serves %s, until %s)", short(e.Fingerprint()), day(e.Certs[0].NotAfter))
+			words += fmt.Sprintf(" (nginx serves %s, until %s)", short(e.Fingerprint()), printable.Time(e.Certs[0].NotAfter))
 		}
 		return words
 	case e.State == Match && e.Chain == Incomplete:
 		return e.Address + " serves it without its whole chain"
 	case e.State == Match:
 		return fmt.Sprintf("%s serves it, but %s", e.Address, printable.Line(e.Fleeting.Error(), printable.Word))
+	case e.State == Other && e.Version != 0:
+		return fmt.Sprintf("%s still serves version %d, until %s", e.Address, e.Version, printable.Time(e.Certs[0].NotAfter))
 	case e.State == Other:
-		return fmt.Sprintf("%s serves another certificate (%s, until %s)", e.Address, short(e.Fingerprint()), day(e.Certs[0].NotAfter))
+		return fmt.Sprintf("%s serves another certificate, issued by %s (%s, until %s)", e.Address, printable.Phrase(e.Certs[0].Issuer.String()), short(e.Fingerprint()), printable.Time(e.Certs[0].NotAfter))
 	case e.State == None:
 		return fmt.Sprintf("%s serves no certificate (%s)", e.Address, e.trouble())
 	default:
@@ -303,8 +306,6 @@ func (e Endpoint) trouble() string {
 	return printable.Line(e.Err.Error(), printable.Word)
 }
 
-func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
-
 func short(fingerprint string) string { return fingerprint[:min(len(fingerprint), len("sha256:")+12)] }
 
 // Serving tells whether every one of some endpoints serves the bundle; of none it is false.
@@ -317,16 +318,27 @@ func Trusted(endpoints []Endpoint) bool {
 	return len(endpoints) > 0 && !slices.ContainsFunc(endpoints, func(e Endpoint) bool { return !e.IsTrusted() })
 }
 
+// mostTold is how many endpoints are told of in one line.
+const mostTold = 5
+
 // Troubles are the endpoints that do not serve the bundle, each in one line.
 func Troubles(endpoints []Endpoint) string {
 	if len(endpoints) == 0 {
 		return "it has no endpoint, so nobody sees what it serves"
 	}
 	var lines []string
+	more := 0
 	for _, e := range endpoints {
-		if !e.IsTrusted() {
+		switch {
+		case e.IsTrusted():
+		case len(lines) < mostTold:
 			lines = append(lines, e.String())
+		default:
+			more++
 		}
+	}
+	if more > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more", more))
 	}
 	return strings.Join(lines, "; ")
 }

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/acme"
 	"maascert/acme/challenge"
@@ -16,40 +16,34 @@ import (
 	"maascert/internal/hint"
 )
 
-func (a *app) accountCommand() *cli.Command {
+func (a *app) accountCommand() *cobra.Command {
 	kinds := strings.Join(challenge.SnippetKinds, "|")
-	return &cli.Command{
-		Name: "account", Usage: "the ACME account", Description: exitCodes, OnUsageError: usageError, HideHelpCommand: true,
-		Subcommands: []*cli.Command{
-			a.command(cli.Command{
-				Name: "show", Usage: "the account's thumbprint and where it is registered; makes the key if there is none, without registering", Action: a.accountShow,
+	return a.command(spec{
+		name: "account", group: aside, short: "the ACME account",
+		commands: []*cobra.Command{
+			a.command(spec{
+				name: "show", short: "the account's thumbprint and where it is registered; makes the key if there is none, without registering", action: a.accountShow,
 			}),
-			a.command(cli.Command{
-				Name: "snippet", Usage: "a proxy's configuration that answers http-01 for this account", ArgsUsage: kinds, Action: a.accountSnippet,
-				Description: "With it any host that runs the proxy answers for any order: the answer to a token is the token and the\naccount's thumbprint.",
+			a.command(spec{
+				name: "snippet", short: "a proxy's configuration that answers http-01 for this account", args: kinds, values: oneOf(challenge.SnippetKinds...), action: a.accountSnippet,
+				long: "With it any host that runs the proxy answers for any order: the answer to a token is the token and the\naccount's thumbprint.",
 			}),
-			a.command(cli.Command{
-				Name: "rollover", Usage: "replaces the account's key at every CA that it is registered with", Action: a.accountRollover,
-				Description: "A CA that cannot do that gets a new account. Afterwards the thumbprint is another one: put it wherever\n`respond` or a proxy's snippet answers. What failed is gone on with by the next rollover.",
-				Flags:       []cli.Flag{waitFlag()},
+			a.command(spec{
+				name: "rollover", short: "replaces the account's key at every CA that it is registered with", action: a.accountRollover,
+				long:    "A CA that cannot do that gets a new account. Afterwards the thumbprint is another one: put it wherever\n`respond` or a proxy's snippet answers. What failed is gone on with by the next rollover.",
+				options: []option{waitOption()},
 			}),
-			a.command(cli.Command{
-				Name: "deactivate", Usage: "deactivates the account at every CA that it is registered with, and forgets its key", Action: a.accountDeactivate,
-				Description: "The next renewal registers a new account with a new key.",
-				Flags:       []cli.Flag{waitFlag()},
+			a.command(spec{
+				name: "deactivate", short: "deactivates the account at every CA that it is registered with, and forgets its key", action: a.accountDeactivate,
+				long:    "The next renewal registers a new account with a new key.",
+				options: []option{waitOption()},
 			}),
 		},
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return hint.Add(fmt.Errorf("there is no command %q", "account "+c.Args().First()), "maascert account --help")
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
-	}
+	})
 }
 
 // account is a client for the account's key; all CAs share it.
-func (a *app) account(c *cli.Context) (*assembly, challenge.Thumbprint, error) {
+func (a *app) account(c *call) (*assembly, challenge.Thumbprint, error) {
 	config, err := a.config(c)
 	if err != nil {
 		return nil, "", err
@@ -72,7 +66,7 @@ func thumbprintOf(ctx context.Context, p *assembly) (challenge.Thumbprint, error
 	return p.clients[names[0]].Thumbprint(ctx)
 }
 
-func (a *app) accountShow(c *cli.Context) error {
+func (a *app) accountShow(c *call) error {
 	p, thumbprint, err := a.account(c)
 	if err != nil {
 		return err
@@ -82,32 +76,32 @@ func (a *app) accountShow(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "thumbprint %s\n", thumbprint)
+	fmt.Fprintf(a.words, "thumbprint %s\n", thumbprint)
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		client := p.clients[name]
 		if other, err := client.Thumbprint(c.Context); err == nil && other != thumbprint {
-			fmt.Fprintf(a.stdout, "thumbprint %s at %s\n", other, client.Directory())
+			fmt.Fprintf(a.words, "thumbprint %s at %s\n", other, client.Directory())
 		}
 	}
 	for _, directory := range slices.Sorted(maps.Keys(account.Registrations)) {
-		fmt.Fprintf(a.stdout, "registered %s as %s\n", directory, account.Registrations[directory].URL)
+		fmt.Fprintf(a.words, "registered %s as %s\n", directory, account.Registrations[directory].URL)
 	}
 	if account.NextKey != "" {
-		fmt.Fprintln(a.stdout, "its key is being replaced; maascert account rollover goes on with it")
+		fmt.Fprintln(a.words, "its key is being replaced; maascert account rollover goes on with it")
 	}
 	return nil
 }
 
-func (a *app) accountRollover(c *cli.Context) error {
+func (a *app) accountRollover(c *call) error {
 	return a.changeAccount(c, "rollover", acme.Rollover)
 }
 
-func (a *app) accountDeactivate(c *cli.Context) error {
+func (a *app) accountDeactivate(c *call) error {
 	return a.changeAccount(c, "deactivate", acme.Deactivate)
 }
 
 // changeAccount changes the account while no other run uses it.
-func (a *app) changeAccount(c *cli.Context, what string, change func(context.Context, certstore.Store, []*acme.Client) ([]acme.AccountChange, error)) error {
+func (a *app) changeAccount(c *call, what string, change func(context.Context, certstore.Store, []*acme.Client) ([]acme.AccountChange, error)) error {
 	p, before, err := a.account(c)
 	if err != nil {
 		return err
@@ -115,7 +109,7 @@ func (a *app) changeAccount(c *cli.Context, what string, change func(context.Con
 	defer p.close()
 	ctx, store := c.Context, certstore.Store(p.store)
 	for i, cert := range p.config.Certificates {
-		held, err := certstore.LockWithin(ctx, p.store, cert.Name, c.Duration("wait"))
+		held, err := certstore.LockWithin(ctx, p.store, cert.Name, c.duration("wait"))
 		if err != nil {
 			a.complain(hint.Add(fmt.Errorf("account %s: %w", what, err), "wait for the other run, or: maascert account %s --wait 5m", what))
 			return outcome(exitNotNow)
@@ -132,7 +126,7 @@ func (a *app) changeAccount(c *cli.Context, what string, change func(context.Con
 			a.complain(fmt.Errorf("account %s: %s: %w", what, change.Directory, change.Err))
 			continue
 		}
-		fmt.Fprintf(a.stdout, "%s %s\n", change.Directory, change.What)
+		fmt.Fprintf(a.words, "%s %s\n", change.Directory, change.What)
 	}
 	if err != nil {
 		a.complain(hint.Add(fmt.Errorf("account %s: %w", what, err), "mend that, then: maascert account %s goes on", what))
@@ -143,14 +137,14 @@ func (a *app) changeAccount(c *cli.Context, what string, change func(context.Con
 		return err
 	}
 	if after, err := thumbprintOf(ctx, p); err == nil && after != before {
-		fmt.Fprintf(a.stdout, "thumbprint %s\n", after)
+		fmt.Fprintf(a.words, "thumbprint %s\n", after)
 	}
 	return nil
 }
 
-func (a *app) accountSnippet(c *cli.Context) error {
-	kind := c.Args().First()
-	if !slices.Contains(challenge.SnippetKinds, kind) || c.Args().Len() != 1 {
+func (a *app) accountSnippet(c *call) error {
+	kind := c.arg()
+	if !slices.Contains(challenge.SnippetKinds, kind) || len(c.Args) != 1 {
 		return hint.Add(fmt.Errorf("account snippet: there is none for %q", kind), "maascert account snippet %s", strings.Join(challenge.SnippetKinds, "|"))
 	}
 	p, thumbprint, err := a.account(c)

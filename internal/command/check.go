@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/acme"
 	"maascert/certstore"
@@ -22,33 +22,39 @@ import (
 	"maascert/maasconfig"
 )
 
-func (a *app) checkCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name: "check", Usage: "preflight: what a renewal needs, each with its evidence and what to do; changes nothing",
-		Flags: []cli.Flag{jsonFlag()}, Action: a.check,
+func (a *app) checkCommand() *cobra.Command {
+	return a.command(spec{
+		name: "check", group: looking, short: "preflight: what a renewal needs, each with its evidence and what to do; changes nothing",
+		options: []option{a.certsOption(), jsonOption()}, action: a.check,
 	})
 }
 
-func (a *app) check(c *cli.Context) error {
+func (a *app) check(c *call) error {
 	config, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	isChosen, err := chosen(c, config)
 	if err != nil {
 		return err
 	}
 	p := a.assemble(config)
 	defer p.close()
-	doc := report.NewChecklist(config.Node, checks(c.Context, p))
-	return a.show(doc, c.Bool("json"), doc.OK)
+	doc := report.NewChecklist(config.Node, checks(c.Context, p, isChosen))
+	return a.show(doc, c.isOn("json"), doc.OK)
 }
 
 // checkTime bounds the questions about what all certificates share, about one certificate, and about one target of it. Each has its
 // own, so that one that takes all its time leaves the others theirs.
 const checkTime = time.Minute
 
-// checks asks everything that can be asked without changing anything.
-func checks(ctx context.Context, p *assembly) []report.Item {
-	looks := make([]look, len(p.engine.Certificates))
-	for i, cert := range p.engine.Certificates {
-		looks[i] = lookAt(ctx, p, cert)
+// checks asks everything that can be asked about some certificates without changing anything.
+func checks(ctx context.Context, p *assembly, isChosen func(cert string) bool) []report.Item {
+	var looks []look
+	for _, cert := range p.engine.Certificates {
+		if isChosen(cert.Name) {
+			looks = append(looks, lookAt(ctx, p, cert))
+		}
 	}
 	items := checkShared(ctx, p, looks)
 	for _, one := range looks {
@@ -89,10 +95,14 @@ func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 	items = slices.Concat(items, checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks))
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		var names []string
+		isUsed := false
 		for _, one := range looks {
 			if p.config.Certificate(one.cert.Name).Issuer == name {
-				names = append(names, one.names()...)
+				names, isUsed = append(names, one.names()...), true
 			}
+		}
+		if !isUsed && len(looks) < len(p.engine.Certificates) {
+			continue
 		}
 		issuer := p.config.Issuers[name]
 		items = append(items, checkCA(ctx, p, name, issuer)...)

@@ -247,7 +247,7 @@ func refusesReplaces(status int, kind string) behaviour {
 				next.ServeHTTP(w, r)
 			})
 		},
-		says: `obtained version 2 \(forced\)`,
+		says: `obtained version 2 \(somebody asked for it\)`,
 	}
 }
 
@@ -466,10 +466,10 @@ var checklist = []behaviour{
 	renewalInfo("ARI 500", "nothing to do", ariAnswers(500, "text/plain", "oops")),
 	renewalInfo("ARI garbage", "nothing to do", ariAnswers(200, "application/json", `{}`)),
 	renewalInfo("ARI end before start", "nothing to do", window(2*time.Hour, -2*time.Hour)),
-	renewalInfo("ARI window in the past", `obtained version 2 \(ari\)`, window(-3*time.Hour, -2*time.Hour)),
-	renewalInfo("ARI window now", `obtained version 2 \(ari\)`, nearlyOver),
+	renewalInfo("ARI window in the past", `obtained version 2 \(the CA.s renewal window has come\)`, window(-3*time.Hour, -2*time.Hour)),
+	renewalInfo("ARI window now", `obtained version 2 \(the CA.s renewal window has come\)`, nearlyOver),
 	renewalInfo("ARI window in the far future", "nothing to do", window(9000*24*time.Hour, 9001*24*time.Hour)),
-	renewalInfo("ARI window that moved", `obtained version 2 \(ari\)`, func(t *testing.T, s *site) {
+	renewalInfo("ARI window that moved", `obtained version 2 \(the CA.s renewal window has come\)`, func(t *testing.T, s *site) {
 		window(48*time.Hour, 49*time.Hour)(t, s)
 		code, stdout, _ := inSite(t, s, world.OS{}, "renew")
 		require.Zero(t, code)
@@ -515,7 +515,7 @@ var checklist = []behaviour{
 	{name: "clock skew of some minutes", fault: forges(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(4 * time.Minute) })},
 	{name: "clock skew of hours", exit: exitAttention, says: "hint: check this host's clock",
 		fault: forges(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(4 * time.Hour) })},
-	{name: "a certificate that the CA revoked", ready: true, args: "renew", says: `obtained version 2 \(ari\)`, fault: func(t *testing.T, s *site) {
+	{name: "a certificate that the CA revoked", ready: true, args: "renew", says: `obtained version 2 \(the CA.s renewal window has come\)`, fault: func(t *testing.T, s *site) {
 		s.grow(t, 24*time.Hour)
 		config, err := config.Load(filepath.Join(s.dir, "maascert.yaml"), maasconfig.KnownTypes())
 		require.NoError(t, err)

@@ -10,31 +10,30 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
 )
 
-func (a *app) deleteCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name: "delete", ArgsUsage: "NAME", Usage: "forgets a certificate that no configuration names any more, key and all; or a host that left",
-		Description: "It is refused while an endpoint serves the certificate, or a host that was heard of within 30 days names it.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "node", Usage: "forget the host called `HOST` instead of a certificate"},
-			&cli.BoolFlag{Name: "yes", Usage: "do not ask"},
-			waitFlag(),
+func (a *app) deleteCommand() *cobra.Command {
+	return a.command(spec{
+		name: "delete", group: acting, args: "NAME", short: "forgets a certificate that no configuration names any more, key and all; or a host that left",
+		long: "It is refused while an endpoint serves the certificate, or a host that was heard of within 30 days names it.",
+		options: []option{
+			textOption("node", "", "forget the host called `HOST` instead of a certificate"),
+			switchOption("yes", "do not ask"),
+			waitOption(),
 		},
-		Action: a.delete,
+		action: a.delete,
 	})
 }
 
-func (a *app) delete(c *cli.Context) error {
-	name, host := c.Args().First(), c.String("node")
-	if c.Args().Len() > 1 || (name == "") == (host == "") {
+func (a *app) delete(c *call) error {
+	name, host := c.arg(), c.text("node")
+	if len(c.Args) > 1 || (name == "") == (host == "") {
 		return hint.Add(errors.New("delete: name one certificate, or one host"), "maascert delete NAME, or maascert delete --node HOST")
 	}
 	config, err := a.config(c)
@@ -63,7 +62,7 @@ func (a *app) delete(c *cli.Context) error {
 }
 
 // deleteNode forgets what a host said of itself.
-func (a *app) deleteNode(c *cli.Context, p *assembly, host string) error {
+func (a *app) deleteNode(c *call, p *assembly, host string) error {
 	node, revision, err := certstore.LoadNode(c.Context, p.store, host)
 	switch {
 	case err == nil && revision == "":
@@ -71,22 +70,22 @@ func (a *app) deleteNode(c *cli.Context, p *assembly, host string) error {
 	case err == nil && host == p.config.Node && node.MachineID == machineID(p.fsys):
 		return fmt.Errorf("delete: %s is this host", host)
 	}
-	if err := a.confirm(c, fmt.Sprintf("Forget the host %s, last heard of %s?", host, node.LastPass.UTC().Format(time.RFC3339))); err != nil {
+	if err := a.confirm(c, fmt.Sprintf("Forget the host %s, last heard of %s?", host, printable.Time(node.LastPass))); err != nil {
 		return err
 	}
 	if err := errors.Join(p.store.Delete(c.Context, "nodes/"+host), p.store.Delete(c.Context, "answers/"+host)); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "%s is forgotten; should it make a pass, it is there again\n", host)
+	fmt.Fprintf(a.words, "%s is forgotten; should it make a pass, it is there again\n", host)
 	return nil
 }
 
 // deleteCertificate forgets a certificate, under its lock, when nobody uses it.
-func (a *app) deleteCertificate(c *cli.Context, p *assembly, name string) error {
+func (a *app) deleteCertificate(c *call, p *assembly, name string) error {
 	if p.config.Certificate(name).Name != "" {
 		return hint.Add(fmt.Errorf("delete: the configuration names %s", name), "take it out of certificates first")
 	}
-	held, err := certstore.LockWithin(c.Context, p.store, name, c.Duration("wait"))
+	held, err := certstore.LockWithin(c.Context, p.store, name, c.duration("wait"))
 	if err != nil {
 		return err
 	}
@@ -122,7 +121,7 @@ func (a *app) deleteCertificate(c *cli.Context, p *assembly, name string) error 
 			left = append(left, err)
 		}
 	}
-	fmt.Fprintf(a.stdout, "%s is forgotten: %d versions, keys and all\n", name, len(ledger.Versions()))
+	fmt.Fprintf(a.words, "%s is forgotten: %d versions, keys and all\n", name, len(ledger.Versions()))
 	return errors.Join(left...)
 }
 
@@ -135,7 +134,7 @@ func (p *assembly) namedElsewhere(ctx context.Context, name string) error {
 	for _, node := range nodes {
 		names := slices.ContainsFunc(node.Targets, func(target certstore.NodeTarget) bool { return target.Certificate == name })
 		if names && node.Node != p.config.Node {
-			return hint.Add(fmt.Errorf("delete: %s was configured at %s when that made its last pass, %s", name, printable.Phrase(node.Node), node.LastPass.UTC().Format(time.RFC3339)),
+			return hint.Add(fmt.Errorf("delete: %s was configured at %s when that made its last pass, %s", name, printable.Phrase(node.Node), printable.Time(node.LastPass)),
 				"take it out of that host's configuration and have it make a pass; or, where the host is gone: maascert delete --node %s", printable.Phrase(node.Node))
 		}
 	}
@@ -161,12 +160,12 @@ func (p *assembly) servedHere(ctx context.Context, versions map[string]certstore
 }
 
 // confirm asks a person, where there is one; elsewhere nothing is forgotten without --yes.
-func (a *app) confirm(c *cli.Context, question string) error {
-	if c.Bool("yes") {
+func (a *app) confirm(c *call, question string) error {
+	if c.isOn("yes") {
 		return nil
 	}
 	if !a.isTerminal() {
-		return hint.Add(errors.New(c.Command.Name+": nobody is there to be asked"), "--yes answers")
+		return hint.Add(errors.New(c.name()+": nobody is there to be asked"), "--yes answers")
 	}
 	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
 	answer, err := bufio.NewReader(io.LimitReader(a.stdin, 100)).ReadString('\n')

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/certstore"
 	"maascert/internal/hint"
@@ -17,44 +17,44 @@ import (
 	"maascert/maasconfig"
 )
 
-func (a *app) deployCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name:  "deploy",
-		Usage: "brings in a certificate from elsewhere: checks, stores, deploys and verifies it",
-		Description: "From then on only time, names that the configuration changed since, or renew --force replace it. Where the configuration\n" +
+func (a *app) deployCommand() *cobra.Command {
+	return a.command(spec{
+		name: "deploy", group: acting,
+		short: "brings in a certificate from elsewhere: checks, stores, deploys and verifies it",
+		long: "From then on only time, names that the configuration changed since, or renew --force replace it. Where the configuration\n" +
 			"has no CA it is watched, and maascert says in time that another one is needed.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "cert", Usage: "the certificate, PEM `FILE`; what follows it there is its chain"},
-			&cli.StringFlag{Name: "key", Usage: "its private key, PEM `FILE`, without a passphrase"},
-			&cli.StringFlag{Name: "chain", Usage: "what stands between it and the root, PEM `FILE`"},
-			&cli.StringFlag{Name: "name", Usage: "the certificate called `NAME` in the configuration; needed where there are several"},
-			&cli.BoolFlag{Name: "enable-tls", Usage: "allow the first enabling of TLS, which browsers do not forget (the same as --accept first-enable)"},
-			acceptFlag(), waitFlag(),
+		options: []option{
+			textOption("cert", "", "the certificate, PEM `FILE`; what follows it there is its chain"),
+			textOption("key", "", "its private key, PEM `FILE`, without a passphrase"),
+			textOption("chain", "", "what stands between it and the root, PEM `FILE`"),
+			a.completed("name", textOption("name", "", "the certificate called `NAME` in the configuration; needed where there are several"), a.certificateNames),
+			enableOption(),
+			a.acceptOption(maasconfig.Codes...), waitOption(),
 		},
-		Action: a.deploy,
+		action: a.deploy,
 	})
 }
 
-func (a *app) deploy(c *cli.Context) error {
+func (a *app) deploy(c *call) error {
 	options, err := passOptions(c)
 	if err != nil {
 		return err
 	}
-	if c.Bool("enable-tls") {
+	if c.isOn("enable-tls") {
 		options.Accept[maasconfig.FirstEnable] = true
 	}
-	if c.String("cert") == "" || c.String("key") == "" {
+	if c.text("cert") == "" || c.text("key") == "" {
 		return hint.Add(errors.New("deploy: a certificate and its key are needed"), "maascert deploy --cert FILE --key FILE")
 	}
 	config, err := a.config(c)
 	if err != nil {
 		return err
 	}
-	name, err := oneCertificate(config, "deploy", "name", c.String("name"))
+	name, err := oneCertificate(config, "deploy", "name", c.text("name"))
 	if err != nil {
 		return err
 	}
-	bundle, err := a.readBundle(c.String("cert"), c.String("key"), c.String("chain"))
+	bundle, err := a.readBundle(c.text("cert"), c.text("key"), c.text("chain"))
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (a *app) deploy(c *cli.Context) error {
 		return a.refused(name, "deploy", err)
 	}
 	leaf := bundle.Leaf()
-	fmt.Fprintf(a.stdout, "%s: version %d is current: %s, until %s\n", name, version.Number, printable.Text(strings.Join(certstore.CertificateNames(leaf), ", ")), report.Time{Time: leaf.NotAfter})
+	fmt.Fprintf(a.words, "%s: version %d is current: %s, until %s\n", name, version.Number, printable.Text(strings.Join(certstore.CertificateNames(leaf), ", ")), report.Time{Time: leaf.NotAfter})
 	return a.passOver(c, p, name, options)
 }
 
@@ -92,37 +92,31 @@ func (a *app) readBundle(certFile, keyFile, chainFile string) (*certstore.Bundle
 	return bundle, nil
 }
 
-func (a *app) rollbackCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name:        "rollback",
-		Usage:       "makes an earlier version current, and deploys and verifies it; renewal is held for a while",
-		Description: "The hold ends with renew --force, and in the last tenth of the version's lifetime.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "cert", Usage: "the certificate called `NAME`; needed where there are several"},
-			&cli.IntFlag{Name: "to", Usage: "the version with the number `VERSION` (default: the last one before that in use); maascert history lists them"},
-			&cli.DurationFlag{Name: "hold", Value: usualHold, Usage: "renew by time not before `D` has passed"},
-			acceptFlag(), waitFlag(),
+func (a *app) rollbackCommand() *cobra.Command {
+	return a.command(spec{
+		name: "rollback", group: acting,
+		short: "makes an earlier version current, and deploys and verifies it; renewal is held for a while",
+		long:  "The hold ends with renew --force, and in the last tenth of the version's lifetime.",
+		options: []option{
+			a.certOption("the certificate called `NAME`; needed where there are several"),
+			numberOption("to", "the version with the number `VERSION` (default: the last one before that in use); maascert history lists them"),
+			durationOption("hold", usualHold, "renew by time not before `D` has passed"),
+			a.acceptOption(maasconfig.Codes...), waitOption(),
 		},
-		Action: a.rollback,
+		action: a.rollback,
 	})
 }
 
-func (a *app) rollback(c *cli.Context) error {
+func (a *app) rollback(c *call) error {
 	options, err := passOptions(c)
 	if err != nil {
 		return err
-	}
-	if c.Duration("hold") < 0 {
-		return errors.New("--hold: a duration cannot be negative")
-	}
-	if c.IsSet("to") && c.Int("to") < 1 {
-		return errors.New("--to: a version's number is 1 or more")
 	}
 	config, err := a.config(c)
 	if err != nil {
 		return err
 	}
-	name, err := oneCertificate(config, "rollback", "cert", c.String("cert"))
+	name, err := oneCertificate(config, "rollback", "cert", c.text("cert"))
 	if err != nil {
 		return err
 	}
@@ -131,15 +125,15 @@ func (a *app) rollback(c *cli.Context) error {
 	if err := p.checkTwin(c.Context); err != nil {
 		return err
 	}
-	version, err := p.engine.RollBack(c.Context, p.certificate(name), c.Int("to"), c.Duration("hold"), options)
+	version, err := p.engine.RollBack(c.Context, p.certificate(name), c.number("to"), c.duration("hold"), options)
 	if err != nil {
 		return a.refused(name, "rollback", err)
 	}
 	leaf := version.Bundle.Leaf()
-	fmt.Fprintf(a.stdout, "%s: version %d is current again, until %s", name, version.Number, report.Time{Time: leaf.NotAfter})
-	if end := lifecycle.HoldEnd(leaf, time.Now().Add(c.Duration("hold"))); end.After(time.Now()) {
-		fmt.Fprintf(a.stdout, "; renewal by time is held until %s", report.Time{Time: end})
+	fmt.Fprintf(a.words, "%s: version %d is current again, until %s", name, version.Number, report.Time{Time: leaf.NotAfter})
+	if end := lifecycle.HoldEnd(leaf, time.Now().Add(c.duration("hold"))); end.After(time.Now()) {
+		fmt.Fprintf(a.words, "; renewal by time is held until %s", report.Time{Time: end})
 	}
-	fmt.Fprintln(a.stdout)
+	fmt.Fprintln(a.words)
 	return a.passOver(c, p, name, options)
 }

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/certstore"
 	"maascert/internal/lifecycle"
@@ -14,31 +14,30 @@ import (
 // usualHold is how long renewal is held after a rollback.
 const usualHold = 7 * 24 * time.Hour
 
-func (a *app) historyCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name: "history", Usage: "versions and attempts, newest first",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "cert", Usage: "only the certificate called `NAME`"}, jsonFlag(),
+func (a *app) historyCommand() *cobra.Command {
+	return a.command(spec{
+		name: "history", group: looking, short: "versions and attempts, newest first",
+		options: []option{
+			a.certsOption(), jsonOption(),
 		},
-		Action: a.history,
+		action: a.history,
 	})
 }
 
-func (a *app) history(c *cli.Context) error {
+func (a *app) history(c *call) error {
 	config, err := a.config(c)
 	if err != nil {
 		return err
 	}
-	if only := c.String("cert"); only != "" {
-		if _, err := oneCertificate(config, "history", "cert", only); err != nil {
-			return err
-		}
+	isChosen, err := chosen(c, config)
+	if err != nil {
+		return err
 	}
 	p := a.assemble(config)
 	defer p.close()
 	doc, failed := report.NewHistory(), false
 	for _, cert := range config.Certificates {
-		if only := c.String("cert"); only != "" && only != cert.Name {
+		if !isChosen(cert.Name) {
 			continue
 		}
 		ledger, err := certstore.OpenLedger(c.Context, p.store, cert.Name)
@@ -49,5 +48,5 @@ func (a *app) history(c *cli.Context) error {
 		}
 		doc.Add(cert.Name, ledger.Record(), ledger.Versions())
 	}
-	return a.show(doc, c.Bool("json"), !failed)
+	return a.show(doc, c.isOn("json"), !failed)
 }

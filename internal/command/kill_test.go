@@ -526,7 +526,7 @@ func saidOf(t *testing.T, s *site, text string, asJSON bool) []said {
 		case asJSON:
 		case strings.Contains(text, address+" serves it"):
 			all[i].State, all[i].Fingerprint = "match", current
-		case strings.Contains(text, address+" serves another"):
+		case strings.Contains(text, address+" serves another"), strings.Contains(text, address+" still serves version"):
 			all[i].State = "other"
 		case strings.Contains(text, address+" serves no"):
 			all[i].State = "none"

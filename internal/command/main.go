@@ -16,16 +16,18 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
+	"maascert/internal/report"
 	"maascert/internal/world"
 	"maascert/maasconfig"
 )
@@ -40,11 +42,13 @@ const (
 )
 
 const exitCodes = `Exit codes:
-   0    as it should be, or made so
-   1    something could not be made so (renew), or needs attention (check, status, verify)
-   2    usage or configuration: nothing was tried
-   3    not now: another run holds the lock, the CA limits the rate, a back-off is in force
-   130  interrupted (SIGINT or SIGTERM)`
+  0    as it should be, or made so
+  1    something could not be made so (renew), or needs attention (check, status, verify)
+  2    usage or configuration: nothing was tried
+  3    not now: another run holds the lock, the CA limits the rate, a back-off is in force
+  130  interrupted (SIGINT or SIGTERM)`
+
+const exitCodesInShort = "Exit codes: 0 as it should be, 1 needs attention, 2 usage or configuration, 3 not now, 130 interrupted."
 
 // Main is the program.
 func Main() {
@@ -66,6 +70,7 @@ func newApp() *app {
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
+	words          io.Writer // stdout, as far as people want to read what is as it should be
 	fsys           world.FS
 	types          maasconfig.Types              // of targets
 	reach          world.Dial                    // to whoever answers challenges; nil: the network
@@ -73,6 +78,10 @@ type app struct {
 	chat           []string                      // the program that sends chat messages
 	now            func() time.Time
 	log            *slog.Logger
+
+	isQuiet   bool  // only what is wrong is to be printed
+	isWritten bool  // a document for machines is on standard output
+	complaint error // what was complained of first
 }
 
 // outcome ends a command that has said all it has to say: with an exit code.
@@ -85,23 +94,29 @@ func (a *app) run(args []string) int {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := a.cli().RunContext(ctx, args)
+	a.words = a.stdout
+	root := a.root()
+	root.SetArgs(args[1:])
+	err := root.ExecuteContext(ctx)
 	if ctx.Err() != nil {
 		return exitInterrupted
 	}
+	code := exitOK
 	var end outcome
 	switch {
 	case err == nil:
-		return exitOK
 	case errors.As(err, &end):
-		return int(end)
+		code = int(end)
 	default:
 		a.complain(err)
-		return exitUsage
+		code = exitUsage
 	}
+	if code != exitOK && !a.isWritten && slices.Contains(args, "--json") {
+		// Whoever reads it is told by the exit code that there is nothing to read.
+		_ = report.WriteJSON(a.stdout, report.NewFailed(a.complaint))
+	}
+	return code
 }
-
-func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print a JSON document"} }
 
 func attentionUnless(healthy bool) error {
 	if healthy {
@@ -112,6 +127,9 @@ func attentionUnless(healthy bool) error {
 
 // complain writes an error and its hint.
 func (a *app) complain(err error) {
+	if a.complaint == nil {
+		a.complaint = err
+	}
 	var config *config.Errors
 	if errors.As(err, &config) {
 		for _, line := range config.Lines(true) {
@@ -126,104 +144,75 @@ func (a *app) complain(err error) {
 	}
 }
 
-func (a *app) cli() *cli.App {
-	return &cli.App{
-		Name:                 "maascert",
-		Usage:                "keeps the TLS certificate of a MAAS deployment alive",
-		Description:          exitCodes,
-		Version:              version(),
-		HideVersion:          true,
-		Writer:               a.stdout,
-		ErrWriter:            a.stderr,
-		Reader:               a.stdin,
-		ExitErrHandler:       func(*cli.Context, error) {},
-		OnUsageError:         usageError,
-		EnableBashCompletion: true,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "config", Value: "/etc/maascert/maascert.yaml", EnvVars: []string{"MAASCERT_CONFIG"}, Usage: "the configuration `FILE`"},
-			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "text or json"},
-			&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error (default: error; run: info)"},
-		},
-		Commands: []*cli.Command{
-			a.checkCommand(), a.renewCommand(), a.runCommand(), a.respondCommand(), a.statusCommand(), a.verifyCommand(),
-			a.deployCommand(), a.rollbackCommand(), a.historyCommand(), a.revokeCommand(), a.deleteCommand(), a.accountCommand(), a.storeCommand(), a.notifyCommand(), a.completionCommand(), a.versionCommand(),
-		},
-		Before: a.setUp,
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return hint.Add(fmt.Errorf("there is no command %q", c.Args().First()), "maascert --help lists the commands")
+// The groups in which the help lists commands.
+const (
+	looking = "looking"
+	acting  = "acting"
+	aside   = "aside"
+)
+
+// ownWords are those of the help instead of the library's.
+var ownWords = strings.NewReplacer("Global Flags:", "Options of every command:", "Flags:", "Options:", "Available Commands:", "Commands:", "[command]", "COMMAND")
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use: "maascert [OPTION]... COMMAND", DisableFlagsInUseLine: true, Short: "keeps the TLS certificate of a MAAS deployment alive", SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.ArbitraryArgs, ValidArgsFunction: cobra.NoFileCompletions, CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		PersistentPreRunE: func(command *cobra.Command, _ []string) error { return a.setUp(&call{command: command}) },
+		RunE: func(command *cobra.Command, args []string) error {
+			c := &call{Args: args, command: command}
+			if c.isOn("version") {
+				return a.printVersion()
 			}
-			return hint.Add(errors.New("no command is given"), "the commands are: %s; maascert --help says more", strings.Join(commandNames(c.App), ", "))
+			return c.wrongCommand()
 		},
 	}
+	root.Long = joinParagraphs("maascert "+root.Short+".", exitCodes)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetIn(a.stdin)
+	root.SetFlagErrorFunc(wrongOption)
+	root.SetUsageTemplate(ownWords.Replace(root.UsageTemplate()))
+	everywhere := root.PersistentFlags()
+	everywhere.String("config", cmp.Or(os.Getenv("MAASCERT_CONFIG"), "/etc/maascert/maascert.yaml"), "the configuration `FILE`")
+	everywhere.String("log-format", "text", "`F` is text or json")
+	everywhere.String("log-level", "", "`L` is debug, info, warn or error (default: error; run: info)")
+	everywhere.BoolP("quiet", "q", false, "print only what is wrong")
+	everywhere.BoolP("verbose", "v", false, "the same as --log-level info")
+	root.Flags().Bool("version", false, "print what was built")
+	for option, values := range map[string][]string{"log-format": {"text", "json"}, "log-level": {"debug", "info", "warn", "error"}} {
+		// They are there: they were just added.
+		_ = root.RegisterFlagCompletionFunc(option, a.completing(oneOf(values...)))
+	}
+	root.AddGroup(&cobra.Group{ID: looking, Title: "Commands that look and change nothing:"}, &cobra.Group{ID: acting, Title: "Commands that keep certificates alive:"},
+		&cobra.Group{ID: aside, Title: "Further commands:"})
+	root.SetHelpCommandGroupID(aside)
+	root.AddCommand(
+		a.statusCommand(), a.verifyCommand(), a.checkCommand(), a.historyCommand(),
+		a.renewCommand(), a.runCommand(), a.deployCommand(), a.rollbackCommand(), a.revokeCommand(), a.deleteCommand(),
+		a.accountCommand(), a.notifyCommand(), a.storeCommand(), a.respondCommand(), a.completionCommand(), a.versionCommand(),
+	)
+	return root
 }
 
-func commandNames(app *cli.App) []string {
-	var names []string
-	for _, command := range app.VisibleCommands() {
-		names = append(names, command.Name)
+func (a *app) setUp(c *call) error {
+	if c.isOn("quiet") {
+		a.words, a.isQuiet = io.Discard, true
 	}
-	return names
-}
-
-func usageError(_ *cli.Context, err error, _ bool) error {
-	return hint.Add(err, "maascert --help lists the commands, maascert COMMAND --help a command's options")
-}
-
-// command fills in what all commands share.
-func (a *app) command(c cli.Command) *cli.Command {
-	c.OnUsageError = usageError
-	c.Description = joinParagraphs(c.Description, exitCodes)
-	c.HideHelpCommand = true
-	action := c.Action
-	wantsArgs := c.ArgsUsage != ""
-	c.Action = func(ctx *cli.Context) error {
-		if !wantsArgs && ctx.Args().Present() {
-			return hint.Add(fmt.Errorf("%s takes no argument %q", c.Name, ctx.Args().First()), "maascert %s --help", c.Name)
-		}
-		if c.Name == daemonName {
-			return action(ctx)
-		}
-		return a.untilHangUp(ctx, action)
+	asked := c.text("log-level")
+	switch {
+	case asked != "":
+	case c.isOn("verbose"), c.name() == daemonName:
+		asked = "info"
+	default:
+		asked = "error"
 	}
-	return &c
-}
-
-func joinParagraphs(paragraphs ...string) string {
-	var kept []string
-	for _, p := range paragraphs {
-		if p != "" {
-			kept = append(kept, p)
-		}
-	}
-	return strings.Join(kept, "\n\n")
-}
-
-// untilHangUp ends a command whose terminal is gone as SIGTERM would, so that it leaves nothing behind. Whoever started it
-// under nohup does not want that.
-func (a *app) untilHangUp(c *cli.Context, action cli.ActionFunc) error {
-	if signal.Ignored(syscall.SIGHUP) {
-		return action(c)
-	}
-	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP)
-	defer stop()
-	c.Context = ctx
-	if err := action(c); ctx.Err() == nil {
-		return err
-	}
-	return outcome(exitInterrupted)
-}
-
-func (a *app) setUp(c *cli.Context) error {
-	level, otherwise := slog.LevelError, "error"
-	if c.Args().First() == daemonName {
-		otherwise = "info"
-	}
-	if err := level.UnmarshalText([]byte(cmp.Or(c.String("log-level"), otherwise))); err != nil {
-		return fmt.Errorf("--log-level: %q is none of debug, info, warn, error", c.String("log-level"))
+	level := slog.LevelError
+	if err := level.UnmarshalText([]byte(asked)); err != nil {
+		return fmt.Errorf("--log-level: %q is none of debug, info, warn, error", asked)
 	}
 	options := &slog.HandlerOptions{Level: level}
-	switch format := c.String("log-format"); format {
+	switch format := c.text("log-format"); format {
 	case "text":
 		a.log = slog.New(slog.NewTextHandler(a.stderr, options))
 	case "json":
@@ -235,10 +224,10 @@ func (a *app) setUp(c *cli.Context) error {
 }
 
 // config loads the configuration that the flags name.
-func (a *app) config(c *cli.Context) (*config.Config, error) {
-	path := c.String("config")
+func (a *app) config(c *call) (*config.Config, error) {
+	path := c.text("config")
 	if path == "" {
-		return nil, hint.Add(errors.New("--config: no file is named"), "maascert --config FILE %s", c.Command.Name)
+		return nil, hint.Add(errors.New("--config: no file is named"), "maascert --config FILE %s", c.name())
 	}
 	config, err := config.Load(path, a.types)
 	if errors.Is(err, os.ErrNotExist) {
@@ -247,7 +236,7 @@ func (a *app) config(c *cli.Context) (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	if err := doubt(path); err != nil && c.Command.Name != daemonName {
+	if err := doubt(path); err != nil && c.name() != daemonName {
 		a.warnAll([]error{err})
 	}
 	return config, nil

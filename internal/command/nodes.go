@@ -184,7 +184,7 @@ func (p *assembly) checkTwin(ctx context.Context) error {
 	if err != nil || node.MachineID == "" || node.MachineID == own || p.now().Sub(node.LastPass) >= certstore.NodeAge {
 		return nil
 	}
-	return hint.Add(fmt.Errorf("two machines are called %s: this one (%s), and %s, which made a pass at %s", p.config.Node, own, printable.Phrase(node.MachineID), node.LastPass.UTC().Format(time.RFC3339)),
+	return hint.Add(fmt.Errorf("two machines are called %s: this one (%s), and %s, which made a pass at %s", p.config.Node, own, printable.Phrase(node.MachineID), printable.Time(node.LastPass)),
 		"node: another name for one of them; or, where that machine is gone: maascert delete --node %s --yes", p.config.Node)
 }
 

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/certstore"
 	"maascert/internal/hint"
@@ -24,22 +24,14 @@ import (
 	"maascert/notify"
 )
 
-func (a *app) notifyCommand() *cli.Command {
-	command := a.command(cli.Command{Name: "notify", Usage: "who is told of what happens"})
-	command.Action = func(c *cli.Context) error {
-		const advice = "maascert notify test sends a test message through each notifier"
-		if c.Args().Present() {
-			return hint.Add(fmt.Errorf("notify: there is no %q", c.Args().First()), advice)
-		}
-		return hint.Add(errors.New("notify: say what to do"), advice)
-	}
-	command.Subcommands = []*cli.Command{
-		a.command(cli.Command{
-			Name: "test", Usage: "sends a test message through each notifier", Action: a.notifyTest,
+func (a *app) notifyCommand() *cobra.Command {
+	return a.command(spec{name: "notify", group: aside, short: "who is told of what happens", commands: []*cobra.Command{
+		a.command(spec{
+			name: "test", short: "sends a test message through each notifier", action: a.notifyTest,
 		}),
-		a.command(cli.Command{
-			Name: chatCommand, Hidden: true, Usage: "sends the chat message on its standard input, which maascert itself writes there",
-			Action: func(*cli.Context) error {
+		a.command(spec{
+			name: chatCommand, hidden: true, short: "sends the chat message on its standard input, which maascert itself writes there",
+			action: func(*call) error {
 				exit, err := notify.SendChat(a.stdin)
 				if err != nil {
 					fmt.Fprintln(a.stderr, printable.Error(err))
@@ -47,8 +39,7 @@ func (a *app) notifyCommand() *cli.Command {
 				return outcome(exit)
 			},
 		}),
-	}
-	return command
+	}})
 }
 
 const chatCommand = "chat"
@@ -60,12 +51,12 @@ func chatProgram() []string {
 	return []string{cmp.Or(self, "maascert"), "notify", chatCommand}
 }
 
-func (a *app) notifyTest(c *cli.Context) error {
+func (a *app) notifyTest(c *call) error {
 	config, err := a.config(c)
 	if err != nil {
 		return err
 	}
-	if err := a.mayRun(c.String("config"), config); err != nil {
+	if err := a.mayRun(c.text("config"), config); err != nil {
 		return err
 	}
 	if len(config.Notify) == 0 {
@@ -84,7 +75,7 @@ func (a *app) notifyTest(c *cli.Context) error {
 	end := outcome(exitOK)
 	for i, channel := range p.channels {
 		if failures[i] == nil {
-			fmt.Fprintf(a.stdout, "%s (%s): took the message\n", channel.Name, channel.Type)
+			fmt.Fprintf(a.words, "%s (%s): took the message\n", channel.Name, channel.Type)
 			took = append(took, channel.Name)
 			continue
 		}

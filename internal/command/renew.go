@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/certstore"
 	"maascert/internal/config"
@@ -22,48 +22,39 @@ import (
 	"maascert/maasconfig"
 )
 
-func (a *app) renewCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name:  "renew",
-		Usage: "one pass: obtain what is due, deploy what is not served, verify",
-		Description: "With --dry-run the pass is rehearsed, issuance and deployment included, whether due or not; it prints the exact\n" +
+func (a *app) renewCommand() *cobra.Command {
+	return a.command(spec{
+		name: "renew", group: acting,
+		short: "one pass: obtain what is due, deploy what is not served, verify",
+		long: "With --dry-run the pass is rehearsed, issuance and deployment included, whether due or not; it prints the exact\n" +
 			"command that would run and what a real pass would do, and changes nothing on disk, in the CA's issued\ncertificates, or in MAAS.",
-		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "dry-run", Usage: "rehearse; change nothing"},
-			&cli.StringSliceFlag{Name: "cert", Usage: "only the certificate called `NAME` (may be repeated)"},
-			&cli.BoolFlag{Name: "force", Usage: "obtain although nothing is due and despite a back-off; overrides no guard and no Retry-After"},
-			&cli.BoolFlag{Name: "enable-tls", Usage: "allow the first enabling of TLS, which browsers do not forget (the same as --accept first-enable)"},
-			acceptFlag(), waitFlag(), jsonFlag(),
+		options: []option{
+			switchOption("dry-run", "rehearse; change nothing"),
+			a.certsOption(),
+			switchOption("force", "obtain although nothing is due and despite a back-off; overrides no guard and no Retry-After"),
+			enableOption(),
+			a.acceptOption(maasconfig.Codes...), waitOption(), jsonOption(),
 		},
-		Action: a.renew,
+		action: a.renew,
 	})
 }
 
-func acceptFlag() cli.Flag {
-	return &cli.StringSliceFlag{Name: "accept", Usage: "override the guard called `CODE`: " + strings.Join(maasconfig.Codes, ", ") + " (may be repeated)"}
-}
-
-func waitFlag() cli.Flag {
-	return &cli.DurationFlag{Name: "wait", Usage: "wait as long as `D` for another run's lock"}
-}
-
-func (a *app) renew(c *cli.Context) error {
+func (a *app) renew(c *call) error {
 	options, err := passOptions(c)
 	if err != nil {
 		return err
 	}
-	options.Certificates, options.Force, options.ByHand = c.StringSlice("cert"), c.Bool("force"), true
-	if c.Bool("enable-tls") {
+	options.Certificates, options.Force, options.ByHand = c.list("cert"), c.isOn("force"), true
+	if c.isOn("enable-tls") {
 		options.Accept[maasconfig.FirstEnable] = true
 	}
 	config, err := a.config(c)
 	if err != nil {
 		return err
 	}
-	for _, name := range options.Certificates {
-		if config.Certificate(name).Name == "" {
-			return hint.Add(fmt.Errorf("--cert: there is no certificate %q", name), "the configuration has: %s", certificateList(config))
-		}
+	isChosen, err := chosen(c, config)
+	if err != nil {
+		return err
 	}
 	p := a.assemble(config)
 	defer p.close()
@@ -71,26 +62,25 @@ func (a *app) renew(c *cli.Context) error {
 		return err
 	}
 	for _, cert := range p.engine.Certificates {
-		isAsked := len(options.Certificates) == 0 || slices.Contains(options.Certificates, cert.Name)
-		if options.Force && isAsked && cert.Issuer == nil {
+		if options.Force && isChosen(cert.Name) && cert.Issuer == nil {
 			return hint.Add(fmt.Errorf("--force: the configuration has no CA for %s", cert.Name), "maascert deploy --cert FILE --key FILE brings in a certificate from elsewhere")
 		}
 	}
-	if c.Bool("dry-run") {
-		return a.rehearse(c.Context, p, options, c.Bool("json"))
+	if c.isOn("dry-run") {
+		return a.rehearse(c.Context, p, options, c.isOn("json"))
 	}
 	results := p.engine.Pass(c.Context, options)
-	if a.shouldEnable(results, c.Bool("json")) {
+	if a.shouldEnable(results, c.isOn("json")) {
 		options.Accept[maasconfig.FirstEnable] = true
 		results = a.passAgain(c, p, options, results)
 	}
-	written := a.write(report.NewRenewal(results), c.Bool("json"))
+	written := a.write(report.NewRenewal(results), c.isOn("json"))
 	a.complainAll(results)
 	a.endPass(c.Context, p, results)
 	if written != nil {
 		return written
 	}
-	if !c.Bool("json") {
+	if !c.isOn("json") {
 		a.printUnattended(c.Context, p, results)
 	}
 	return exitOf(results)
@@ -98,7 +88,7 @@ func (a *app) renew(c *cli.Context) error {
 
 // passAgain makes another pass over the certificates that a first enabling stopped, to which a person has agreed. What the pass
 // before obtained, for targets that did not refuse, is told, and not ordered once more.
-func (a *app) passAgain(c *cli.Context, p *assembly, options lifecycle.Options, results []lifecycle.Result) []lifecycle.Result {
+func (a *app) passAgain(c *call, p *assembly, options lifecycle.Options, results []lifecycle.Result) []lifecycle.Result {
 	for i, r := range results {
 		if !isStoppedByFirstEnabling(r) {
 			continue
@@ -106,7 +96,7 @@ func (a *app) passAgain(c *cli.Context, p *assembly, options lifecycle.Options, 
 		again := options
 		again.Certificates, again.Force = []string{r.Name}, options.Force && !r.Obtained
 		if r.Obtained { // nobody is asked who wants JSON
-			report.NewRenewed(r).Words(a.stdout)
+			report.NewRenewed(r).Words(a.words)
 		}
 		results[i] = p.engine.Pass(c.Context, again)[0]
 		results[i].Changed = results[i].Changed || r.Changed
@@ -139,7 +129,7 @@ func (a *app) printUnattended(ctx context.Context, p *assembly, results []lifecy
 		return
 	}
 	if words := report.Unattended(nodes, p.engine.Period, time.Now()); words != "" {
-		fmt.Fprintln(a.stdout, words)
+		fmt.Fprintln(a.words, words)
 	}
 }
 
@@ -152,9 +142,9 @@ func certificateList(config *config.Config) string {
 }
 
 // passOptions are those that all commands have that make a pass.
-func passOptions(c *cli.Context) (lifecycle.Options, error) {
-	options := lifecycle.Options{Wait: c.Duration("wait"), Accept: maasconfig.Accept{}}
-	for _, code := range c.StringSlice("accept") {
+func passOptions(c *call) (lifecycle.Options, error) {
+	options := lifecycle.Options{Wait: c.duration("wait"), Accept: maasconfig.Accept{}}
+	for _, code := range c.list("accept") {
 		if !slices.Contains(maasconfig.Codes, code) {
 			return options, fmt.Errorf("--accept: there is no guard %q; there are: %s", code, strings.Join(maasconfig.Codes, ", "))
 		}

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/acme"
 	"maascert/certstore"
@@ -15,40 +15,41 @@ import (
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/report"
+	"maascert/maasconfig"
 )
 
-func (a *app) revokeCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name:  "revoke",
-		Usage: "obtains, deploys and verifies a replacement, then has the CA revoke the certificate that was in use",
-		Description: "When the replacement fails, nothing is revoked yet; every later pass, the daemon's too, goes on with it.\n" +
+func (a *app) revokeCommand() *cobra.Command {
+	return a.command(spec{
+		name: "revoke", group: acting,
+		short: "obtains, deploys and verifies a replacement, then has the CA revoke the certificate that was in use",
+		long: "When the replacement fails, nothing is revoked yet; every later pass, the daemon's too, goes on with it.\n" +
 			"With --first the CA is told at once: for a key that others have.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "cert", Usage: "the certificate called `NAME`; needed where there are several"},
-			&cli.StringFlag{Name: "reason", Value: "superseded", Usage: "what the CA is told: `R` is one of " + strings.Join(reasons(), ", ")},
-			&cli.BoolFlag{Name: "first", Usage: "revoke at once, before there is a replacement"},
-			acceptFlag(), waitFlag(),
+		options: []option{
+			a.certOption("the certificate called `NAME`; needed where there are several"),
+			a.completed("reason", textOption("reason", "superseded", "what the CA is told: `R` is one of "+strings.Join(reasons(), ", ")), oneOf(reasons()...)),
+			switchOption("first", "revoke at once, before there is a replacement"),
+			a.acceptOption(maasconfig.Codes...), waitOption(),
 		},
-		Action: a.revoke,
+		action: a.revoke,
 	})
 }
 
 func reasons() []string { return slices.Sorted(maps.Keys(acme.Reasons)) }
 
-func (a *app) revoke(c *cli.Context) error {
+func (a *app) revoke(c *call) error {
 	options, err := passOptions(c)
 	if err != nil {
 		return err
 	}
-	reason, ok := acme.Reasons[c.String("reason")]
+	reason, ok := acme.Reasons[c.text("reason")]
 	if !ok {
-		return fmt.Errorf("--reason: %q is none of %s", c.String("reason"), strings.Join(reasons(), ", "))
+		return fmt.Errorf("--reason: %q is none of %s", c.text("reason"), strings.Join(reasons(), ", "))
 	}
 	config, err := a.config(c)
 	if err != nil {
 		return err
 	}
-	name, err := oneCertificate(config, "revoke", "cert", c.String("cert"))
+	name, err := oneCertificate(config, "revoke", "cert", c.text("cert"))
 	if err != nil {
 		return err
 	}
@@ -58,12 +59,12 @@ func (a *app) revoke(c *cli.Context) error {
 		return err
 	}
 	cert := p.certificate(name)
-	version, err := p.engine.AskRevocation(c.Context, cert, reason, c.Bool("first"), options.Wait)
+	version, err := p.engine.AskRevocation(c.Context, cert, reason, c.isOn("first"), options.Wait)
 	if err != nil {
 		return a.refused(name, "revoke", err)
 	}
-	if c.Bool("first") {
-		fmt.Fprintf(a.stdout, "%s: the CA revoked version %d\n", name, version.Number)
+	if c.isOn("first") {
+		fmt.Fprintf(a.words, "%s: the CA revoked version %d\n", name, version.Number)
 	}
 	return a.passOver(c, p, name, options)
 }
@@ -92,10 +93,10 @@ func (a *app) refused(cert, command string, err error) error {
 }
 
 // passOver makes a pass over one certificate, as a person who asked for it.
-func (a *app) passOver(c *cli.Context, p *assembly, name string, options lifecycle.Options) error {
+func (a *app) passOver(c *call, p *assembly, name string, options lifecycle.Options) error {
 	options.Certificates, options.ByHand = []string{name}, true
 	results := p.engine.Pass(c.Context, options)
-	report.NewRenewal(results).Words(a.stdout)
+	report.NewRenewal(results).Words(a.words)
 	a.complainAll(results)
 	a.endPass(c.Context, p, results)
 	return exitOf(results)

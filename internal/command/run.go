@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/certstore"
 	"maascert/internal/config"
@@ -25,33 +25,33 @@ import (
 // daemonName is the daemon's command.
 const daemonName = "run"
 
-func (a *app) runCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name:        daemonName,
-		Usage:       "the daemon: passes at the start, on the schedule, and when a certificate gets due",
-		Description: "SIGHUP reads the configuration again; a bad file is told and the old configuration stays in force.",
-		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "accept", Usage: "override the guard called `CODE` in every pass: names-lost, juju (may be repeated)"},
+func (a *app) runCommand() *cobra.Command {
+	return a.command(spec{
+		name: daemonName, group: acting,
+		short: "the daemon: passes at the start, on the schedule, and when a certificate gets due",
+		long:  "SIGHUP reads the configuration again; a bad file is told and the old configuration stays in force.",
+		options: []option{
+			a.acceptOption(maasconfig.NamesLost, maasconfig.Juju),
 		},
-		Action: a.runDaemon,
+		action: a.runDaemon,
 	})
 }
 
-func (a *app) runDaemon(c *cli.Context) error {
+func (a *app) runDaemon(c *call) error {
 	config, err := a.config(c)
 	if err != nil {
 		return err
 	}
 	wake := make(chan struct{}, 1)
-	d := &service{app: a, ctx: c.Context, wake: wake, path: c.String("config"), accept: maasconfig.Accept{}, board: newBoard(a.now)}
+	d := &service{app: a, ctx: c.Context, wake: wake, path: c.text("config"), accept: maasconfig.Accept{}, board: newBoard(a.now)}
 	a.observe = d.board.observe
-	for _, code := range c.StringSlice("accept") {
+	for _, code := range c.list("accept") {
 		if code != maasconfig.NamesLost && code != maasconfig.Juju {
 			return hint.Add(fmt.Errorf("--accept: a daemon cannot override %q", code), "by hand, once: maascert renew --accept %s", code)
 		}
 		d.accept[code] = true
 	}
-	if err := a.mayRun(c.String("config"), config); err != nil {
+	if err := a.mayRun(c.text("config"), config); err != nil {
 		return err
 	}
 	d.watchdog.every = watchdogPause()

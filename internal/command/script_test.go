@@ -23,7 +23,6 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
-	"github.com/urfave/cli/v2"
 
 	"maascert/acme/acmetest"
 	"maascert/certstore"
@@ -39,7 +38,6 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	cli.HelpFlag = ownHelp{cli.HelpFlag.(*cli.BoolFlag)}
 	maastest.Main()
 	testscript.Main(m, map[string]func(){"hang-up-server": hangUpServer, "maascert": func() {
 		limitMemory()
@@ -553,15 +551,6 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 	held, err := certstore.NewFileStore(world.OS{}, filepath.Join(s.dir, "state", "store")).Lock(context.Background(), "maas")
 	ts.Check(err)
 	s.held = held.Unlock
-}
-
-// ownHelp is a help flag that each program has for itself. The command line library has one for all, which changes when a program
-// begins.
-type ownHelp struct{ *cli.BoolFlag }
-
-func (h ownHelp) Apply(set *flag.FlagSet) error {
-	own := *h.BoolFlag
-	return own.Apply(set)
 }
 
 // inSite runs the program in this process, with a file system of the test's choice.

@@ -240,7 +240,7 @@ var serviceFaults = []struct {
 			require.NoError(t, os.WriteFile(v.dir+"/reload", []byte("#!/bin/sh\n"), 0o700))
 			require.NoError(t, os.WriteFile(v.dir+"/away", text, 0o700))
 		},
-		words: "verify: front: .*serves another certificate",
+		words: "verify: front: .*still serves version 1",
 		end: func(t *testing.T, _ *site, v *tlsService) {
 			require.NoError(t, os.Rename(v.dir+"/away", v.dir+"/reload"))
 		},

@@ -19,8 +19,13 @@ func (a *app) show(doc document, asJSON, healthy bool) error {
 
 func (a *app) write(doc document, asJSON bool) error {
 	if asJSON {
+		a.isWritten = true
 		return report.WriteJSON(a.stdout, doc)
 	}
-	doc.Words(a.stdout)
+	if wrong, isKnown := doc.(interface{ Wrong(w io.Writer) }); a.isQuiet && isKnown {
+		wrong.Wrong(a.stdout)
+		return nil
+	}
+	doc.Words(a.words)
 	return nil
 }

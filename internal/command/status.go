@@ -5,21 +5,25 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/certstore"
 	"maascert/internal/lifecycle"
 	"maascert/internal/report"
 )
 
-func (a *app) statusCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name: "status", Usage: "what is stored, when it is renewed, what every endpoint serves", Flags: []cli.Flag{jsonFlag()}, Action: a.status,
+func (a *app) statusCommand() *cobra.Command {
+	return a.command(spec{
+		name: "status", group: looking, short: "what is stored, when it is renewed, what every endpoint serves", options: []option{a.certsOption(), jsonOption()}, action: a.status,
 	})
 }
 
-func (a *app) status(c *cli.Context) error {
+func (a *app) status(c *call) error {
 	config, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	isChosen, err := chosen(c, config)
 	if err != nil {
 		return err
 	}
@@ -34,6 +38,9 @@ func (a *app) status(c *cli.Context) error {
 		doc.Healthy, doc.Unattended, said = false, "", err.Error()
 	}
 	for _, cert := range p.engine.Certificates {
+		if !isChosen(cert.Name) {
+			continue
+		}
 		view, err := p.engine.Look(c.Context, cert)
 		if err != nil {
 			if err.Error() != said {
@@ -46,7 +53,7 @@ func (a *app) status(c *cli.Context) error {
 		}
 		doc.Add(cert, view)
 	}
-	return a.show(doc, c.Bool("json"), doc.Healthy)
+	return a.show(doc, c.isOn("json"), doc.Healthy)
 }
 
 // holders are who holds the locks of the certificates. Who cannot be found out is left out.

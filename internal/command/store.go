@@ -8,7 +8,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/certstore"
 	"maascert/certstore/postgres"
@@ -191,37 +191,28 @@ func (l *lateStore) Close() {
 	closeStore(l.store)
 }
 
-func (a *app) storeCommand() *cli.Command {
-	command := a.command(cli.Command{Name: "store", Usage: "where certificates are kept"})
-	command.Action = func(c *cli.Context) error {
-		const advice = "maascert store copy --to FILE copies everything into the store that another configuration names"
-		if c.Args().Present() {
-			return hint.Add(fmt.Errorf("store: there is no %q", c.Args().First()), advice)
-		}
-		return hint.Add(errors.New("store: say what to do"), advice)
-	}
-	command.Subcommands = []*cli.Command{a.command(cli.Command{
-		Name: "copy", Usage: "copies everything into the store that another configuration names, which must be empty",
-		Description: "It works under the locks of both stores: stop the daemons first, or wait for their passes with --wait.\nThe old store keeps what it holds.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "to", Usage: "the configuration `FILE` that names the other store"},
-			&cli.BoolFlag{Name: "force", Usage: "copy although the other store is not empty: what has the same name there is replaced"},
-			waitFlag(),
+func (a *app) storeCommand() *cobra.Command {
+	return a.command(spec{name: "store", group: aside, short: "where certificates are kept", commands: []*cobra.Command{a.command(spec{
+		name: "copy", short: "copies everything into the store that another configuration names, which must be empty",
+		long: "It works under the locks of both stores: stop the daemons first, or wait for their passes with --wait.\nThe old store keeps what it holds.",
+		options: []option{
+			textOption("to", "", "the configuration `FILE` that names the other store"),
+			switchOption("force", "copy although the other store is not empty: what has the same name there is replaced"),
+			waitOption(),
 		},
-		Action: a.storeCopy,
-	})}
-	return command
+		action: a.storeCopy,
+	})}})
 }
 
-func (a *app) storeCopy(c *cli.Context) error {
-	if c.String("to") == "" {
+func (a *app) storeCopy(c *call) error {
+	if c.text("to") == "" {
 		return hint.Add(errors.New("store copy: --to is missing"), "maascert store copy --to FILE, a configuration that names the other store")
 	}
 	from, err := a.config(c)
 	if err != nil {
 		return err
 	}
-	to, err := config.Load(c.String("to"), a.types)
+	to, err := config.Load(c.text("to"), a.types)
 	if err != nil {
 		return fmt.Errorf("config: %w", err)
 	}
@@ -231,7 +222,7 @@ func (a *app) storeCopy(c *cli.Context) error {
 	source, target := a.openStore(from), a.openStore(to)
 	defer closeStore(source)
 	defer closeStore(target)
-	copied, err := (&copying{source: source, target: target, options: lifecycle.Options{Wait: c.Duration("wait")}, force: c.Bool("force"), configured: from}).run(c.Context)
+	copied, err := (&copying{source: source, target: target, options: lifecycle.Options{Wait: c.duration("wait")}, force: c.isOn("force"), configured: from}).run(c.Context)
 	if err != nil {
 		a.complain(err)
 		if errors.Is(err, certstore.ErrLocked) {
@@ -239,7 +230,7 @@ func (a *app) storeCopy(c *cli.Context) error {
 		}
 		return outcome(exitAttention)
 	}
-	fmt.Fprintf(a.stdout, "copied %d documents into %s\n%s still holds what it held, keys and all: remove it when the new one has proven itself\n", copied, to.Store.Place(), from.Store.Place())
+	fmt.Fprintf(a.words, "copied %d documents into %s\n%s still holds what it held, keys and all: remove it when the new one has proven itself\n", copied, to.Store.Place(), from.Store.Place())
 	return nil
 }
 

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"maascert/certstore"
 	"maascert/internal/lifecycle"
@@ -13,25 +13,29 @@ import (
 	"maascert/maasconfig"
 )
 
-func (a *app) verifyCommand() *cli.Command {
-	return a.command(cli.Command{
-		Name: "verify", Usage: "handshakes with every endpoint now", Action: a.verify,
-		Flags: []cli.Flag{
-			&cli.DurationFlag{Name: "timeout", Usage: "go on as long as `D` until every endpoint serves the certificate (default: look once)"}, jsonFlag(),
+func (a *app) verifyCommand() *cobra.Command {
+	return a.command(spec{
+		name: "verify", group: looking, short: "handshakes with every endpoint now", action: a.verify,
+		options: []option{
+			durationOption("timeout", 0, "go on as long as `D` until every endpoint serves the certificate (default: look once)"), a.certsOption(), jsonOption(),
 		},
 	})
 }
 
-func (a *app) verify(c *cli.Context) error {
+func (a *app) verify(c *call) error {
 	config, err := a.config(c)
+	if err != nil {
+		return err
+	}
+	isChosen, err := chosen(c, config)
 	if err != nil {
 		return err
 	}
 	p := a.assemble(config)
 	defer p.close()
-	deadline := time.Now().Add(c.Duration("timeout"))
+	deadline := time.Now().Add(c.duration("timeout"))
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		doc, err := verifyOnce(c.Context, p)
+		doc, err := verifyOnce(c.Context, p, isChosen)
 		if err != nil {
 			a.complain(fmt.Errorf("%s: %w", lifecycle.StageLook, err))
 			return outcome(exitAttention)
@@ -44,14 +48,17 @@ func (a *app) verify(c *cli.Context) error {
 			}
 			continue
 		}
-		return a.show(doc, c.Bool("json"), doc.Healthy)
+		return a.show(doc, c.isOn("json"), doc.Healthy)
 	}
 }
 
 // verifyOnce looks at every endpoint once.
-func verifyOnce(ctx context.Context, p *assembly) (report.Verification, error) {
+func verifyOnce(ctx context.Context, p *assembly, isChosen func(cert string) bool) (report.Verification, error) {
 	doc := report.NewVerification(p.config.Node, time.Now())
 	for _, cert := range p.engine.Certificates {
+		if !isChosen(cert.Name) {
+			continue
+		}
 		ledger, err := certstore.OpenLedger(ctx, p.store, cert.Name)
 		if err != nil {
 			return doc, err
@@ -67,7 +74,9 @@ func verifyOnce(ctx context.Context, p *assembly) (report.Verification, error) {
 		record := ledger.Record()
 		for _, target := range cert.Targets {
 			target.Discover(ctx, record.Deployments[target.Info().Name].Regions)
-			doc.Add(cert.Name, target.Info(), maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust), ledger.Versions())
+			endpoints := maasconfig.Judged(target.Probe(ctx), bundle, cert.Trust)
+			lifecycle.NameVersions(endpoints, ledger.Versions())
+			doc.Add(cert.Name, target.Info(), endpoints, ledger.Versions())
 		}
 	}
 	return doc, nil

@@ -6,14 +6,16 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 )
 
-func (a *app) versionCommand() *cli.Command {
-	return a.command(cli.Command{Name: "version", Usage: "what was built", Action: func(*cli.Context) error {
-		_, err := fmt.Fprintf(a.stdout, "maascert %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
-		return err
-	}})
+func (a *app) versionCommand() *cobra.Command {
+	return a.command(spec{name: "version", short: "what was built", group: aside, action: func(*call) error { return a.printVersion() }})
+}
+
+func (a *app) printVersion() error {
+	_, err := fmt.Fprintf(a.stdout, "maascert %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+	return err
 }
 
 // version returns the version that the build was stamped with.

@@ -47,7 +47,7 @@ var only = []struct{ to, by, why string }{
 	{"github.com/go-acme/lego/", "maascert/acme", "lego is a means of one package and its DNS providers, so that a later version is a change in one place"},
 	{"github.com/canonical/gomaasclient/", "maascert/maasconfig/maasapi", "MAAS's API is spoken in one place, which takes care of the key"},
 	{"github.com/juju/gomaasapi/", "maascert/maasconfig/maasapi", "likewise"},
-	{"github.com/urfave/cli/", "maascert/internal/command", "flags and words belong to the command"},
+	{"github.com/spf13/cobra", "maascert/internal/command", "flags and words belong to the command"},
 	{"github.com/letsencrypt/pebble/", "maascert/acme/acmetest", "a CA for tests is no part of the program"},
 	{"github.com/jackc/pgx/", "maascert/certstore/postgres", "a database is one of several places to keep documents"},
 	{"github.com/wneessen/go-mail", "maascert/notify", "mail is one of several ways to tell people"},

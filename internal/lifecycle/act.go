@@ -12,6 +12,7 @@ import (
 	"maascert/acme"
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/maasconfig"
 )
 
@@ -77,7 +78,7 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 type errShorter struct{ until time.Time }
 
 func (e *errShorter) Error() string {
-	return fmt.Sprintf("the CA's certificate ends at %s, before the one in use", e.until.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("the CA's certificate ends at %s, before the one in use", printable.Time(e.until))
 }
 
 // isBetter refuses a certificate that ends before the good one that it would replace, when nothing but time is the reason.
@@ -187,7 +188,7 @@ func (p *pass) failed(ctx context.Context, stage Stage, failure error, ordered b
 	}
 	notNow := acme.IsRateLimited(failure)
 	if !after.IsZero() {
-		failure = hint.Add(failure, "the CA wants to be asked again at %s; nothing is tried before", after.UTC().Format(time.RFC3339))
+		failure = hint.Add(failure, "the CA wants to be asked again at %s; nothing is tried before", printable.Time(after))
 	}
 	p.trouble(Trouble{Stage: stage, Err: failure, NotNow: notNow})
 }
@@ -271,6 +272,7 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 		},
 	})
 	p.stageEnded()
+	NameVersions(outcome.Endpoints, p.result.After.State.Known)
 	p.result.Changed = p.result.Changed || tried > 0
 	if tried > 0 {
 		p.result.Told[name] = outcome.Telling

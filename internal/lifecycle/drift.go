@@ -114,7 +114,7 @@ func (s State) doubts() map[string]time.Time {
 // lastingDoubt is a doubt that has lasted for so long that it does not heal by itself, or nil.
 func (s State) lastingDoubt() error {
 	if since, is := s.doubts()[s.Node]; is && s.Now.Sub(since) > doubtTime {
-		return hint.Add(fmt.Errorf("since %s MAAS leaves in doubt which names or regions it has: %w", since.Format(time.RFC3339), s.doubt()), "maascert check asks it")
+		return hint.Add(fmt.Errorf("since %s MAAS leaves in doubt which names or regions it has: %w", printable.Time(since), s.doubt()), "maascert check asks it")
 	}
 	return nil
 }

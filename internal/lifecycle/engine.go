@@ -449,6 +449,9 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 		}
 	}()
 	state.Targets = e.probe(ctx, cert, bundle, state.Record)
+	for _, target := range state.Targets {
+		NameVersions(target.Endpoints, state.Known)
+	}
 	<-windowed
 	<-named
 }
@@ -537,14 +540,14 @@ func (p *pass) run(ctx context.Context) {
 		return
 	}
 	if view.Plan.Needs {
-		p.fail(StageObtain, hint.Add(fmt.Errorf("another certificate is needed (%s), and the configuration has no CA", view.Plan.Why),
+		p.fail(StageObtain, hint.Add(fmt.Errorf("another certificate is needed (%s), and the configuration has no CA", view.Plan.Why.Words()),
 			"maascert deploy --cert FILE --key FILE, or name a CA in the section acme:"))
 	}
 	if view.Plan.Unnamed != nil && view.State.Current == nil {
 		p.fail(StageObtain, unnamed(view.Plan.Unnamed))
 	}
 	if !view.Plan.IsWork() {
-		p.conclude(ctx)
+		p.conclude()
 		return
 	}
 	if !p.ready(ctx, view) {
@@ -554,7 +557,7 @@ func (p *pass) run(ctx context.Context) {
 		p.locked(ctx, p.cert.Name, nil, p.options, p.actForAll)
 	}
 	p.tendOwn(ctx)
-	p.conclude(ctx)
+	p.conclude()
 }
 
 // tendOwn deploys to what belongs to this host alone, which waits for no other host. With that, versions that a person wants
@@ -958,66 +961,19 @@ func (p *pass) setDeployment(r *certstore.Record, key string, d certstore.Deploy
 
 // conclude turns a state that is not as it should be into troubles, where nothing else failed with the certificate, or at
 // the target.
-func (p *pass) conclude(ctx context.Context) {
-	view := p.result.After
+func (p *pass) conclude() {
 	troubled := map[string]bool{}
 	for _, t := range p.result.Troubles {
 		troubled[t.Target] = true
 	}
-	if troubled[""] || view.Summary.IsHealthy() {
+	if troubled[""] {
 		return
 	}
-	if wait := view.Plan.Wait; !wait.IsZero() {
-		p.trouble(Trouble{Stage: StageObtain, Err: p.waiting(view, wait), NotNow: true})
-		return
-	}
-	for i, t := range view.State.Targets {
-		if !troubled[t.Name] && !maasconfig.Trusted(t.Endpoints) {
-			p.failAt(t.Name, StageVerify, notServing(view, t, p.cert.Targets[i].Info()))
+	for _, t := range p.result.After.Troubles(p.cert) {
+		if !troubled[t.Target] || t.Target == "" {
+			p.trouble(t)
 		}
 	}
-	if view.Summary == StateOverdue {
-		p.fail(StageObtain, hint.Add(errors.New("a renewal is overdue"), "maascert renew"))
-	}
-	p.fail(StageLook, view.State.Account)
-	p.fail(StageLook, view.State.lastingDoubt())
-	for _, open := range revocations(view.State) {
-		p.fail(StageRevoke, hint.Add(errors.New(open), "maascert revoke goes on with it; maascert revoke --reason R changes the reason"))
-	}
-}
-
-// notServing says why a target does not serve a certificate as it should, and what to do about it.
-func notServing(view View, t TargetState, target maasconfig.Info) error {
-	err := errors.New(maasconfig.Troubles(t.Endpoints))
-	switch {
-	case maasconfig.Serving(t.Endpoints):
-		return hint.Add(err, "is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another")
-	case view.State.keepsLost(t):
-		return view.State.restored()
-	case view.State.isForeign(t, view.Plan.wanted()):
-		return hint.Add(errors.New("every endpoint serves a good certificate that is not ours; it is left until a renewal is due"),
-			"to put ours back now: maascert renew --force")
-	case view.State.Record.Deployments[t.key()].RolledBack >= maxRollbacks:
-		return hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err),
-			"look into %s, then: maascert renew tries once more, without an order", target.Logs)
-	default:
-		return hint.Add(err, "%s", maasconfig.Remedy(t.Endpoints))
-	}
-}
-
-func (p *pass) waiting(view View, wait time.Time) error {
-	last := "an order is held back"
-	for _, a := range slices.Backward(view.State.Record.Attempts) {
-		if a.Error != "" && (a.Stage == string(StageObtain) || a.Stage == string(StageSave)) {
-			last = fmt.Sprintf("the last try, at %s, failed with: %s", a.At.UTC().Format(time.RFC3339), a.Error)
-			break
-		}
-	}
-	what := "maascert renew --force tries at once"
-	if !view.State.Record.RetryAfter.Before(wait) {
-		what = "the CA set this time"
-	}
-	return hint.Add(fmt.Errorf("not before %s: %s", wait.UTC().Format(time.RFC3339), last), "%s", what)
 }
 
 // Changes are the names that the next certificate has and what is served has not, and the other way round. While nothing

@@ -12,6 +12,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/internal/world"
 	"maascert/maasconfig"
 )
@@ -108,9 +109,9 @@ func (p *pass) isUsable(ctx context.Context, bundle *certstore.Bundle) error {
 	leaf, now := bundle.Leaf(), p.Now()
 	switch {
 	case !leaf.NotAfter.After(now):
-		return fmt.Errorf("it expired on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+		return fmt.Errorf("it expired on %s", printable.Time(leaf.NotAfter))
 	case leaf.NotBefore.After(now):
-		return fmt.Errorf("it is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
+		return fmt.Errorf("it is not valid before %s", printable.Time(leaf.NotBefore))
 	}
 	if _, err := certstore.Verify(leaf, bundle.Chain(), p.cert.Trust.Pool(leaf, bundle.Chain()), now); err != nil {
 		advice := "is its chain whole? Else set acme.issuer_root to the root that clients trust"

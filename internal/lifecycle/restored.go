@@ -3,10 +3,10 @@ package lifecycle
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/maasconfig"
 )
 
@@ -54,6 +54,6 @@ func (s State) isUnpublished() bool { return s.Unpublished && s.Current != nil &
 
 // restored says so.
 func (s State) restored() error {
-	return hint.Add(fmt.Errorf("version %d is served, which the store has lost: was it restored from an older copy? It is left until its renewal is due, %s", s.Latest.Version, dueAt(s.Latest.NotBefore, s.Latest.NotAfter).UTC().Format(time.RFC3339)),
+	return hint.Add(fmt.Errorf("version %d is served, which the store has lost: was it restored from an older copy? It is left until its renewal is due, %s", s.Latest.Version, printable.Time(dueAt(s.Latest.NotBefore, s.Latest.NotAfter))),
 		"to replace it now: maascert renew --force")
 }

@@ -133,7 +133,7 @@ func trustChange(s State, p Plan, cert Certificate) []string {
 	now, former := p.Roots[n-1], p.Roots[n-2]
 	found := []string{fmt.Sprintf(
 		"CLIENTS MUST TRUST ANOTHER ROOT since %s: %q instead of %q. Who pins the former one refuses the certificate: profiles of the maas command (maas login --cacerts), Terraform's provider, Juju's clouds, scripts. %s holds both until %s; give it to them",
-		now.Since.UTC().Format(time.RFC3339), now.Subject, former.Subject, cert.RootsFile, former.Until.UTC().Format(time.RFC3339))}
+		printable.Time(now.Since), now.Subject, former.Subject, cert.RootsFile, printable.Time(former.Until))}
 	if len(s.Broken) > 0 {
 		var names []string
 		for _, profile := range s.Broken[:min(len(s.Broken), 10)] {

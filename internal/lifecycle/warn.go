@@ -55,7 +55,7 @@ func watched(s State) []string {
 	if !s.Watched || s.Current == nil || byLifetime(s.leaf()).After(s.Now) {
 		return nil
 	}
-	return []string{fmt.Sprintf("it ends at %s, and the configuration has no CA: bring in another one (maascert deploy)", s.leaf().NotAfter.UTC().Format(time.RFC3339))}
+	return []string{fmt.Sprintf("it ends at %s, and the configuration has no CA: bring in another one (maascert deploy)", printable.Time(s.leaf().NotAfter))}
 }
 
 // revocations tells what is not revoked yet.
@@ -94,7 +94,7 @@ func issuerExpiry(s State, roots *x509.CertPool) []string {
 	for _, ca := range above {
 		if ca.NotAfter.Before(follows) {
 			found = append(found, fmt.Sprintf("the CA certificate %q expires at %s, before the next certificate would: its operator has to renew it",
-				printable.Line(ca.Subject.String(), printable.Word), ca.NotAfter.UTC().Format(time.RFC3339)))
+				printable.Line(ca.Subject.String(), printable.Word), printable.Time(ca.NotAfter)))
 		}
 	}
 	return found

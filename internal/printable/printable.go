@@ -1,9 +1,12 @@
-// Package printable tames text from outside: what a CA, a name server, a region or a program says is shown, logged and
-// stored as one line of bounded length in which nothing steers a terminal.
+// Package printable is how text is shown. It tames what comes from outside: what a CA, a name server, a region or a program says is
+// shown, logged and stored as one line of bounded length in which nothing steers a terminal. And it has the one form in which
+// people read moments and lists.
 package printable
 
 import (
+	"fmt"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -52,3 +55,49 @@ func Text(text string) string { return Line(text, Sentence) }
 
 // Error is an error's text as one printable line of a sentence's length.
 func Error(err error) string { return Text(err.Error()) }
+
+// Time is a moment for people, to the minute.
+func Time(t time.Time) string {
+	if t.IsZero() {
+		return "unknown"
+	}
+	return t.UTC().Format("2006-01-02 15:04 UTC")
+}
+
+// From tells how far a moment is from now: "in 89 days", "2 hours ago".
+func From(now, t time.Time) string {
+	away := t.Sub(now).Round(time.Minute)
+	words := ""
+	switch far := away.Abs(); {
+	case far >= 48*time.Hour:
+		words = fmt.Sprintf("%d days", int(far/(24*time.Hour)))
+	case far >= 2*time.Hour:
+		words = fmt.Sprintf("%d hours", int(far/time.Hour))
+	case far >= 2*time.Minute:
+		words = fmt.Sprintf("%d minutes", int(far/time.Minute))
+	default:
+		return "now"
+	}
+	if away < 0 {
+		return words + " ago"
+	}
+	return "in " + words
+}
+
+// List is some words in a line of columns at most; how many more there are is said.
+func List(words []string, columns int) string {
+	line := ""
+	for i, word := range words {
+		more := fmt.Sprintf(" and %d more", len(words)-i)
+		next := line
+		if i > 0 {
+			next += ", "
+		}
+		next += word
+		if i > 0 && (len(next) > columns || i < len(words)-1 && len(next)+len(more) > columns) {
+			return line + more
+		}
+		line = next
+	}
+	return line
+}

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"maascert/internal/hint"
 	"maascert/internal/printable"
@@ -57,7 +58,7 @@ func Warning(code, summary, evidence, fix string) Item {
 	return Item{Code: code, State: CheckWarn, Summary: printable.Text(summary), Evidence: printable.Text(evidence), Fix: printable.Text(fix)}
 }
 
-// Words writes the document for people.
+// Words writes the document for people: a count first, then what failed, what warned, and what is right.
 func (c Checklist) Words(w io.Writer) {
 	targets := map[string]bool{}
 	for _, item := range c.Checks {
@@ -65,13 +66,60 @@ func (c Checklist) Words(w io.Writer) {
 			targets[item.Target] = true
 		}
 	}
+	count := map[CheckState]int{}
 	for _, item := range c.Checks {
+		count[item.State]++
+	}
+	var counts []string
+	for _, state := range []CheckState{CheckFail, CheckWarn, CheckOK} {
+		if count[state] > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", count[state], state))
+		}
+	}
+	fmt.Fprintf(w, "%d checks: %s\n", len(c.Checks), strings.Join(counts, ", "))
+	for _, state := range []CheckState{CheckFail, CheckWarn, CheckOK} {
+		c.wordsOf(w, state, len(targets) > 1)
+	}
+}
+
+// Wrong writes what is not as it should be.
+func (c Checklist) Wrong(w io.Writer) {
+	c.wordsOf(w, CheckFail, true)
+	c.wordsOf(w, CheckWarn, true)
+}
+
+// mostAlike is how many items of one kind are told of one by one.
+const mostAlike = 5
+
+// wordsOf tells of the items in one state. Of many that differ in a name alone, some are told.
+func (c Checklist) wordsOf(w io.Writer, state CheckState, named bool) {
+	type kind struct{ code, target, fix string }
+	alike := map[kind][]Item{}
+	for _, item := range c.Checks {
+		if item.State == state {
+			k := kind{item.Code, item.Target, item.Fix}
+			alike[k] = append(alike[k], item)
+		}
+	}
+	for _, item := range c.Checks {
+		if item.State != state {
+			continue
+		}
+		k := kind{item.Code, item.Target, item.Fix}
+		all := alike[k]
+		delete(alike, k)
 		name := ""
-		if item.Target != "" && len(targets) > 1 {
+		if item.Target != "" && named {
 			name = item.Target + ": "
 		}
-		fmt.Fprintf(w, "%-4s  %-12s %s%s\n", item.State, item.Code, name, item.Summary)
-		if item.State != CheckOK && item.Fix != "" {
+		for i, one := range all {
+			if i == mostAlike && len(all) > mostAlike+1 {
+				fmt.Fprintf(w, "%-4s  %-12s and %d more of this kind; --json lists all\n", state, one.Code, len(all)-i)
+				break
+			}
+			fmt.Fprintf(w, "%-4s  %-12s %s%s\n", state, one.Code, name, one.Summary)
+		}
+		if len(all) > 0 && state != CheckOK && item.Fix != "" {
 			fmt.Fprintf(w, "      %-12s fix: %s\n", "", item.Fix)
 		}
 	}

@@ -80,7 +80,7 @@ func TestUnhealthy(t *testing.T) {
 	doc.OK = false
 	require.Equal(t, []string{"the last pass did not leave everything as it should be"}, Unhealthy(doc, now))
 	doc.Certificates[0].State, doc.Certificates[0].Reason = "degraded", "fresh"
-	require.Equal(t, []string{"maas: degraded (fresh)"}, Unhealthy(doc, now))
+	require.Equal(t, []string{"maas: degraded"}, Unhealthy(doc, now))
 }
 
 // The alert rules and the dashboard ask for nothing that is not told.

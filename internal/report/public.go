@@ -145,7 +145,11 @@ func Unhealthy(p Public, now time.Time) []string {
 	var reasons []string
 	for _, cert := range p.Certificates {
 		if !lifecycle.CertState(cert.State).IsHealthy() {
-			reasons = append(reasons, printable.Text(cert.Name+": "+cert.State+" ("+cert.Reason+")"))
+			words := cert.Name + ": " + cert.State
+			if lifecycle.Reason(cert.Reason) != lifecycle.Fresh {
+				words += " (" + reasonWords(cert.Reason) + ")"
+			}
+			reasons = append(reasons, printable.Text(words))
 		}
 	}
 	if len(reasons) == 0 && !p.OK {

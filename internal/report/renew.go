@@ -98,7 +98,7 @@ func (d Renewed) Words(w io.Writer) {
 		fmt.Fprintf(w, "%s: names: %s\n", d.Name, changes)
 	}
 	if d.Obtained {
-		fmt.Fprintf(w, "%s: obtained version %d (%s), valid until %s, %d requests to the CA\n", d.Name, d.Version, d.Why, d.notAfter, d.Requests)
+		fmt.Fprintf(w, "%s: obtained version %d (%s), valid until %s, %d requests to the CA\n", d.Name, d.Version, reasonWords(d.Why), d.notAfter, d.Requests)
 	}
 	switch {
 	case d.failed:
@@ -106,12 +106,12 @@ func (d Renewed) Words(w io.Writer) {
 			fmt.Fprintf(w, "%s: %s\n", d.Name, tellingWords(target, d.told[target], d.Version))
 		}
 	case !d.changed:
-		fmt.Fprintf(w, "%s: nothing to do (%s), version %d, renewal %s\n", d.Name, d.left, d.Version, d.renewAt)
+		fmt.Fprintf(w, "%s: nothing to do: version %d is in use (%s), renewal %s\n", d.Name, d.Version, reasonWords(d.left), d.renewAt)
 	case !d.Obtained && len(d.Deployed) > 0:
 		fmt.Fprintf(w, "%s: deployed version %d\n", d.Name, d.Version)
 	}
 	if d.changed {
-		printEndpoints(w, []Target{{Endpoints: d.Endpoints}})
+		printEndpoints(w, "  ", d.Endpoints)
 	}
 	for _, version := range d.revoked {
 		fmt.Fprintf(w, "%s: the CA revoked version %d\n", d.Name, version)
@@ -208,9 +208,9 @@ func intention(v lifecycle.View) string {
 	p := v.Plan
 	switch {
 	case p.Obtain:
-		return fmt.Sprintf("obtain a certificate (%s) and deploy it", p.Why)
+		return fmt.Sprintf("obtain a certificate (%s) and deploy it", reasonWords(string(p.Why)))
 	case !p.Wait.IsZero():
-		return fmt.Sprintf("wait: a certificate is due (%s), but not before %s", p.Why, Time{p.Wait})
+		return fmt.Sprintf("wait: a certificate is due (%s), but not before %s", reasonWords(string(p.Why)), Time{p.Wait})
 	case len(p.Deploy) > 0:
 		return fmt.Sprintf("deploy version %d to %s", v.Version(), strings.Join(p.Deploy, ", "))
 	case len(v.State.Record.Answers) > 0:
@@ -218,6 +218,6 @@ func intention(v lifecycle.View) string {
 	case p.Housekeeping && v.State.Record.PendingRevocation() != nil:
 		return fmt.Sprintf("have the CA revoke version %d", v.State.Record.PendingRevocation().Version)
 	default:
-		return fmt.Sprintf("change nothing (%s, renewal %s)", p.Why, Time{p.RenewAt})
+		return fmt.Sprintf("change nothing (%s, renewal %s)", reasonWords(string(p.Why)), Time{p.RenewAt})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"maascert/certstore"
+	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/printable"
 	"maascert/maasconfig"
@@ -48,10 +49,7 @@ func (t Time) MarshalJSON() ([]byte, error) {
 
 // String is the moment for people.
 func (t Time) String() string {
-	if t.IsZero() {
-		return "unknown"
-	}
-	return t.UTC().Format("2006-01-02 15:04 UTC")
+	return printable.Time(t.Time)
 }
 
 // Changes are the names that the next certificate has and what is served has not, and the other way round.
@@ -72,14 +70,20 @@ func driftOf(v lifecycle.View) Changes {
 	return Changes{Added: append([]string{}, added...), Removed: append([]string{}, missing...)}
 }
 
+// mostNames is how many names of a kind are told of in a line.
+const mostNames = 8
+
 // String lists what changes, as "- region1 + region9"; empty for nothing.
 func (c Changes) String() string {
 	var words []string
-	for _, name := range c.Removed {
-		words = append(words, "- "+name)
-	}
-	for _, name := range c.Added {
-		words = append(words, "+ "+name)
+	for i, names := range [][]string{c.Removed, c.Added} {
+		for n, name := range names {
+			if n == mostNames {
+				words = append(words, fmt.Sprintf("%c (%d more)", "-+"[i], len(names)-n))
+				break
+			}
+			words = append(words, fmt.Sprintf("%c %s", "-+"[i], name))
+		}
 	}
 	return strings.Join(words, " ")
 }
@@ -127,7 +131,8 @@ type Endpoint struct {
 	Version     *int   `json:"version"` // ours that is served, else null
 	Issuer      string `json:"issuer"`
 
-	words string
+	words  string
+	isGood bool // it serves the version in use as it should
 }
 
 // String is one line for people.
@@ -140,15 +145,15 @@ func unjudged(endpoints []Endpoint) {
 		if one.Fingerprint == "" {
 			continue
 		}
-		one.State, one.Chain = string(maasconfig.Unknown), ""
-		one.words = fmt.Sprintf("%s serves %.19s, until %s; whether that is ours is not known", one.Address, one.Fingerprint, one.NotAfter.UTC().Format(time.DateOnly))
+		one.State, one.Chain, one.isGood = string(maasconfig.Unknown), "", false
+		one.words = fmt.Sprintf("%s serves %.19s, until %s; whether that is ours is not known", one.Address, one.Fingerprint, one.NotAfter)
 	}
 }
 
 func newEndpoints(endpoints []maasconfig.Endpoint, known map[string]certstore.VersionInfo) []Endpoint {
 	documents := []Endpoint{}
 	for _, e := range endpoints {
-		doc := Endpoint{Address: e.Address, State: string(e.State), Fingerprint: e.Fingerprint(), Chain: string(e.Chain), words: e.String()}
+		doc := Endpoint{Address: e.Address, State: string(e.State), Fingerprint: e.Fingerprint(), Chain: string(e.Chain), words: e.String(), isGood: e.IsTrusted()}
 		if len(e.Certs) > 0 {
 			doc.NotAfter, doc.Issuer = Time{e.Certs[0].NotAfter}, printable.Text(e.Certs[0].Issuer.String())
 		}
@@ -168,4 +173,16 @@ func newEndpoints(endpoints []maasconfig.Endpoint, known map[string]certstore.Ve
 		documents = append(documents, doc)
 	}
 	return documents
+}
+
+// Failed is the document of a command that has nothing else to say.
+type Failed struct {
+	Schema int    `json:"schema"`
+	Error  string `json:"error"`
+	Hint   string `json:"hint"`
+}
+
+// NewFailed documents an error, which may have a hint.
+func NewFailed(err error) Failed {
+	return Failed{Schema: Schema, Error: printable.Error(err), Hint: printable.Text(hint.Of(err))}
 }

@@ -34,7 +34,7 @@ func TestTextsAreOnePrintableLine(t *testing.T) {
 	require.False(t, list.OK)
 	var words bytes.Buffer
 	list.Words(&words)
-	require.Equal(t, "fail  store        first maascert: all is well [2J\n                   fix: mend it\nwarn  caa          a b\nok    tls          good\n", words.String())
+	require.Equal(t, "3 checks: 1 fail, 1 warn, 1 ok\nfail  store        first maascert: all is well [2J\n                   fix: mend it\nwarn  caa          a b\nok    tls          good\n", words.String())
 }
 
 func TestUnattended(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/printable"
+	"maascert/maasconfig"
 )
 
 // Status says what is stored, when it is renewed, and what every endpoint serves.
@@ -70,9 +71,13 @@ type Certificate struct {
 
 	Rehearsal *NextRenewal `json:"rehearsal,omitempty"` // of the next renewal; missing: there was none
 
-	blind   bool  // what is stored could not be read
-	differs bool  // this host's configuration is not the one that is followed
-	account error // why the ACME account cannot be used
+	now       time.Time // when it was looked at
+	blind     bool      // what is stored could not be read
+	isLost    bool      // the version in use is in the record and cannot be read
+	isWatched bool      // no CA is configured
+	differs   bool      // this host's configuration is not the one that is followed
+	heldUntil Time
+	open      []Trouble // what is not as it should be, each with what to do about it
 }
 
 // NextRenewal is how the daemon last rehearsed the next renewal.
@@ -181,7 +186,17 @@ func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 	doc := Certificate{
 		Name: cert.Name, State: string(v.Summary), Reason: string(v.Plan.Why), Names: v.Plan.Names,
 		RenewAt: Time{v.Plan.RenewAt}, Failures: v.State.Record.Failures, NextAttempt: Time{v.Plan.Wait}, Version: v.Version(),
-		Changes: ChangesOf(v), Drift: driftOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), Rehearsal: newNextRenewal(v.State.Record.Rehearsal), differs: v.Plan.Differ, account: v.State.Account, blind: v.Blind,
+		Changes: ChangesOf(v), Drift: driftOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), Rehearsal: newNextRenewal(v.State.Record.Rehearsal),
+		now: v.State.Now, blind: v.Blind, isLost: v.State.Current == nil && v.State.Record.Current != 0, isWatched: v.State.Watched, differs: v.Plan.Differ, heldUntil: Time{v.State.Record.HeldUntil},
+	}
+	for _, t := range v.Troubles(cert) {
+		words := printable.Error(t.Err)
+		for _, target := range v.State.Targets {
+			if target.Name == t.Target { // what its endpoints serve is told of each
+				words = strings.TrimPrefix(strings.TrimPrefix(words, printable.Text(maasconfig.Troubles(target.Endpoints))), "; ")
+			}
+		}
+		doc.open = append(doc.open, Trouble{t.Target, string(t.Stage), words, printable.Text(hint.Of(t.Err))})
 	}
 	if v.Blind {
 		for i := range doc.Targets {
@@ -211,14 +226,45 @@ func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 	return doc
 }
 
-// Words writes the document for people.
+// Words writes the document for people: of several certificates first how many are well, and those that are not.
 func (s Status) Words(w io.Writer) {
+	wrong := 0
 	for _, cert := range s.Certificates {
-		cert.Words(w)
+		if !cert.isHealthy() {
+			wrong++
+		}
 	}
+	if all := len(s.Certificates); all > 1 {
+		fmt.Fprintf(w, "%d of %d certificates are as they should be\n", all-wrong, all)
+	}
+	for _, isHealthy := range []bool{false, true} {
+		for _, cert := range s.Certificates {
+			if cert.isHealthy() == isHealthy {
+				cert.Words(w)
+			}
+		}
+	}
+	s.wordsOfHosts(w)
+}
+
+// Wrong writes what is not as it should be.
+func (s Status) Wrong(w io.Writer) {
+	for _, cert := range s.Certificates {
+		if !cert.isHealthy() {
+			cert.Words(w)
+		}
+	}
+	if s.Unattended != "" {
+		fmt.Fprintln(w, s.Unattended)
+	}
+}
+
+func (c Certificate) isHealthy() bool { return lifecycle.CertState(c.State).IsHealthy() }
+
+func (s Status) wordsOfHosts(w io.Writer) {
 	s.Fleet.Words(w, s.Node)
 	if s.LastPass != nil {
-		fmt.Fprintf(w, "last pass %s by %s\n", s.LastPass.Time, s.LastPass.Node)
+		fmt.Fprintf(w, "last pass %s by %s\n", dated(s.LastPass.Time, s.At.Time), s.LastPass.Node)
 	}
 	if s.Unattended != "" {
 		fmt.Fprintln(w, s.Unattended)
@@ -227,66 +273,6 @@ func (s Status) Words(w io.Writer) {
 		if one.Failures > 0 {
 			fmt.Fprintf(w, "%s (%s) cannot be told since %s: %s\n", one.Name, one.Type, one.Since, one.Error)
 			printHint(w, one.Hint)
-		}
-	}
-}
-
-// Words writes the document for people.
-func (c Certificate) Words(w io.Writer) {
-	reason := ""
-	if c.Reason != "" {
-		reason = " (" + c.Reason + ")"
-	}
-	fmt.Fprintf(w, "%s: %s%s\n", c.Name, c.State, reason)
-	if c.Fingerprint != "" {
-		fmt.Fprintf(w, "  version %d, %s, issued by %s\n  names: %s\n  valid from %s until %s, renewal %s\n",
-			c.Version, c.KeyType, c.Issuer, strings.Join(c.Names, ", "), c.NotBefore, c.NotAfter, c.RenewAt)
-	} else if c.blind {
-		fmt.Fprintf(w, "  what is stored cannot be read; wanted: %s\n", strings.Join(c.Names, ", "))
-	} else {
-		fmt.Fprintf(w, "  no certificate yet; wanted: %s\n", strings.Join(c.Names, ", "))
-	}
-	if c.Explanation != "" {
-		fmt.Fprintf(w, "  the CA explains its renewal window: %s\n", c.Explanation)
-	}
-	if !c.NextAttempt.IsZero() {
-		fmt.Fprintf(w, "  next attempt %s after %d failures\n", c.NextAttempt, c.Failures)
-	}
-	if c.differs {
-		fmt.Fprintln(w, "  this host's configuration differs from the one that is followed")
-	}
-	if changes := c.Changes.String(); changes != "" {
-		fmt.Fprintf(w, "  changes: %s\n", changes)
-	}
-	if c.account != nil {
-		fmt.Fprintf(w, "  %s\n", printable.Error(c.account))
-		printHint(w, hint.Of(c.account))
-	}
-	for _, warning := range c.Warnings {
-		fmt.Fprintf(w, "  warning: %s\n", printable.Text(warning))
-	}
-	c.Rehearsal.Words(w)
-	printEndpoints(w, c.Targets)
-	for _, trouble := range c.Troubles[min(len(c.Troubles), 1):] { // the first is the last failure
-		fmt.Fprintf(w, "  %s failed too: %s (%s)\n", trouble.Target, trouble.Error, trouble.Stage)
-		printHint(w, trouble.Hint)
-	}
-	if last := c.LastFailure; last != nil {
-		fmt.Fprintf(w, "  last failure: %s (%s, at %s)\n", last.Error, last.Stage, last.Time.UTC().Format(time.RFC3339))
-		printHint(w, last.Hint)
-	}
-}
-
-func printHint(w io.Writer, words string) {
-	if words != "" {
-		fmt.Fprintf(w, "  hint: %s\n", printable.Text(words))
-	}
-}
-
-func printEndpoints(w io.Writer, targets []Target) {
-	for _, target := range targets {
-		for _, endpoint := range target.Endpoints {
-			fmt.Fprintf(w, "  %s\n", endpoint)
 		}
 	}
 }

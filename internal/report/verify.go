@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"maascert/certstore"
@@ -42,12 +43,31 @@ func (v *Verification) Add(cert string, info maasconfig.Info, endpoints []maasco
 	}
 }
 
-// Words writes the document for people.
+// Words writes the document for people: first how many endpoints are as they should be, then those that are not.
 func (v Verification) Words(w io.Writer) {
-	for _, target := range v.Targets {
-		for _, endpoint := range target.Endpoints {
-			fmt.Fprintf(w, "%s: %s\n", target.Certificate, endpoint)
+	good, all := 0, 0
+	for _, endpoint := range endpointsOf(v.Targets) {
+		all++
+		if endpoint.isGood {
+			good++
 		}
+	}
+	fmt.Fprintf(w, "%d of %d endpoints serve what they should\n", good, all)
+	v.words(w, false)
+	v.words(w, true)
+}
+
+// Wrong writes what is not as it should be.
+func (v Verification) Wrong(w io.Writer) { v.words(w, false) }
+
+// words tells of endpoints of one kind; of those that are not as they should be with what else is.
+func (v Verification) words(w io.Writer, isGood bool) {
+	for _, target := range v.Targets {
+		of := slices.DeleteFunc(slices.Clone(target.Endpoints), func(e Endpoint) bool { return e.isGood != isGood })
+		printEndpoints(w, target.Certificate+": ", of)
+	}
+	if isGood {
+		return
 	}
 	for _, warning := range v.Warnings {
 		fmt.Fprintf(w, "warning: %s\n", warning)
