@@ -178,6 +178,16 @@ func TestAnOrderCutOffAnywhereIsTakenUp(t *testing.T) {
 					asked.Resume = &left
 				}
 				ca.Intercept(nil)
+				orders := ca.Count(acmetest.NewOrder)
+				asked.FetchOnly = true // nothing is ordered or finalized then
+				fetched, err := c.Obtain(t.Context(), asked)
+				if require.Equal(t, orders, ca.Count(acmetest.NewOrder)); err == nil {
+					require.Equal(t, []string{fmt.Sprintf("%x", fetched.Bundle.Leaf().SerialNumber.Bytes())}, ca.Issued())
+				} else {
+					require.ErrorIs(t, err, acme.ErrNotIssued)
+					require.Empty(t, ca.Issued())
+				}
+				asked.FetchOnly = false
 				issued, err := c.Obtain(t.Context(), asked)
 				require.NoError(t, err)
 				require.LessOrEqual(t, ca.Count(acmetest.NewOrder), 2)

@@ -36,6 +36,9 @@ type Request struct {
 	// Resume is an order that an earlier run left behind, or nil. It is taken up when it is for the same request and
 	// the CA still knows it, so that a crash costs no second order.
 	Resume *certstore.Order
+	// FetchOnly has nothing ordered or finalized: wanted is only what the CA may have issued to Resume already. Where it has not,
+	// the error is ErrNotIssued.
+	FetchOnly bool
 	// Save is called whenever there is something that a later run would need: the order's URL as soon as it exists, and
 	// once more with the certificate's key before the order is finalized. An error stops the order.
 	Save func(certstore.Order) error
@@ -73,6 +76,9 @@ const (
 	patience = 20 * time.Second
 )
 
+// ErrNotIssued says that the CA issued nothing to an order that an earlier run began.
+var ErrNotIssued = errors.New("the CA issued nothing to the order that was begun")
+
 // Obtain orders a certificate with a new key and returns it when it is what was asked for: it fits the key, has exactly
 // the names, is valid now, and its chain leads to a trusted root. The errors are *Error where the CA refused; with one
 // the Issued holds no bundle, but how many requests it cost.
@@ -96,7 +102,10 @@ func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 		o = &order{session: s, request: request, answers: visible}
 		bundle, err = o.obtain()
 	}
-	if o.resumed && IsRefusal(err) && !errors.Is(err, ErrUnfit) {
+	switch {
+	case request.FetchOnly && IsRefusal(err) && !IsRateLimited(err):
+		err = fmt.Errorf("%w: %w", ErrNotIssued, err)
+	case o.resumed && IsRefusal(err) && !errors.Is(err, ErrUnfit):
 		// The run that left the order may have been killed just when the CA came to look.
 		request.Resume = nil
 		o = &order{session: s, request: request, answers: visible}
@@ -186,13 +195,17 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 // begin takes up the order that an earlier run left, or makes a new one.
 func (o *order) begin() error {
 	o.deadline = time.Now().Add(validationTime)
-	if resumed, err := o.resume(); resumed || err != nil {
+	resumed, err := o.resume()
+	if isIssuing := o.at.Status == lego.StatusProcessing || o.at.Status == lego.StatusValid; err == nil && o.request.FetchOnly && !(resumed && isIssuing) {
+		return ErrNotIssued
+	}
+	if resumed || err != nil {
 		return err
 	}
 	if err := o.register(); err != nil {
 		return err
 	}
-	err := o.newOrder()
+	err = o.newOrder()
 	if isType(err, "accountDoesNotExist") {
 		if err := o.reregister(); err != nil {
 			return err

@@ -34,7 +34,7 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 	defer cancel()
 	ordered := false // the CA was asked for a new order and took it
 	issued, err := p.cert.Issuer.Obtain(bounded, acme.Request{
-		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, Predecessor: p.result.After.State.Current,
+		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, FetchOnly: plan.fetchOnly, Predecessor: p.result.After.State.Current,
 		Save: func(order certstore.Order) error {
 			ordered = ordered || resume == nil || order.URL != resume.URL
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
@@ -50,6 +50,10 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 		for _, warning := range issued.Warnings {
 			p.warn("%s", warning)
 		}
+	}
+	if errors.Is(err, acme.ErrNotIssued) {
+		p.fail(StageSave, p.update(ctx, func(r *certstore.Record) { r.Order, r.Attempt, r.CutOff = nil, nil, 0 }))
+		return false
 	}
 	if err != nil {
 		if words := suspects(view.State, plan); words != "" && acme.IsRefusal(err) {
@@ -169,7 +173,11 @@ func (p *pass) failed(ctx context.Context, stage Stage, failure error, ordered b
 	var shorter *errShorter
 	isShorter := errors.As(failure, &shorter)
 	saving := p.update(ctx, func(r *certstore.Record) {
-		r.Attempt, r.CutOff = nil, 0
+		r.CutOff = 0
+		if interrupted && r.Order != nil && r.Order.Key != "" {
+			return // the certificate may have been issued: the next run takes it up, whatever made it due
+		}
+		r.Attempt = nil
 		if interrupted {
 			return
 		}

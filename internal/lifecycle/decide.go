@@ -86,6 +86,7 @@ func (t TargetState) key() string { return cmp.Or(t.Key, t.Name) }
 type Plan struct {
 	Why          Reason
 	Obtain       bool
+	fetchOnly    bool // nothing is due, but a run was cut off to which the CA may have issued a certificate
 	Wait         time.Time             // an order is due but held back until then
 	Wish         certstore.Wish        // what is ordered, but for names that only its rule leads to
 	Names        []string              // of the next certificate
@@ -206,7 +207,7 @@ func Decide(s State) Plan {
 		p.Obtain, p.Needs = false, p.Obtain && p.Why != Lifetime
 	}
 	if why, cut := s.cutOff(wanted); cut && !p.Obtain && !s.Watched {
-		p.Why, p.Obtain = why, true
+		p.Why, p.Obtain, p.fetchOnly = why, true, true
 	}
 	if wait := s.backOff(); p.Obtain && wait.After(s.Now) {
 		p.Obtain, p.Wait = false, wait

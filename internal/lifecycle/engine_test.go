@@ -33,6 +33,7 @@ type effects struct {
 	fail  int // 0: none
 	dead  bool
 	names []string
+	at    func(name string) error // what becomes of an effect; nil: nothing
 }
 
 var errEffect = errors.New("this effect fails")
@@ -42,6 +43,11 @@ func (e *effects) happen(name string) error {
 	defer e.mu.Unlock()
 	e.n++
 	e.names = append(e.names, name)
+	if e.at != nil {
+		if err := e.at(name); err != nil {
+			return err
+		}
+	}
 	if e.fail != 0 && (e.n == e.fail || e.dead && e.n > e.fail) {
 		return fmt.Errorf("%s: %w", name, errEffect)
 	}
@@ -142,6 +148,9 @@ func (c *ca) Obtain(_ context.Context, request acme.Request) (*acme.Issued, erro
 	defer c.mu.Unlock()
 	if c.fail != nil {
 		return nil, c.fail
+	}
+	if isIssued := request.Resume != nil && slices.Contains(c.issued, c.orders[request.Resume.URL]); request.FetchOnly && !isIssued {
+		return nil, acme.ErrNotIssued
 	}
 	order := certstore.Order{Directory: wish.Directory, Names: request.Names, KeyType: request.KeyType}
 	if left := request.Resume; left != nil && slices.Equal(left.Names, request.Names) {
@@ -333,6 +342,41 @@ func TestWhereverAPassIsCutOffTheNextOnesConverge(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// A renewal that a person forced and interrupted, by a signal or by a lock that got lost, when the CA may have issued already: the next pass
+// fetches the certificate, although nothing is due, instead of throwing its key away. Before that the order is just dropped.
+func TestAnInterruptedForcedRenewalLosesNoCertificate(t *testing.T) {
+	t.Parallel()
+	for effect, issued := range map[string]int{"new order": 1, "finalize": 1, "download": 2} {
+		t.Run(effect, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e := new(effects)
+				store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b")
+				eng := engine(e, store, issuer, target)
+				require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+				ctx, cancel := context.WithCancel(t.Context())
+				e.at = func(name string) error {
+					if name == effect {
+						cancel()
+						return ctx.Err()
+					}
+					return nil
+				}
+				require.Error(t, eng.Pass(ctx, lifecycle.Options{Force: true, ByHand: true})[0].Err())
+				e.at = nil
+				require.Len(t, issuer.issued, issued)
+				next := eng.Pass(t.Context(), lifecycle.Options{})[0]
+				require.NoError(t, next.Err())
+				require.Equal(t, effect == "download", next.Obtained)
+				require.Equal(t, issued, next.After.Version())
+				require.Nil(t, next.After.State.Record.Order)
+				require.Nil(t, next.After.State.Record.Attempt)
+				require.LessOrEqual(t, len(issuer.made), 2)
+			})
+		})
 	}
 }
 
