@@ -346,10 +346,18 @@ func Troubles(endpoints []Endpoint) string {
 // Judge compares what an endpoint served with a bundle (nil: with none), for clients that trust something. Where nobody takes
 // certificates over, one that is not the bundle proves nothing.
 func Judge(served Served, bundle *certstore.Bundle, trust certstore.Trust) Endpoint {
+	if bundle == nil {
+		return JudgeByChain(served, nil, trust)
+	}
+	return JudgeByChain(served, append([]*x509.Certificate{bundle.Leaf()}, bundle.Chain()...), trust)
+}
+
+// JudgeByChain compares what an endpoint served with a leaf and its chain (none: with nothing), as Judge does, without the key.
+func JudgeByChain(served Served, wanted []*x509.Certificate, trust certstore.Trust) Endpoint {
 	e := Endpoint{Served: served, State: served.State}
 	if len(served.Certs) > 0 {
 		e.State, e.Chain = Other, Complete
-		isIt := bundle != nil && served.Certs[0].Equal(bundle.Leaf())
+		isIt := len(wanted) > 0 && served.Certs[0].Equal(wanted[0])
 		if isIt {
 			e.State = Match
 		}
@@ -359,7 +367,7 @@ func Judge(served Served, bundle *certstore.Bundle, trust certstore.Trust) Endpo
 		if e.Distrust != nil {
 			e.Chain = Untrusted
 		}
-		if isIt && !hasChain(served.Certs[1:], bundle.Chain()) {
+		if isIt && !hasChain(served.Certs[1:], wanted[1:]) {
 			e.Chain = Incomplete
 		}
 	}

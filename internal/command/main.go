@@ -97,7 +97,10 @@ func (a *app) run(args []string) int {
 	a.words = a.stdout
 	root := a.root()
 	root.SetArgs(args[1:])
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
+	if command.Name() == monitorName {
+		return a.monitored(err)
+	}
 	if ctx.Err() != nil {
 		return exitInterrupted
 	}
@@ -188,7 +191,7 @@ func (a *app) root() *cobra.Command {
 		&cobra.Group{ID: aside, Title: "Further commands:"})
 	root.SetHelpCommandGroupID(aside)
 	root.AddCommand(
-		a.statusCommand(), a.verifyCommand(), a.checkCommand(), a.historyCommand(),
+		a.statusCommand(), a.verifyCommand(), a.checkCommand(), a.monitorCommand(), a.showCommand(), a.historyCommand(), a.configCommand(),
 		a.renewCommand(), a.runCommand(), a.deployCommand(), a.rollbackCommand(), a.revokeCommand(), a.deleteCommand(),
 		a.accountCommand(), a.notifyCommand(), a.storeCommand(), a.respondCommand(), a.completionCommand(), a.versionCommand(),
 	)
@@ -221,25 +224,6 @@ func (a *app) setUp(c *call) error {
 		return fmt.Errorf("--log-format: %q is none of text, json", format)
 	}
 	return nil
-}
-
-// config loads the configuration that the flags name.
-func (a *app) config(c *call) (*config.Config, error) {
-	path := c.text("config")
-	if path == "" {
-		return nil, hint.Add(errors.New("--config: no file is named"), "maascert --config FILE %s", c.name())
-	}
-	config, err := config.Load(path, a.types)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, hint.Add(fmt.Errorf("config: %w", err), "write one (the README shows how), or name it: maascert --config FILE")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("config: %w", err)
-	}
-	if err := doubt(path); err != nil && c.name() != daemonName {
-		a.warnAll([]error{err})
-	}
-	return config, nil
 }
 
 // isTerminal tells whether a person sits at both ends.

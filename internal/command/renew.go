@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"maascert/certstore"
-	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/printable"
@@ -131,14 +130,6 @@ func (a *app) printUnattended(ctx context.Context, p *assembly, results []lifecy
 	if words := report.Unattended(nodes, p.engine.Period, time.Now()); words != "" {
 		fmt.Fprintln(a.words, words)
 	}
-}
-
-func certificateList(config *config.Config) string {
-	var names []string
-	for _, cert := range config.Certificates {
-		names = append(names, cert.Name)
-	}
-	return strings.Join(names, ", ")
 }
 
 // passOptions are those that all commands have that make a pass.

@@ -228,13 +228,18 @@ func (i Issuer) Ways() []Challenge {
 
 // Load reads and checks a configuration file, whose targets are of some types. Its error is an *Errors where the text is wrong,
 // with all that is wrong.
-func Load(file string, types maasconfig.Types) (*Config, error) {
+func Load(file string, types maasconfig.Types) (*Config, error) { return load(file, types, false) }
+
+// LoadAlone reads and checks a configuration file by itself: no file, variable or credential that it refers to is read.
+func LoadAlone(file string, types maasconfig.Types) (*Config, error) { return load(file, types, true) }
+
+func load(file string, types maasconfig.Types, alone bool) (*Config, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, withoutOp(err)
 	}
 	config := Config{MAAS: MAAS{HostSection: maasconfig.UsualHostSection()}, folder: filepath.Dir(file), digest: fmt.Sprintf("%x", sha256.Sum256(text))}
-	doc := decodeYAML(file, text, types, &config)
+	doc := decodeYAML(file, text, types, alone, &config)
 	if !doc.broken {
 		v := &validator{document: doc, config: &config}
 		v.run()

@@ -43,6 +43,44 @@ func example(t *testing.T, name string) (string, []byte) {
 	return path, text
 }
 
+// What is in force can be written down as a configuration, which comes to the same.
+func TestTheEffectiveConfigurationLoadsAgain(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml", "haproxy/termination.yaml", "haproxy/passthrough.yaml", "nginx/maascert.yaml", "apache/maascert.yaml"} {
+		path, _ := example(t, name)
+		config, err := Load(path, maasconfig.KnownTypes())
+		require.NoError(t, err, name)
+		text, err := config.Effective()
+		require.NoError(t, err, name)
+		require.NoError(t, os.WriteFile(path, text, 0o640))
+		again, err := Load(path, maasconfig.KnownTypes())
+		require.NoError(t, err, "%s:\n%s", name, text)
+		same, err := again.Effective()
+		require.NoError(t, err, name)
+		require.Equal(t, string(text), string(same))
+		require.Contains(t, string(text), "schedule: ")
+		require.NotContains(t, string(text), "a seal of thirty-two bytes")
+	}
+	require.Equal(t, []string{"12h", "5m", "30s", "1h30m", "0s"}, []string{shortDuration(12 * time.Hour), shortDuration(5 * time.Minute), shortDuration(30 * time.Second), shortDuration(90 * time.Minute), shortDuration(0)})
+}
+
+// A file is checked by itself where what it refers to is not: what it says itself has to be right.
+func TestAFileIsCheckedAlone(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "maascert.yaml")
+	write := func(text string) { require.NoError(t, os.WriteFile(path, []byte(text), 0o640)) }
+	write("acme: {directory: https://ca.example/d, root: root.pem, eab: {key_id: k, hmac: file:eab}}\nstore: {type: postgres, url: file:url, seal: cred:seal}\n" +
+		"certificates: [{name: maas, names: [maas.example]}]\nnotify: [{name: hook, type: webhook, url: env:NOT_SET}]\n")
+	_, err := Load(path, maasconfig.KnownTypes())
+	require.ErrorContains(t, err, "root.pem")
+	_, err = LoadAlone(path, maasconfig.KnownTypes())
+	require.NoError(t, err)
+	write("acme: {directory: https://ca.example/d, eab: {key_id: k, hmac: hunter2}}\ncertificates: [{name: maas, names: [maas.example]}]\n")
+	_, err = LoadAlone(path, maasconfig.KnownTypes())
+	require.ErrorContains(t, err, "a secret is not written here")
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
 func TestExamplesLoad(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml", "haproxy/termination.yaml", "haproxy/passthrough.yaml", "nginx/maascert.yaml", "apache/maascert.yaml"} {
@@ -63,7 +101,7 @@ func TestTheReferenceNamesEveryKey(t *testing.T) {
 	t.Parallel()
 	_, text := example(t, "maascert.yaml")
 	var config Config
-	doc := decodeYAML("maascert.yaml", text, maasconfig.KnownTypes(), &config)
+	doc := decodeYAML("maascert.yaml", text, maasconfig.KnownTypes(), false, &config)
 	require.Empty(t, doc.errors)
 	named := map[string]bool{}
 	find(doc, "", reflect.ValueOf(&config).Elem(), named)
@@ -138,7 +176,7 @@ func TestATypePicksTheKeysOfItsSection(t *testing.T) {
 	}
 	decode := func(text string) (map[string]Target, []string) {
 		config := Config{}
-		doc := decodeYAML("/etc/x.yaml", []byte("targets:\n  a: {"+text+"}\n"), types, &config)
+		doc := decodeYAML("/etc/x.yaml", []byte("targets:\n  a: {"+text+"}\n"), types, false, &config)
 		var faults []string
 		for _, one := range doc.errors {
 			faults = append(faults, one.text)

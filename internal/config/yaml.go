@@ -28,6 +28,7 @@ type document struct {
 	name   string
 	folder string // to which paths are relative
 	types  maasconfig.Types
+	alone  bool // nothing else is read
 	lines  []string
 	at     map[string]*token.Position // where a key's value stands, by path
 	anchor map[string]ast.Node
@@ -73,9 +74,9 @@ func (e *Errors) Lines(excerpt bool) []string {
 var secretive = regexp.MustCompile(`(?i)secret|token|passw|passphrase|credential|hmac|tsig|seal|api_?key|private_?key|access_?key|consumer_?key`)
 
 // decodeYAML decodes a text into a struct whose fields have yaml tags.
-func decodeYAML(name string, text []byte, types maasconfig.Types, into any) *document {
+func decodeYAML(name string, text []byte, types maasconfig.Types, alone bool, into any) *document {
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	d := &document{name: name, folder: filepath.Dir(name), types: types, lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}, secret: map[int]bool{}}
+	d := &document{name: name, folder: filepath.Dir(name), types: types, alone: alone, lines: strings.Split(string(text), "\n"), at: map[string]*token.Position{}, anchor: map[string]ast.Node{}, secret: map[int]bool{}}
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	var syntax *yaml.SyntaxError
 	d.broken = err != nil
@@ -483,6 +484,9 @@ func (p place) key(key string) string {
 }
 
 func (p place) Read(key, path string) []byte {
+	if p.document.alone {
+		return nil
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		p.Fault(key, "%v", withoutOp(err))
@@ -496,6 +500,9 @@ func (p place) Again(reference secret.Reference) (string, error) {
 }
 
 func (p place) Secret(key string, reference secret.Reference) string {
+	if err := reference.Check(); p.document.alone && err == nil {
+		return ""
+	}
 	text, err := reference.Read(p.document.folder)
 	if err != nil {
 		p.Fault(key, "%v", err)
