@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -168,6 +169,32 @@ func Deactivate(ctx context.Context, store certstore.Store, clients []*Client) (
 		return nil
 	})
 	return changes, err
+}
+
+// UpdateContact tells every directory that the account is registered with the mail address that its client's configuration has (RFC 8555
+// section 7.3.2). A client without an address tells nothing.
+func UpdateContact(ctx context.Context, store certstore.Store, clients []*Client) ([]AccountChange, error) {
+	account, _, err := certstore.LoadAccount(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	unknown := hint.Add(errors.New("the configuration does not know this directory"), "add it under issuers, with its root")
+	return eachDirectory(account, clients, unknown, func(c *Client, at certstore.Registration) (string, error) {
+		if c.config.Email == "" {
+			return "was told nothing: the configuration has no email for it", nil
+		}
+		s, err := c.open(ctx)
+		if err != nil {
+			return "", err
+		}
+		if _, err := call(s, "account", func() (lego.Account, error) {
+			return s.core.Accounts.Update(at.URL, lego.Account{Contact: []string{"mailto:" + c.config.Email}})
+		}); err != nil {
+			return "", s.explainRefusal(err)
+		}
+		at.Contact = c.config.Email
+		return "was told " + c.config.Email, s.saveRegistration(at)
+	})
 }
 
 // eachDirectory does something at every directory that an account is registered with. unknown is what is said of one that
@@ -407,15 +434,35 @@ func (c *Client) Revoke(ctx context.Context, v certstore.Version, reason uint) e
 	if err != nil {
 		return err
 	}
-	message := lego.RevokeCertMessage{Certificate: base64.RawURLEncoding.EncodeToString(v.Bundle.Leaf().Raw), Reason: &reason}
 	if s.account == "" || v.Account != s.account {
 		// Another account ordered it; whoever has the certificate's own key may revoke it as well.
-		s.key, s.account = v.Bundle.Key(), ""
+		return s.revoke(v.Bundle.Leaf(), v.Bundle.Key(), reason)
+	}
+	return s.revoke(v.Bundle.Leaf(), nil, reason)
+}
+
+// RevokeCertificate revokes a certificate that this CA issued to whomever (RFC 8555 section 7.6): as the account, or with the
+// certificate's own key. One that is revoked already is fine.
+func (c *Client) RevokeCertificate(ctx context.Context, leaf *x509.Certificate, key crypto.Signer, reason uint) error {
+	s, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	if key == nil && s.account == "" {
+		return hint.Add(errors.New("there is no ACME account at the CA that could ask for it"), "with the certificate's own key: --key FILE")
+	}
+	return s.revoke(leaf, key, reason)
+}
+
+func (s *session) revoke(leaf *x509.Certificate, key crypto.Signer, reason uint) error {
+	message := lego.RevokeCertMessage{Certificate: base64.RawURLEncoding.EncodeToString(leaf.Raw), Reason: &reason}
+	if key != nil {
+		s.key, s.account = key, ""
 		if err := s.connect(); err != nil {
 			return err
 		}
 	}
-	_, err = call(s, "revokeCert", func() (struct{}, error) { return struct{}{}, s.core.Certificates.Revoke(message) })
+	_, err := call(s, "revokeCert", func() (struct{}, error) { return struct{}{}, s.core.Certificates.Revoke(message) })
 	if isType(err, "alreadyRevoked") {
 		return nil
 	}

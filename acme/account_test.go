@@ -1,10 +1,14 @@
 package acme_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -50,6 +54,64 @@ func two(t *testing.T, ready bool) (store certstore.Store, cas []*acmetest.CA, c
 		cas, clients = append(cas, ca), append(clients, c)
 	}
 	return store, cas, clients
+}
+
+// A21: an address that changed in the configuration reaches the CA when a person says so.
+func TestTheContactReachesTheCA(t *testing.T) {
+	t.Parallel()
+	store, ca := certstore.NewOverlay(nil), acmetest.New(t, acmetest.Options{})
+	var told []string
+	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		body, err := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		var signed struct{ Payload string }
+		if err == nil && json.Unmarshal(body, &signed) == nil {
+			payload, _ := base64.RawURLEncoding.DecodeString(signed.Payload)
+			var account struct{ Contact []string }
+			if json.Unmarshal(payload, &account) == nil {
+				told = append(told, account.Contact...)
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+	with := func(email string) *acme.Client {
+		return client(t, ca, func(c *acme.Config) { c.Store, c.Email = store, email })
+	}
+	_, err := with("first@example.com").Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err)
+	require.Equal(t, "first@example.com", stored(t, store).Registrations[ca.Directory].Contact)
+	changes, err := acme.UpdateContact(t.Context(), store, []*acme.Client{with("second@example.com")})
+	require.NoError(t, err)
+	require.Equal(t, "was told second@example.com", changes[0].What)
+	require.Equal(t, "second@example.com", stored(t, store).Registrations[ca.Directory].Contact)
+	require.Equal(t, []string{"mailto:first@example.com", "mailto:second@example.com"}, told)
+	changes, err = acme.UpdateContact(t.Context(), store, []*acme.Client{with("")})
+	require.NoError(t, err)
+	require.Contains(t, changes[0].What, "was told nothing")
+	_, err = acme.UpdateContact(t.Context(), store, nil)
+	require.Error(t, err)
+}
+
+// Whoever has a certificate's key may have it revoked, whichever account ordered it; without the key the account has to be the one.
+func TestAnybodysCertificateIsRevokedWithItsKey(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	owner := client(t, ca)
+	issued, err := owner.Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err)
+	other, err := owner.Obtain(t.Context(), request("b.example"))
+	require.NoError(t, err)
+	stranger := client(t, ca, func(c *acme.Config) { c.Store = certstore.NewOverlay(nil) })
+	err = stranger.RevokeCertificate(t.Context(), issued.Bundle.Leaf(), nil, 4)
+	require.ErrorContains(t, err, "no ACME account")
+	require.Contains(t, hint.Of(err), "--key")
+	require.Error(t, stranger.RevokeCertificate(t.Context(), issued.Bundle.Leaf(), other.Bundle.Key(), 4), "another certificate's key")
+	require.False(t, ca.IsRevoked(issued.Bundle.Leaf()))
+	require.NoError(t, stranger.RevokeCertificate(t.Context(), issued.Bundle.Leaf(), issued.Bundle.Key(), 1))
+	require.NoError(t, owner.RevokeCertificate(t.Context(), other.Bundle.Leaf(), nil, 4))
+	require.NoError(t, owner.RevokeCertificate(t.Context(), other.Bundle.Leaf(), nil, 4), "once more")
+	require.True(t, ca.IsRevoked(issued.Bundle.Leaf()))
+	require.True(t, ca.IsRevoked(other.Bundle.Leaf()))
 }
 
 func TestRolloverReplacesTheKeyAtEveryCA(t *testing.T) {

@@ -234,7 +234,7 @@ func (s *session) register() error {
 		return err
 	}
 	s.account = account.Location
-	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC(), Terms: printable.Phrase(meta.TermsOfService), Next: s.next, Former: s.former})
+	return s.saveRegistration(certstore.Registration{URL: account.Location, Created: s.config.Now().UTC(), Terms: printable.Phrase(meta.TermsOfService), Contact: s.config.Email, Next: s.next, Former: s.former})
 }
 
 func (s *session) saveRegistration(registration certstore.Registration) error {

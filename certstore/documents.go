@@ -439,9 +439,10 @@ type Account struct {
 type Registration struct {
 	URL     string    `json:"url"` // the account's (RFC 8555 section 7.3)
 	Created time.Time `json:"created"`
-	Terms   string    `json:"terms,omitempty"`  // URL of the terms of service that were agreed to
-	Next    bool      `json:"next,omitempty"`   // it is by the next key that the CA knows the account
-	Former  string    `json:"former,omitempty"` // URL of an account with the old key that is yet to be deactivated
+	Terms   string    `json:"terms,omitempty"`   // URL of the terms of service that were agreed to
+	Contact string    `json:"contact,omitempty"` // mail address that the CA was told last; empty: none, or nobody remembers
+	Next    bool      `json:"next,omitempty"`    // it is by the next key that the CA knows the account
+	Former  string    `json:"former,omitempty"`  // URL of an account with the old key that is yet to be deactivated
 
 	unknown
 }

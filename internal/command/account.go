@@ -29,6 +29,9 @@ func (a *app) accountCommand() *cobra.Command {
 				long: "With it any host that runs the proxy answers for any order: the answer to a token is the token and the\naccount's thumbprint.",
 			}),
 			a.command(spec{
+				name: "update", short: "tells every CA that the account is registered with the email of the configuration", action: a.accountUpdate, options: []option{waitOption()},
+			}),
+			a.command(spec{
 				name: "rollover", short: "replaces the account's key at every CA that it is registered with", action: a.accountRollover,
 				long:    "A CA that cannot do that gets a new account. Afterwards the thumbprint is another one: put it wherever\n`respond` or a proxy's snippet answers. What failed is gone on with by the next rollover.",
 				options: []option{waitOption()},
@@ -36,7 +39,7 @@ func (a *app) accountCommand() *cobra.Command {
 			a.command(spec{
 				name: "deactivate", short: "deactivates the account at every CA that it is registered with, and forgets its key", action: a.accountDeactivate,
 				long:    "The next renewal registers a new account with a new key.",
-				options: []option{waitOption()},
+				options: []option{switchOption("yes", "do not ask"), waitOption()},
 			}),
 		},
 	})
@@ -92,11 +95,18 @@ func (a *app) accountShow(c *call) error {
 	return nil
 }
 
+func (a *app) accountUpdate(c *call) error { return a.changeAccount(c, "update", acme.UpdateContact) }
+
 func (a *app) accountRollover(c *call) error {
 	return a.changeAccount(c, "rollover", acme.Rollover)
 }
 
 func (a *app) accountDeactivate(c *call) error {
+	if a.isTerminal() {
+		if err := a.confirm(c, "Deactivate the ACME account at every CA? Nobody can use it or its key again."); err != nil {
+			return err
+		}
+	}
 	return a.changeAccount(c, "deactivate", acme.Deactivate)
 }
 

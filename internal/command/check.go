@@ -207,6 +207,9 @@ func checkCA(ctx context.Context, p *assembly, name string, issuer config.Issuer
 		if at.Terms != "" && meta.Terms != "" && at.Terms != meta.Terms {
 			items = append(items, report.Warning("terms", "the CA's terms of service changed since the account was registered: "+meta.Terms, at.Terms, "read them"))
 		}
+		if at.Contact != "" && issuer.Email != "" && at.Contact != issuer.Email {
+			items = append(items, report.Warning("contact", fmt.Sprintf("the CA was told of %s, and the configuration has %s", at.Contact, issuer.Email), directory, "maascert account update"))
+		}
 		return items
 	}
 	if meta.ExternalAccount && issuer.External() == nil {

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"crypto"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
 	"maascert/internal/report"
 	"maascert/maasconfig"
 )
@@ -28,6 +30,10 @@ func (a *app) revokeCommand() *cobra.Command {
 			a.certOption("the certificate called `NAME`; needed where there are several"),
 			a.completed("reason", textOption("reason", "superseded", "what the CA is told: `R` is one of "+strings.Join(reasons(), ", ")), oneOf(reasons()...)),
 			switchOption("first", "revoke at once, before there is a replacement"),
+			a.completed("version", numberOption("version", "the version with the number `N`; one that is not in use is just revoked; maascert history lists them"), a.versionNumbers),
+			textOption("file", "", "a certificate that the CA issued to whomever, PEM `FILE`: it is just revoked"),
+			textOption("key", "", "the private key of that certificate, PEM `FILE`; without it the ACME account asks"),
+			switchOption("yes", "do not ask"), switchOption("dry-run", "say what would be done, and do nothing"),
 			a.acceptOption(maasconfig.Codes...), waitOption(),
 		},
 		action: a.revoke,
@@ -58,15 +64,97 @@ func (a *app) revoke(c *call) error {
 	if err := p.checkTwin(c.Context); err != nil {
 		return err
 	}
-	cert := p.certificate(name)
-	version, err := p.engine.AskRevocation(c.Context, cert, reason, c.isOn("first"), options.Wait)
+	if c.text("file") != "" {
+		return a.revokeFile(c, p, name, reason)
+	}
+	wanted := lifecycle.Revoking{Version: c.number("version"), Reason: reason, First: c.isOn("first"), Wait: options.Wait}
+	record, _, err := certstore.LoadRecord(c.Context, p.store, name)
 	if err != nil {
 		return a.refused(name, "revoke", err)
 	}
-	if c.isOn("first") {
+	isEarlier := wanted.Version != 0 && wanted.Version != record.Current
+	what := fmt.Sprintf("obtain, deploy and verify a replacement of version %d, then have the CA revoke that", record.Current)
+	switch {
+	case isEarlier:
+		what = fmt.Sprintf("have the CA revoke version %d, which is not in use", wanted.Version)
+	case wanted.First:
+		what = fmt.Sprintf("have the CA revoke version %d at once, while it is served, then obtain and deploy a replacement", record.Current)
+	}
+	if goesOn, err := a.mayRevoke(c, name, what); !goesOn {
+		return err
+	}
+	version, isDone, err := p.engine.AskRevocation(c.Context, p.certificate(name), wanted)
+	if err != nil {
+		return a.refused(name, "revoke", err)
+	}
+	if isDone {
 		fmt.Fprintf(a.words, "%s: the CA revoked version %d\n", name, version.Number)
 	}
+	if isEarlier {
+		return nil
+	}
 	return a.passOver(c, p, name, options)
+}
+
+// mayRevoke asks a person, where there is one, whether to do something that nobody can take back, or only says that it would be done.
+func (a *app) mayRevoke(c *call, name, what string) (bool, error) {
+	what += fmt.Sprintf(" (%s)", c.text("reason"))
+	if c.isOn("dry-run") {
+		fmt.Fprintf(a.words, "%s: would %s\n", name, what)
+		return false, nil
+	}
+	if !a.isTerminal() {
+		return true, nil
+	}
+	err := a.confirm(c, fmt.Sprintf("%s: %s? Nobody can take that back.", name, what))
+	return err == nil, err
+}
+
+// revokeFile has the CA of a certificate revoke another one, which it issued to whomever.
+func (a *app) revokeFile(c *call, p *assembly, name string, reason uint) error {
+	client := p.clients[p.config.Certificate(name).Issuer]
+	if client == nil {
+		return fmt.Errorf("revoke: the configuration has no CA for %s", name)
+	}
+	text, err := a.fsys.ReadFile(c.text("file"))
+	if err != nil {
+		return fmt.Errorf("--file: %w", err)
+	}
+	certs, err := certstore.ParseCertificates(text)
+	if err == nil && len(certs) == 0 {
+		err = errors.New("there is no certificate in it")
+	}
+	if err != nil {
+		return fmt.Errorf("--file: %s: %w", c.text("file"), err)
+	}
+	var key crypto.Signer
+	if file := c.text("key"); file != "" {
+		text, err := a.fsys.ReadFile(file)
+		if err == nil {
+			key, err = certstore.ParseKey(text)
+		}
+		if err != nil {
+			return fmt.Errorf("--key: %w", err)
+		}
+	}
+	for _, cert := range p.config.Certificates {
+		ledger, err := certstore.OpenLedger(c.Context, p.store, cert.Name)
+		if err != nil {
+			return a.refused(cert.Name, "revoke", err)
+		}
+		if version, isOurs := ledger.Versions()[certstore.Fingerprint(certs[0])]; isOurs {
+			return hint.Add(fmt.Errorf("--file: this is version %d of %s", version.Number, cert.Name), "maascert revoke --cert %s --version %d", cert.Name, version.Number)
+		}
+	}
+	about := printable.List(certstore.CertificateNames(certs[0]), 200)
+	if goesOn, err := a.mayRevoke(c, name, fmt.Sprintf("have %s revoke the certificate for %s, until %s", client.Directory(), about, printable.Time(certs[0].NotAfter))); !goesOn {
+		return err
+	}
+	if err := client.RevokeCertificate(c.Context, certs[0], key, reason); err != nil {
+		return a.refused(name, "revoke", err)
+	}
+	fmt.Fprintf(a.words, "%s revoked the certificate for %s\n", client.Directory(), about)
+	return nil
 }
 
 // oneCertificate is the certificate that a command is for: the one that a flag names, or the only one.

@@ -86,7 +86,7 @@ func (t TargetState) key() string { return cmp.Or(t.Key, t.Name) }
 type Plan struct {
 	Why          Reason
 	Obtain       bool
-	fetchOnly    bool // nothing is due, but a run was cut off to which the CA may have issued a certificate
+	fetchOnly    bool                  // nothing is due, but a run was cut off to which the CA may have issued a certificate
 	Wait         time.Time             // an order is due but held back until then
 	Wish         certstore.Wish        // what is ordered, but for names that only its rule leads to
 	Names        []string              // of the next certificate

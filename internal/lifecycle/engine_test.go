@@ -715,7 +715,7 @@ func TestARevocationWaitsForEveryHostsOwnTargets(t *testing.T) {
 	require.NoError(t, certstore.UpdateNode(t.Context(), eng.Store, "region2", func(n *certstore.Node) {
 		n.LastPass, n.Targets = time.Now(), []certstore.NodeTarget{{Certificate: "maas", Name: "front", Type: "files"}}
 	}))
-	_, err = eng.AskRevocation(t.Context(), eng.Certificates[0], 4, false, 0)
+	_, _, err = eng.AskRevocation(t.Context(), eng.Certificates[0], lifecycle.Revoking{Reason: 4})
 	require.NoError(t, err)
 	r := eng.Pass(t.Context(), lifecycle.Options{})[0]
 	require.True(t, r.Obtained)
@@ -729,7 +729,7 @@ func TestARevocationWaitsForEveryHostsOwnTargets(t *testing.T) {
 	require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 	require.Equal(t, 1, revoked)
 
-	_, err = eng.AskRevocation(t.Context(), eng.Certificates[0], 4, false, 0)
+	_, _, err = eng.AskRevocation(t.Context(), eng.Certificates[0], lifecycle.Revoking{Reason: 4})
 	require.NoError(t, err)
 	record, revision, err = certstore.LoadRecord(t.Context(), eng.Store, "maas")
 	require.NoError(t, err)

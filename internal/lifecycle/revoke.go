@@ -14,35 +14,54 @@ import (
 	"maascert/internal/world"
 )
 
-// AskRevocation writes down that the version in use is to be revoked. From then on every pass replaces it, and once every
-// target serves another one the CA is told. With first the CA is told at once, whatever is served. Asked again while an
-// earlier version has yet to be revoked, it is that one that is meant, now with this reason. It returns the version.
-func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, reason uint, first bool, wait time.Duration) (certstore.Version, error) {
+// Revoking is what a person wants to be revoked.
+type Revoking struct {
+	Version int // its number; 0: the one in use
+	Reason  uint
+	First   bool          // at once, whatever is served
+	Wait    time.Duration // for a lock that another run holds
+}
+
+// AskRevocation writes down that a version is to be revoked. The one in use is replaced by every pass from then on, and once every
+// target serves another one the CA is told; an earlier one, which no endpoint serves, is revoked at once. With First the CA is told at
+// once, whatever is served. Asked again while an earlier version has yet to be revoked, it is that one that is meant, now with this
+// reason. It returns the version, and whether it is revoked.
+func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, wanted Revoking) (_ certstore.Version, isDone bool, err error) {
 	p := &pass{Engine: e, cert: cert, grace: new(world.Grace)}
-	held, err := certstore.LockWithin(ctx, e.Store, cert.Name, wait)
+	held, err := certstore.LockWithin(ctx, e.Store, cert.Name, wanted.Wait)
 	if err != nil {
-		return certstore.Version{}, hint.Add(err, "wait for the other run, and try again")
+		return certstore.Version{}, false, hint.Add(err, "wait for the other run, and try again")
 	}
 	defer held.Unlock()
 	ctx = held.Context()
 	if p.ledger, err = certstore.OpenLedger(ctx, held, cert.Name); err != nil {
-		return certstore.Version{}, err
+		return certstore.Version{}, false, err
 	}
 	record := p.ledger.Record()
 	number := record.Current
 	if pending := record.PendingRevocation(); pending != nil {
 		number = pending.Version
 	}
+	if wanted.Version != 0 {
+		number = wanted.Version
+	}
 	if number == 0 {
-		return certstore.Version{}, errors.New("there is no certificate to revoke")
+		return certstore.Version{}, false, errors.New("there is no certificate to revoke")
 	}
 	version, err := p.ledger.Version(ctx, number)
 	if err != nil {
-		return version, err
+		return version, false, hint.Add(err, "maascert history lists those that are kept")
 	}
 	if version.Origin != certstore.FromACME {
-		return version, fmt.Errorf("version %d did not come from an ACME CA", version.Number)
+		return version, false, fmt.Errorf("version %d did not come from an ACME CA", version.Number)
 	}
+	isEarlier := wanted.Version != 0 && number != record.Current
+	if isEarlier && !wanted.First {
+		if err := e.unserved(ctx, cert, version); err != nil {
+			return version, false, err
+		}
+	}
+	reason := wanted.Reason
 	err = p.update(ctx, func(r *certstore.Record) {
 		if asked := r.Revocation(number); asked != nil {
 			asked.Reason, asked.Refused = reason, ""
@@ -52,13 +71,27 @@ func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, reason uin
 			Version: number, Reason: reason, Asked: e.Now().UTC(), Expires: version.Bundle.Leaf().NotAfter.UTC(),
 		})
 	})
-	if err != nil || !first {
-		return version, err
+	if err != nil || !wanted.First && !isEarlier {
+		return version, false, err
 	}
-	if err := p.revoke(ctx, version, reason); err != nil {
-		return version, err
+	err = p.revoke(ctx, version, reason)
+	return version, err == nil, err
+}
+
+// unserved tells why a version may not be revoked yet: an endpoint serves it, or may.
+func (e *Engine) unserved(ctx context.Context, cert Certificate, version certstore.Version) error {
+	view, err := e.Look(ctx, cert)
+	if err != nil {
+		return err
 	}
-	return version, nil
+	for _, target := range view.State.Targets {
+		for _, endpoint := range target.Endpoints {
+			if endpoint.Fingerprint() == version.Bundle.Fingerprint() {
+				return hint.Add(fmt.Errorf("%s serves version %d", endpoint.Address, version.Number), "maascert renew brings the one in use there; maascert revoke --first revokes it all the same")
+			}
+		}
+	}
+	return nil
 }
 
 // revokeReplaced has the CA revoke what was to be replaced first, now that every target was seen to serve another version.

@@ -44,7 +44,8 @@ func revocable(t *testing.T) (*lifecycle.Engine, *revoker, *place, *memory) {
 
 func ask(t *testing.T, eng *lifecycle.Engine, first bool) (certstore.Version, error) {
 	t.Helper()
-	return eng.AskRevocation(t.Context(), eng.Certificates[0], acme.Reasons["superseded"], first, 0)
+	version, _, err := eng.AskRevocation(t.Context(), eng.Certificates[0], lifecycle.Revoking{Reason: acme.Reasons["superseded"], First: first})
+	return version, err
 }
 
 func TestRevokeAskedTwiceRevokesOneVersion(t *testing.T) {
