@@ -124,6 +124,11 @@ func checkCertificate(ctx context.Context, p *assembly, l look) []report.Item {
 	if doubt := view.LastingDoubt(); doubt != nil {
 		items = append(items, report.Asked("doubt", "", cert.Name, doubt))
 	}
+	for _, trouble := range view.Troubles(cert) {
+		if trouble.Stage == lifecycle.StageConfig {
+			items = append(items, report.Asked("window", "", cert.Name, trouble.Err))
+		}
+	}
 	for _, warning := range view.Warnings {
 		items = append(items, report.Warning("certificate", warning, cert.Name, ""))
 	}

@@ -58,11 +58,11 @@ func (a *app) monitored(err error) int {
 }
 
 func (a *app) monitor(c *call) error {
-	warn, err := report.ParseThreshold(c.text("warn"))
+	warn, err := certstore.ParseLeft(c.text("warn"))
 	if err != nil {
 		return fmt.Errorf("--warn: %w", err)
 	}
-	crit, err := report.ParseThreshold(c.text("crit"))
+	crit, err := certstore.ParseLeft(c.text("crit"))
 	if err != nil {
 		return fmt.Errorf("--crit: %w", err)
 	}

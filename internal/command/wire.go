@@ -75,6 +75,7 @@ func (a *app) assemble(config *config.Config) *assembly {
 		if namer := p.maas.namer(cert, issuer); namer != nil {
 			built.Namer = namer
 		}
+		built.Timing.Before, built.Timing.Windows = cert.Timing()
 		if config.MAAS.Align && p.servesMAAS(cert) && p.maas.api != nil {
 			built.Aligner = &aligner{api: p.maas.api}
 		}

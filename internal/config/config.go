@@ -23,6 +23,7 @@ import (
 	"maascert/acme/challenge"
 	"maascert/acme/providers"
 	"maascert/certstore"
+	"maascert/internal/maintenance"
 	"maascert/internal/secret"
 	"maascert/internal/section"
 	"maascert/maasconfig"
@@ -121,7 +122,18 @@ type Certificate struct {
 	Keep    int               `yaml:"keep"`
 	Targets []string          `yaml:"targets"`
 
+	RenewBefore   string                  `yaml:"renew_before"`
+	Window        []string                `yaml:"window"`
 	NamesFromMAAS maasconfig.NamesSection `yaml:"names_from_maas"`
+
+	renewBefore certstore.Left
+	windows     maintenance.Windows
+}
+
+// Timing says when a certificate is renewed: with how much of its lifetime left where the CA says nothing, nothing for the usual; and in
+// which windows, none for always.
+func (c Certificate) Timing() (before certstore.Left, windows maintenance.Windows) {
+	return c.renewBefore, c.windows
 }
 
 // Target is one place that serves a certificate: its type, and the keys that this type has.
@@ -475,6 +487,7 @@ func (v *validator) certificates() {
 		}
 		seen[cert.Name] = true
 		v.names(key, cert)
+		v.timing(key, cert)
 		if v.has("acme") || len(c.Issuers) > 0 {
 			cert.Issuer = cmp.Or(cert.Issuer, defaultIssuer)
 		}
@@ -512,6 +525,25 @@ func (v *validator) certificates() {
 	}
 	v.unused(taken)
 	v.aligned(taken)
+}
+
+// timing checks when a certificate is to be renewed.
+func (v *validator) timing(key string, cert *Certificate) {
+	if cert.RenewBefore != "" {
+		var err error
+		if cert.renewBefore, err = certstore.ParseLeft(cert.RenewBefore); err != nil {
+			v.fault(key+".renew_before", "%v", err)
+		} else if share := cert.renewBefore.Share(); share > 2.0/3 || cert.renewBefore.IsZero() {
+			v.fault(key+".renew_before", "%s is out of range: from a little above 0%% to 66%% of the lifetime, or a time", cert.RenewBefore)
+		}
+	}
+	for i, text := range cert.Window {
+		window, err := maintenance.Parse(text)
+		if err != nil {
+			v.fault(fmt.Sprintf("%s.window[%d]", key, i), "%v", err)
+		}
+		cert.windows = append(cert.windows, window)
+	}
 }
 
 // aligned finds that MAAS's own notice is to follow a certificate that there is not.

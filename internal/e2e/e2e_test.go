@@ -163,7 +163,7 @@ func (s *site) mainJob(t *testing.T) {
 	require.Len(t, first.IPAddresses, 1)
 	s.run(t, 0, "verify")
 	require.Contains(t, s.run(t, 0, "renew"), "nothing to do")
-	require.Contains(t, s.run(t, 0, "renew", "--dry-run"), "change nothing (fresh")
+	require.Contains(t, s.run(t, 0, "renew", "--dry-run"), "change nothing (it is not due")
 	s.run(t, 0, "renew", "--force")
 	second := s.served(t)
 	require.False(t, first.Equal(second))

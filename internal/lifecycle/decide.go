@@ -52,6 +52,7 @@ type State struct {
 	Force        bool
 	ByHand       bool                 // a person asked for this pass
 	Means        string               // hash of this host's configuration of CA and challenges
+	Timing       Timing
 	Period       time.Duration        // between two passes of the schedule; 0: unknown
 	Unpublished  bool                 // the public copy of the current version is not there
 	Nodes        []certstore.Node     // what hosts said of their last pass
@@ -131,14 +132,14 @@ var rules = []struct {
 	{ARI, func(s State, _ certstore.Wish) bool {
 		// One that had passed already when a person went back to this version says nothing new.
 		isOld := s.isPinned() && s.Window != nil && !s.Window.End.After(s.Record.PinnedAt)
-		return s.isReplaceable() && s.Window != nil && !s.Window.End.After(s.Now) && !isOld
+		return s.isReplaceable() && s.Window != nil && s.mayRenew(s.Window.End) && !isOld
 	}, true},
 	{Held, func(s State, _ certstore.Wish) bool { return s.Record.HeldUntil.After(s.Now) }, false},
 	{ARI, func(s State, _ certstore.Wish) bool {
-		return s.isReplaceable() && s.Window != nil && !s.Window.Moment().After(s.Now)
+		return s.isReplaceable() && s.Window != nil && s.mayRenew(s.Window.Moment())
 	}, true},
 	{Lifetime, func(s State, _ certstore.Wish) bool {
-		return s.isReplaceable() && s.Window == nil && !byLifetime(s.leaf()).After(s.Now)
+		return s.isReplaceable() && s.Window == nil && s.mayRenew(s.dueByLifetime())
 	}, true},
 	{Foreign, func(s State, w certstore.Wish) bool {
 		return slices.ContainsFunc(s.Targets, func(t TargetState) bool { return s.isForeign(t, w) })
@@ -312,36 +313,21 @@ func sameNames(leaf *x509.Certificate, names []string) bool {
 	return equalNames(certstore.CertificateNames(leaf), names)
 }
 
-// shortLived is the lifetime up to which half of it, instead of two thirds, may pass before a renewal.
-const shortLived = 10 * 24 * time.Hour
-
-// byLifetime sets the time of renewal where the CA suggests none.
-func byLifetime(leaf *x509.Certificate) time.Time { return dueAt(leaf.NotBefore, leaf.NotAfter) }
-
-func dueAt(begins, ends time.Time) time.Time {
-	if life := ends.Sub(begins); life <= shortLived {
-		return begins.Add(life / 2)
-	}
-	return begins.Add(ends.Sub(begins) / 3 * 2)
-}
-
 func (s State) renewAt() time.Time {
 	if s.Current == nil {
 		return time.Time{}
 	}
 	if s.isRestored() {
-		return dueAt(s.Latest.NotBefore, s.Latest.NotAfter)
+		return s.Timing.dueAt(s.Latest.NotBefore, s.Latest.NotAfter)
 	}
-	at := byLifetime(s.leaf())
-	if s.Window != nil {
-		at = s.Window.Moment()
-	}
+	at := s.dueByTime()
 	if s.Record.HeldUntil.After(at) {
 		at = s.Record.HeldUntil
 	}
 	if grown := s.replaceableAt(); at.Before(grown) {
 		at = grown
 	}
+	at = s.opensAt(at)
 	if last := emergency(s.leaf()); at.After(last) {
 		at = last
 	}
@@ -596,9 +582,9 @@ func Summary(cert string, s State, p Plan) CertState {
 		return StateExpired
 	case s.Current == nil:
 		return StateMissing
-	case s.Account != nil && !s.Watched, p.Needs, failedAt(StageGuard) && (p.Obtain || len(p.Deploy) > 0), rolledBack && !serving, refusedRevocation(s):
+	case s.Account != nil && !s.Watched, p.Needs, failedAt(StageGuard) && (p.Obtain || len(p.Deploy) > 0), rolledBack && !serving, refusedRevocation(s), s.windowsError() != nil:
 		return StateFailed
-	case !p.Wait.IsZero(), s.Record.Failures > 0 && p.Obtain, failedAt(StageDeploy) && !serving:
+	case !p.Wait.IsZero(), s.Record.Failures > 0 && (p.Obtain || s.isHeldBack()), failedAt(StageDeploy) && !serving:
 		return StateWaiting
 	case !serving, s.lastingDoubt() != nil:
 		return StateDegraded

@@ -48,6 +48,7 @@ type Certificate struct {
 	Reissue    bool    // another certificate is ordered when the rule leads to more names
 	RootsFile  string  // path of the public file of what clients are to trust, for people
 	Rehearsals Rehearsals
+	Timing     Timing
 	Means      string // hash of the configuration of its CA and its challenges: when it changes, a back-off ends
 }
 
@@ -330,8 +331,9 @@ func (e *Engine) LookFor(ctx context.Context, cert Certificate, options Options)
 func (e *Engine) look(ctx context.Context, store certstore.Store, ledger *certstore.Ledger, cert Certificate, options Options) (View, *certstore.Ledger, error) {
 	state := State{
 		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand,
-		Watched: cert.Issuer == nil, Reissue: cert.Reissue, LoseNames: options.Accept[maasconfig.NamesLost], Began: options.began,
+		Timing: cert.Timing, Watched: cert.Issuer == nil, Reissue: cert.Reissue, LoseNames: options.Accept[maasconfig.NamesLost], Began: options.began,
 	}
+	state.Timing.share = (spread(e.Node, cert.Name) + 1) / 2
 	if state.Began.IsZero() {
 		state.Began = state.Now
 	}

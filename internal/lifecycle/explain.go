@@ -42,6 +42,9 @@ func (v View) Troubles(cert Certificate) []Trouble {
 	if wait := v.Plan.Wait; !wait.IsZero() {
 		return []Trouble{{Stage: StageObtain, Err: v.waiting(wait), NotNow: true}}
 	}
+	if v.State.Record.Failures > 0 && v.State.isHeldBack() {
+		return []Trouble{{Stage: StageObtain, Err: v.waiting(v.Plan.RenewAt), NotNow: true}}
+	}
 	if v.State.Current == nil {
 		return nil // whoever tried to obtain a certificate says why there is none
 	}
@@ -59,6 +62,7 @@ func (v View) Troubles(cert Certificate) []Trouble {
 	if v.Summary == StateOverdue {
 		add("", StageObtain, hint.Add(errors.New("a renewal is overdue"), "maascert renew"))
 	}
+	add("", StageConfig, v.State.windowsError())
 	add("", StageLook, v.State.Account)
 	add("", StageLook, v.State.lastingDoubt())
 	for _, open := range revocations(v.State) {

@@ -291,7 +291,7 @@ func (t Tellable) ofExpiry(wrong []finding) []finding {
 	found := t.step(finding{topic: topicExpiry, kind: notify.Expiring, hint: "maascert renew"}, t.notAfter())
 	isDue := !plan.RenewAt.IsZero() && !plan.RenewAt.After(t.Now)
 	if state.Watched {
-		isDue, found.hint = !byLifetime(state.leaf()).After(t.Now), "maascert deploy --cert FILE --key FILE"
+		isDue, found.hint = !state.dueByLifetime().After(t.Now), "maascert deploy --cert FILE --key FILE"
 	}
 	if found.step < 2 && !(isDue && (found.step == 1 || state.Watched)) {
 		return nil

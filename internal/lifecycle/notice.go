@@ -31,7 +31,7 @@ func noticeDays(s State) int {
 	if lifetime(leaf) < shortestNoticed {
 		return 0
 	}
-	notice := leaf.NotAfter.Sub(byLifetime(leaf)) / 2
+	notice := leaf.NotAfter.Sub(s.dueByLifetime()) / 2
 	if left := leaf.NotAfter.Sub(s.renewAt()); left < notice {
 		notice = left / 2
 	}

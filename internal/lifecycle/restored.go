@@ -45,7 +45,7 @@ func (s State) isRestored() bool {
 			isServed = isServed || s.isLost(e)
 		}
 	}
-	return isServed && dueAt(s.Latest.NotBefore, s.Latest.NotAfter).After(s.Now)
+	return isServed && s.Timing.dueAt(s.Latest.NotBefore, s.Latest.NotAfter).After(s.Now)
 }
 
 // isUnpublished tells whether the version in use is to be published. One that is served instead stays published: it is what people see, and
@@ -54,6 +54,6 @@ func (s State) isUnpublished() bool { return s.Unpublished && s.Current != nil &
 
 // restored says so.
 func (s State) restored() error {
-	return hint.Add(fmt.Errorf("version %d is served, which the store has lost: was it restored from an older copy? It is left until its renewal is due, %s", s.Latest.Version, printable.Time(dueAt(s.Latest.NotBefore, s.Latest.NotAfter))),
+	return hint.Add(fmt.Errorf("version %d is served, which the store has lost: was it restored from an older copy? It is left until its renewal is due, %s", s.Latest.Version, printable.Time(s.Timing.dueAt(s.Latest.NotBefore, s.Latest.NotAfter))),
 		"to replace it now: maascert renew --force")
 }

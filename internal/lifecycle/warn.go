@@ -52,7 +52,7 @@ func rollover(s State) []string {
 
 // watched tells, from the moment on at which a CA would be asked for it, that another certificate is needed.
 func watched(s State) []string {
-	if !s.Watched || s.Current == nil || byLifetime(s.leaf()).After(s.Now) {
+	if !s.Watched || s.Current == nil || s.dueByLifetime().After(s.Now) {
 		return nil
 	}
 	return []string{fmt.Sprintf("it ends at %s, and the configuration has no CA: bring in another one (maascert deploy)", printable.Time(s.leaf().NotAfter))}

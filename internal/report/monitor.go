@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -33,34 +32,6 @@ var severities = map[Severity]string{MonitorOK: "OK", MonitorWarning: "WARNING",
 // rank orders severities: what is known to be bad is worse than what is not known.
 func (s Severity) rank() int {
 	return slices.Index([]Severity{MonitorOK, MonitorUnknown, MonitorWarning, MonitorCritical}, s)
-}
-
-// Threshold is how much of a certificate's lifetime has to be left: a share of it or a time.
-type Threshold struct {
-	share float64
-	time  time.Duration
-}
-
-// ParseThreshold reads one, "20%" or "240h" for example.
-func ParseThreshold(text string) (Threshold, error) {
-	wrong := fmt.Errorf("%q is no share or time of the lifetime; write 20%% or 240h", text)
-	if number, isShare := strings.CutSuffix(text, "%"); isShare {
-		percent, err := strconv.ParseFloat(number, 64)
-		if err != nil || !(percent >= 0 && percent <= 100) {
-			return Threshold{}, wrong
-		}
-		return Threshold{share: percent / 100}, nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < 0 {
-		return Threshold{}, wrong
-	}
-	return Threshold{time: d}, nil
-}
-
-// of is the time that the threshold stands for.
-func (t Threshold) of(lifetime time.Duration) time.Duration {
-	return t.time + time.Duration(t.share*float64(lifetime))
 }
 
 // Monitoring is the one line of a monitoring plug-in, and its exit code.
@@ -111,7 +82,7 @@ func NewMonitoring(doc Public, now time.Time) Monitoring {
 }
 
 // Add adds a certificate as the last pass left it and as its endpoints serve it now.
-func (m *Monitoring) Add(cert PublicCertificate, endpoints []maasconfig.Endpoint, warn, crit Threshold, now time.Time) {
+func (m *Monitoring) Add(cert PublicCertificate, endpoints []maasconfig.Endpoint, warn, crit certstore.Left, now time.Time) {
 	name := printable.Phrase(cert.Name)
 	before := len(m.problems)
 	if severity := statesThatMatter[lifecycle.CertState(cert.State)]; severity != MonitorOK {
@@ -133,7 +104,7 @@ func (m *Monitoring) Add(cert PublicCertificate, endpoints []maasconfig.Endpoint
 	if ends.IsZero() {
 		return // there is none, which was told
 	}
-	left, warnLeft, critLeft := ends.Sub(now), warn.of(lifetime), crit.of(lifetime)
+	left, warnLeft, critLeft := ends.Sub(now), warn.Of(lifetime), crit.Of(lifetime)
 	switch {
 	case left <= 0 && !cert.NotAfter.After(now):
 		m.note(MonitorCritical, fmt.Sprintf("%s ended %s", name, dated(Time{ends}, now)))

@@ -48,6 +48,8 @@ func (c Certificate) headline() string {
 			return fmt.Sprintf("it is due (%s), and is tried again %s, at %s", reasonWords(c.Reason), c.from(c.NextAttempt), c.NextAttempt)
 		case serving < all:
 			return fmt.Sprintf("%d of %d endpoints do not serve version %d; that is tried again", all-serving, all, c.Version)
+		case !c.RenewAt.IsZero() && c.RenewAt.After(c.now):
+			return fmt.Sprintf("the last try failed, and the next is %s, at %s", c.from(c.RenewAt), c.RenewAt)
 		default:
 			return "something is still to be done: see below"
 		}

@@ -1,0 +1,85 @@
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/maintenance"
+)
+
+// Timing says when a certificate gets due by time.
+type Timing struct {
+	Before  certstore.Left      // how much of its lifetime is left then, where the CA says nothing; nothing: the usual
+	Windows maintenance.Windows // in which it is renewed by time; none: always
+
+	share float64 // how far into the first half of a window, so that not everybody begins at once
+}
+
+// shortLived is the lifetime up to which half of it, instead of two thirds, may pass before a renewal.
+const shortLived = 10 * 24 * time.Hour
+
+// dueAt is when a certificate with these dates gets due, where the CA suggests nothing: never before a third of its lifetime has passed.
+func (t Timing) dueAt(begins, ends time.Time) time.Time {
+	life := ends.Sub(begins)
+	switch {
+	case !t.Before.IsZero():
+		return ends.Add(-min(t.Before.Of(life), life/3*2))
+	case life <= shortLived:
+		return begins.Add(life / 2)
+	default:
+		return begins.Add(life / 3 * 2)
+	}
+}
+
+// dueByLifetime is when the version in use gets due, where the CA suggests nothing.
+func (s State) dueByLifetime() time.Time { return s.Timing.dueAt(s.leaf().NotBefore, s.leaf().NotAfter) }
+
+// dueByTime is when the version in use gets due by time, whatever windows there are.
+func (s State) dueByTime() time.Time {
+	if s.Window != nil {
+		return s.Window.Moment()
+	}
+	return s.dueByLifetime()
+}
+
+// mayRenew tells whether what gets due by time at a moment may be renewed now.
+func (s State) mayRenew(due time.Time) bool {
+	return !s.opensAt(due).After(s.Now)
+}
+
+// opensAt is the first moment, of those that are not over, at which what gets due at a moment may be renewed.
+func (s State) opensAt(due time.Time) time.Time {
+	// Windows are in the host's time.
+	at := s.Timing.Windows.Next(due.In(s.Now.Location()), s.Timing.share)
+	if !at.After(s.Now) && !s.Timing.Windows.Contains(s.Now) {
+		return s.Timing.Windows.Next(s.Now, s.Timing.share)
+	}
+	return at
+}
+
+// isHeldBack tells whether a renewal is due by time and waits for a window.
+func (s State) isHeldBack() bool {
+	return s.Current != nil && !s.Watched && s.isReplaceable() && !s.dueByTime().After(s.Now) && !s.mayRenew(s.dueByTime())
+}
+
+// openings is how often a window has to open between the moment at which a certificate gets due and its last tenth.
+const openings = 2
+
+// windowsError says that the windows open too rarely for the version in use; nil: they do not, or there are none.
+func (s State) windowsError() error {
+	if s.Current == nil || s.Watched || len(s.Timing.Windows) == 0 {
+		return nil
+	}
+	due, last := s.dueByTime().In(s.Now.Location()), emergency(s.leaf()).In(s.Now.Location())
+	if n := s.Timing.Windows.Openings(due, last, openings); n < openings {
+		err := fmt.Errorf("the windows of the configuration open %d times between the moment at which the certificate gets due and the last tenth of its lifetime, in which they count no more", n)
+		if n == 1 {
+			err = errors.New("the windows of the configuration open only once between the moment at which the certificate gets due and the last tenth of its lifetime, in which they count no more")
+		}
+		return hint.Add(err, "have window open more often, or set renew_before to more of the lifetime")
+	}
+	return nil
+}
