@@ -53,6 +53,7 @@ type Config struct {
 	UserAgent      string
 	Store          certstore.Store                    // where the account is kept
 	Solve          func(name string) challenge.Solver // how a name is proven; the same solver for the same name
+	Around         func(name string) *challenge.Hooks // what is run around the answers for a name; nil: nothing for any
 
 	Resolvers []string // that tell where names lead, as host:port; none: the system's
 

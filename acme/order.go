@@ -161,9 +161,10 @@ type keyResult struct {
 
 func (o *order) obtain() (*certstore.Bundle, error) {
 	var err error
-	if o.ready, err = o.openSolvers(o.ctx, o.request.Names, o.session.key.Public()); err != nil {
+	if o.ready, err = o.openSolvers(o.ctx, o.request.Names, o.session.key.Public(), false); err != nil {
 		return nil, err
 	}
+	o.ready.warn = o.warn
 	defer o.ready.release()
 	retracted := sync.OnceFunc(func() { o.retract(o.ctx) })
 	defer retracted()

@@ -39,7 +39,7 @@ func (c *Client) CheckAnswers(ctx context.Context, names []string) (unseen map[s
 	if err != nil {
 		return nil, err
 	}
-	opened, err := c.openSolvers(ctx, names, key.Public())
+	opened, err := c.openSolvers(ctx, names, key.Public(), true)
 	if err != nil {
 		return nil, err
 	}

@@ -52,6 +52,7 @@ func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Iss
 	o.ctx, o.wire.ctx = tidying, tidying
 	err = errors.Join(err, ignoreRefusal(o.cleanUp(ctx)))
 	<-retracted
+	o.ready.release()
 	return &Issued{Directory: c.config.Directory, Requests: s.sent(), Warnings: o.warnings, Reused: o.reusedNames()}, err
 }
 
@@ -81,11 +82,12 @@ const checkTime = time.Minute
 func (c *Client) rehearsal(ctx context.Context, s *session, request Request) (*order, error) {
 	s.harmless = true
 	o := &order{session: s, request: request, answers: new(answers), ready: new(ready)}
-	opened, err := o.openSolvers(ctx, request.Names, s.key.Public())
+	opened, err := o.openSolvers(ctx, request.Names, s.key.Public(), false)
 	if err != nil {
 		return o, err
 	}
 	o.ready = opened
+	o.ready.warn = o.warn
 	return o, o.rehearse()
 }
 

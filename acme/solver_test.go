@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -335,4 +336,70 @@ func TestS2ARaceForAFolderChangesNobodysMode(t *testing.T) {
 	entries, err := os.ReadDir(outside)
 	require.NoError(t, err)
 	require.Empty(t, entries)
+}
+
+// What a configuration has run around the answers is run once, whatever becomes of the order, and by nothing that changes nothing.
+func TestProgramsAreRunAroundTheAnswers(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.New(t, acmetest.Options{})
+	log := filepath.Join(t.TempDir(), "log")
+	hooks := func(before, after string) *challenge.Hooks {
+		return &challenge.Hooks{Before: []string{"sh", "-c", "echo before >>" + log + "; " + before}, After: []string{"sh", "-c", "echo after >>" + log + "; " + after}, Runner: world.Exec{}}
+	}
+	said := func() string {
+		text, err := os.ReadFile(log)
+		if !errors.Is(err, fs.ErrNotExist) {
+			require.NoError(t, err)
+			require.NoError(t, os.Remove(log))
+		}
+		return string(text)
+	}
+	with := func(h *challenge.Hooks) *acme.Client {
+		return client(t, ca, func(c *acme.Config) { c.Around = func(string) *challenge.Hooks { return h } })
+	}
+	issued, err := with(hooks("true", "true")).Obtain(t.Context(), request(names(2)...))
+	require.NoError(t, err)
+	require.Empty(t, issued.Warnings)
+	require.Equal(t, "before\nafter\n", said())
+
+	rehearsed, err := with(hooks("true", "true")).Rehearse(t.Context(), request(names(2)...), false)
+	require.NoError(t, err)
+	require.Empty(t, rehearsed.Warnings)
+	require.Equal(t, "before\nafter\n", said())
+
+	_, err = with(hooks("true", "true")).CheckAnswers(t.Context(), names(2))
+	require.NoError(t, err)
+	require.Empty(t, said(), "a check changes nothing")
+
+	orders := ca.Count(acmetest.NewOrder)
+	_, err = with(hooks("echo the firewall is broken; exit 3", "true")).Obtain(t.Context(), request(names(2)...))
+	require.ErrorContains(t, err, "challenge.before: sh -c")
+	require.ErrorContains(t, err, "exit 3: the firewall is broken")
+	require.Equal(t, orders, ca.Count(acmetest.NewOrder), "nothing is ordered")
+	require.Equal(t, "before\n", said())
+
+	issued, err = with(hooks("true", "exit 4")).Obtain(t.Context(), request(names(2)...))
+	require.NoError(t, err)
+	require.Len(t, issued.Warnings, 1)
+	require.Contains(t, issued.Warnings[0], "challenge.after")
+	require.Equal(t, "before\nafter\n", said())
+
+	ca.DNS.Fail("c.example", dns.RcodeNameError)
+	_, err = with(hooks("true", "true")).Obtain(t.Context(), request("c.example"))
+	require.Error(t, err)
+	require.Equal(t, "before\nafter\n", said(), "also when the order fails")
+
+	// Orders of one process that overlap share them; one that is interrupted leaves no door open.
+	shared := hooks("true", "true")
+	first, err := shared.Enter(t.Context())
+	require.NoError(t, err)
+	ctx, interrupt := context.WithCancel(t.Context())
+	second, err := shared.Enter(ctx)
+	require.NoError(t, err)
+	require.NoError(t, first())
+	require.NoError(t, first(), "twice is once")
+	interrupt()
+	require.Equal(t, "before\n", said())
+	require.NoError(t, second())
+	require.Equal(t, "after\n", said())
 }

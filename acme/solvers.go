@@ -23,6 +23,8 @@ func (c *Client) solvers(names []string) []challenge.Solver {
 type ready struct {
 	solvers  []challenge.Solver
 	releases []func()
+	hooks    []*challenge.Hooks
+	warn     func(format string, args ...any) // of what could not be undone; nil: nobody is told
 }
 
 func (r *ready) open(ctx context.Context, solver challenge.Solver, account crypto.PublicKey) error {
@@ -37,15 +39,42 @@ func (r *ready) open(ctx context.Context, solver challenge.Solver, account crypt
 	return nil
 }
 
+// enter runs the programs that go before the answers.
+func (r *ready) enter(ctx context.Context, hooks *challenge.Hooks) error {
+	if hooks == nil || slices.Contains(r.hooks, hooks) {
+		return nil
+	}
+	leave, err := hooks.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	r.hooks, r.releases = append(r.hooks, hooks), append(r.releases, func() {
+		if err := leave(); err != nil && r.warn != nil {
+			r.warn("%v", err)
+		}
+	})
+	return nil
+}
+
 func (r *ready) release() {
 	for _, f := range slices.Backward(r.releases) {
 		f()
 	}
+	r.releases = nil
 }
 
-// openSolvers makes every solver ready that some names need.
-func (c *Client) openSolvers(ctx context.Context, names []string, account crypto.PublicKey) (*ready, error) {
+// openSolvers makes every solver ready that some names need, and runs what goes before them, unless nothing is to be changed.
+func (c *Client) openSolvers(ctx context.Context, names []string, account crypto.PublicKey, changesNothing bool) (*ready, error) {
 	r := &ready{}
+	for _, name := range names {
+		if changesNothing || c.config.Around == nil {
+			break
+		}
+		if err := r.enter(ctx, c.config.Around(name)); err != nil {
+			r.release()
+			return nil, err
+		}
+	}
 	for _, solver := range c.solvers(names) {
 		if err := r.open(ctx, solver, account); err != nil {
 			r.release()

@@ -14,7 +14,13 @@ type Section struct {
 	Type    string `yaml:"type"`
 	Listen  string `yaml:"listen"`
 	Webroot string `yaml:"webroot,path"`
+
+	Before []string `yaml:"before,program"`
+	After  []string `yaml:"after,program"`
 }
+
+// HasHooks tells whether programs are run around the answers.
+func (s Section) HasHooks() bool { return len(s.Before)+len(s.After) > 0 }
 
 // Types are the ways to prove names.
 var Types = []string{"http-01", "tls-alpn-01", "dns-01"}
@@ -22,6 +28,11 @@ var Types = []string{"http-01", "tls-alpn-01", "dns-01"}
 // Check fills in defaults and finds what is wrong.
 func (s *Section) Check(at section.Place) {
 	s.Type = cmp.Or(s.Type, "http-01")
+	for key, command := range map[string][]string{"before": s.Before, "after": s.After} {
+		if len(command) > 0 && command[0] == "" {
+			at.Fault(key, "the first word is the program: [ufw, allow, 80/tcp]")
+		}
+	}
 	listen := map[string]string{"http-01": ":80", "tls-alpn-01": ":443"}[s.Type]
 	switch {
 	case !slices.Contains(Types, s.Type):

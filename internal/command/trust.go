@@ -76,6 +76,15 @@ func entrusted(path string, config *config.Config) []trusted {
 		add("a root certificate", issuer.IssuerRoot)
 		add("a root certificate", issuer.DryRun.Root)
 		for _, way := range issuer.Ways() {
+			for _, hook := range [][]string{way.Before, way.After} {
+				for i, word := range hook {
+					if i == 0 && !filepath.IsAbs(word) {
+						program("what a challenge runs", word)
+					} else if filepath.IsAbs(word) {
+						add("what a challenge runs", word)
+					}
+				}
+			}
 			program("EXEC_PATH", way.DNS.Settings["EXEC_PATH"])
 			for name, value := range way.DNS.Settings {
 				if filepath.IsAbs(value) {

@@ -131,9 +131,13 @@ func meansOf(issuer config.Issuer, resolvers []string) string {
 
 // rehearsalsOf says when renewals are rehearsed that an issuer makes. By itself that is done only where nobody is bothered by it: at a CA
 // for dry runs, or at one of the deployment's own.
-func rehearsalsOf(config *config.Config, issuer config.Issuer) lifecycle.Rehearsals {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s", config.Digest(), meansOf(issuer, config.Resolvers)))
-	schedule, isAuto := config.Rehearsals()
+func rehearsalsOf(all *config.Config, issuer config.Issuer) lifecycle.Rehearsals {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s", all.Digest(), meansOf(issuer, all.Resolvers)))
+	schedule, isAuto := all.Rehearsals()
+	hasHooks := slices.ContainsFunc(issuer.Ways(), func(way config.Challenge) bool { return way.HasHooks() })
+	if hasHooks && !all.RehearseHooks { // what they do is for renewals alone
+		schedule, isAuto = nil, false
+	}
 	return lifecycle.Rehearsals{
 		Weekly: isAuto && (issuer.DryRun.Directory != "" || issuer.Root != ""), Schedule: schedule, Config: "sha256:" + hex.EncodeToString(sum[:]),
 	}
@@ -147,12 +151,13 @@ type solvers struct {
 	zone      providers.Zone  // MAAS's DNS; nil: it cannot be asked
 	fleet     challenge.Fleet // nil: no other host shares the store
 
-	mu  sync.Mutex
-	all map[string]challenge.Solver
+	mu    sync.Mutex
+	all   map[string]challenge.Solver
+	hooks map[string]*challenge.Hooks
 }
 
 func (p *assembly) newSolvers() *solvers {
-	s := &solvers{fsys: p.fsys, resolvers: p.config.Resolvers, zone: p.maas.zone(), all: map[string]challenge.Solver{}}
+	s := &solvers{fsys: p.fsys, resolvers: p.config.Resolvers, zone: p.maas.zone(), all: map[string]challenge.Solver{}, hooks: map[string]*challenge.Hooks{}}
 	if p.config.Store.IsShared() {
 		s.fleet = &acme.Fleet{Store: p.store, Node: p.config.Node, Now: p.now}
 	}
@@ -178,6 +183,20 @@ func (s *solvers) solver(c config.Challenge) challenge.Solver {
 	return s.all[key]
 }
 
+// around is what is run around the answers of a challenge; nil: nothing.
+func (s *solvers) around(c config.Challenge) *challenge.Hooks {
+	if !c.HasHooks() {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := fmt.Sprintf("%q %q", c.Before, c.After)
+	if s.hooks[key] == nil {
+		s.hooks[key] = &challenge.Hooks{Before: c.Before, After: c.After, Runner: world.Exec{}}
+	}
+	return s.hooks[key]
+}
+
 func (s *solvers) newDNS(c providers.Section) *challenge.DNS {
 	settings := providers.Settings(maps.Clone(c.SecretSettings()))
 	maps.Copy(settings, c.Settings)
@@ -196,7 +215,8 @@ func (p *assembly) acme(issuer config.Issuer, store certstore.Store, known *solv
 		Directory: issuer.Directory, Roots: issuer.Roots(), IssuerRoots: issuer.IssuerRoots(), Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.External(), Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
 		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach, Observe: p.observe,
-		Solve: func(name string) challenge.Solver { return known.solver(issuer.ChallengeFor(name)) },
+		Solve:  func(name string) challenge.Solver { return known.solver(issuer.ChallengeFor(name)) },
+		Around: func(name string) *challenge.Hooks { return known.around(issuer.ChallengeFor(name)) },
 	}
 }
 

@@ -43,10 +43,13 @@ type Config struct {
 	Store        Store             `yaml:"store"`
 	Schedule     string            `yaml:"schedule"`
 	Rehearse     string            `yaml:"rehearse"`
-	Resolvers    []string          `yaml:"resolvers"`
-	Listen       *string           `yaml:"listen"`
-	Metrics      Metrics           `yaml:"metrics"`
-	Notify       []Notifier        `yaml:"notify"`
+
+	RehearseHooks bool `yaml:"rehearse_hooks"`
+
+	Resolvers []string   `yaml:"resolvers"`
+	Listen    *string    `yaml:"listen"`
+	Metrics   Metrics    `yaml:"metrics"`
+	Notify    []Notifier `yaml:"notify"`
 
 	schedule   cron.Schedule
 	rehearsals cron.Schedule // nil: as Rehearse says in a word
