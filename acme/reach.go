@@ -28,14 +28,7 @@ import (
 // answer can be seen: for http-01 under each name on port 80. The error says that nothing could be answered at all; the
 // reasons, by name, why an answer was not seen from here, which need not be true from where the CA is.
 func (c *Client) CheckAnswers(ctx context.Context, names []string) (unseen map[string]string, err error) {
-	account, _, err := certstore.LoadAccount(ctx, c.config.Store)
-	if err != nil {
-		return nil, err
-	}
-	key, _, err := signerAt(account, c.config.Directory)
-	if account.Key == "" {
-		key, err = certstore.EC256.Generate()
-	}
+	key, err := c.accountKey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +62,64 @@ func (c *Client) CheckAnswers(ctx context.Context, names []string) (unseen map[s
 		}
 	}
 	return unseen, nil
+}
+
+// accountKey is the account's, or one that would do for a first account.
+func (c *Client) accountKey(ctx context.Context) (crypto.Signer, error) {
+	account, _, err := certstore.LoadAccount(ctx, c.config.Store)
+	if err != nil {
+		return nil, err
+	}
+	if account.Key == "" {
+		return certstore.EC256.Generate()
+	}
+	key, _, err := signerAt(account, c.config.Directory)
+	return key, err
+}
+
+// HoldAnswers answers challenges for some names as while a CA looks, until the context ends, so that a person can look from wherever the
+// CA is. show is told of each answer by http-01: its address, and what has to come from there. Names that are proven by dns-01 are left out:
+// a record would have to be put there.
+func (c *Client) HoldAnswers(ctx context.Context, names []string, show func(address, answer string)) error {
+	key, err := c.accountKey(ctx)
+	if err != nil {
+		return err
+	}
+	thumbprint, err := challenge.ThumbprintOf(key.Public())
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return c.config.Solve(name).Type() == "dns-01" })
+	opened, err := c.openSolvers(ctx, names, key.Public(), true)
+	if err != nil {
+		return err
+	}
+	defer opened.release()
+	defer c.withoutFolders(names)()
+	for _, name := range names {
+		solver, p := c.config.Solve(name), challenge.Proof{Name: name, Token: rand.Text(), Thumbprint: thumbprint}
+		if err := solver.Present(ctx, p); err != nil {
+			return err
+		}
+		defer func() {
+			// It proves nothing to anybody.
+			_ = solver.Retract(context.WithoutCancel(ctx), p)
+		}()
+		if solver.Type() == "http-01" {
+			show(addressOf(p), p.KeyAuthorization())
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// addressOf is where a CA asks for an answer (RFC 8555 section 8.3).
+func addressOf(p challenge.Proof) string {
+	host := p.Name
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return "http://" + host + challenge.Path + p.Token
 }
 
 // withoutFolders returns what removes the folders of webroots that are made meanwhile.
@@ -118,11 +169,7 @@ func (c *Client) reach(ctx context.Context, solver challenge.Solver, name string
 	}()
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
-	host := name
-	if strings.Contains(name, ":") {
-		host = "[" + name + "]"
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+challenge.Path+p.Token, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addressOf(p), nil)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"maascert/acme"
 	"maascert/certstore"
@@ -25,7 +26,7 @@ import (
 func (a *app) checkCommand() *cobra.Command {
 	return a.command(spec{
 		name: "check", group: looking, short: "preflight: what a renewal needs, each with its evidence and what to do; changes nothing",
-		options: []option{a.certsOption(), jsonOption()}, action: a.check,
+		options: []option{durationOption("hold", 0, "then answer challenges for `D`, as while a CA looks, so that one can look from where it is"), a.certsOption(), jsonOption()}, action: a.check,
 	})
 }
 
@@ -41,7 +42,38 @@ func (a *app) check(c *call) error {
 	p := a.assemble(config)
 	defer p.close()
 	doc := report.NewChecklist(config.Node, checks(c.Context, p, isChosen))
-	return a.show(doc, c.isOn("json"), doc.OK)
+	shown := a.show(doc, c.isOn("json"), doc.OK)
+	if hold := c.duration("hold"); hold > 0 {
+		if err := a.holdAnswers(c.Context, p, isChosen, hold); err != nil {
+			a.complain(fmt.Errorf("hold: %w", err))
+			return outcome(exitAttention)
+		}
+	}
+	return shown
+}
+
+// holdAnswers answers challenges for all names of some certificates for a while, and says where.
+func (a *app) holdAnswers(ctx context.Context, p *assembly, isChosen func(cert string) bool, hold time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, hold)
+	defer cancel()
+	var group errgroup.Group
+	for name, client := range p.clients {
+		var names []string
+		for _, cert := range p.engine.Certificates {
+			if isChosen(cert.Name) && p.config.Certificate(cert.Name).Issuer == name {
+				names = append(names, lookAt(ctx, p, cert).names()...)
+			}
+		}
+		if len(names) == 0 {
+			continue
+		}
+		group.Go(func() error {
+			return client.HoldAnswers(ctx, names, func(address, answer string) {
+				fmt.Fprintf(a.stderr, "for %v: curl -i %s\n  has to print %s\n", hold, address, answer)
+			})
+		})
+	}
+	return group.Wait()
 }
 
 // checkTime bounds the questions about what all certificates share, about one certificate, and about one target of it. Each has its

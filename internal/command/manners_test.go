@@ -1,14 +1,20 @@
 package command
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -360,4 +366,37 @@ func TestA2ThePublicStatus(t *testing.T) {
 	require.NotContains(t, string(text), "Connection refused")
 	require.NotContains(t, string(text), "connection refused")
 	require.NotContains(t, string(text), "PRIVATE KEY")
+}
+
+// A person sees for himself what a CA would see, as long as he wants to, and nothing is left then.
+func TestCheckHoldsTheAnswers(t *testing.T) {
+	t.Parallel()
+	s, err := newSite(t.TempDir())
+	require.NoError(t, err)
+	t.Cleanup(s.stop)
+	cmd := program(t.Context(), t, s, "check", "--hold", "1h")
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(stderr)
+	for range 2 { // names
+		require.True(t, lines.Scan())
+		address := regexp.MustCompile(`^for 1h0m0s: curl -i (http://[a-z0-9.]+)(/\S+)$`).FindStringSubmatch(lines.Text())
+		require.NotNil(t, address, lines.Text())
+		require.True(t, lines.Scan())
+		answer, isAnswer := strings.CutPrefix(lines.Text(), "  has to print ")
+		require.True(t, isAnswer, lines.Text())
+		resp, err := http.Get("http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(s.ca.HTTPPort)) + address[2])
+		require.NoError(t, err)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, errors.Join(err, resp.Body.Close()))
+		require.Equal(t, answer, string(body))
+	}
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	var ended *exec.ExitError
+	require.ErrorAs(t, cmd.Wait(), &ended)
+	require.Equal(t, exitInterrupted, ended.ExitCode())
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(s.ca.HTTPPort)))
+	require.NoError(t, err, "nobody listens any more")
+	require.NoError(t, listener.Close())
 }
