@@ -50,7 +50,18 @@ type Request struct {
 	// Note is called before answers are made visible that outlive this process, and when they are gone: with all that may
 	// be visible. nil: they are not written down. An error stops the order.
 	Note func([]certstore.Answer) error
+	// Progress is told that an order was made or taken up, and that all names are proven; nil: nobody is.
+	Progress func(Step)
 }
+
+// Step is how far an order has come.
+type Step string
+
+const (
+	Ordered Step = "ordered" // a new order was made
+	Resumed Step = "resumed" // one that an earlier run left was taken up
+	Proven  Step = "proven"
+)
 
 // Issued holds the certificate that an order brought, and what the order cost.
 type Issued struct {
@@ -171,6 +182,11 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 	if err := o.begin(); err != nil {
 		return nil, err
 	}
+	if o.resumed {
+		o.reached(Resumed)
+	} else {
+		o.reached(Ordered)
+	}
 	if o.request.Afresh {
 		if err := o.forget(); err != nil {
 			return nil, err
@@ -184,6 +200,7 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 	if err := o.waitWhile(lego.StatusPending); err != nil {
 		return nil, err
 	}
+	o.reached(Proven)
 	// Nobody looks at the answers any more.
 	go retracted()
 	key, err := o.finish()
@@ -191,6 +208,12 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 		return nil, err
 	}
 	return o.download(key)
+}
+
+func (o *order) reached(step Step) {
+	if o.request.Progress != nil {
+		o.request.Progress(step)
+	}
 }
 
 // begin takes up the order that an earlier run left, or makes a new one.

@@ -101,6 +101,9 @@ func try(ctx context.Context, target Target, change Change, d Deployment) (outco
 		}
 		if telling == Told {
 			outcome.Tries++
+			if d.Told != nil {
+				d.Told()
+			}
 		}
 		if err != nil {
 			return outcome, err
@@ -151,12 +154,19 @@ func isStaging(leaf *x509.Certificate) bool {
 // until the deadline has come, or no answer has changed for so long (0: that does not count).
 func verify(ctx context.Context, target Target, change Change, d Deployment, deadline time.Time, quiet time.Duration) ([]Endpoint, error) {
 	served := false
+	seen, began := map[string]bool{}, time.Now()
 	changed, tell := time.Now(), time.Now().Add(firstWord)
 	answers := ""
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		endpoints := Judged(target.Probe(ctx), d.Bundle, d.Trust)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
+		}
+		for _, e := range endpoints {
+			if e.IsServing() && !seen[e.Address] && d.Seen != nil {
+				d.Seen(e.Address, time.Since(began))
+			}
+			seen[e.Address] = seen[e.Address] || e.IsServing()
 		}
 		if now := fmt.Sprint(laggardsOf(endpoints)); now != answers {
 			answers, changed = now, time.Now()

@@ -124,6 +124,9 @@ type Deployment struct {
 	Within    time.Duration      // how long endpoints are waited for at the most; 0: as long as the target wants
 	BeforeTry func() error       // called before each of them; an error stops
 	Waiting   func(words string) // called now and then while endpoints are waited for; may be nil
+	// Told is called when the target took a call, and Seen when an endpoint was seen to serve the bundle so long after it; may be nil.
+	Told func()
+	Seen func(endpoint string, after time.Duration)
 }
 
 // Outcome tells how a Deploy ended.

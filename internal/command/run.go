@@ -43,7 +43,7 @@ func (a *app) runDaemon(c *call) error {
 		return err
 	}
 	wake := make(chan struct{}, 1)
-	d := &service{app: a, ctx: c.Context, wake: wake, path: c.text("config"), accept: maasconfig.Accept{}, board: newBoard(a.now)}
+	d := &service{app: a, ctx: c.Context, wake: wake, path: c.text("config"), accept: maasconfig.Accept{}, board: newBoard(a.now), said: newRunLog(a.log)}
 	a.observe = d.board.observe
 	for _, code := range c.list("accept") {
 		if code != maasconfig.NamesLost && code != maasconfig.Juju {
@@ -127,6 +127,7 @@ type service struct {
 	accept   maasconfig.Accept
 	watchdog watchdog
 	board    *board
+	said     *runLog
 	ctx      context.Context // of the daemon's life
 	wake     chan<- struct{} // has it make a pass at once
 
@@ -222,16 +223,15 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 		before.close()
 	}
 	s.passing.standBy(s.app)
-	results := s.passing.engine.Pass(ctx, lifecycle.Options{Accept: s.accept})
-	for _, r := range results {
-		s.report(r, ctx.Err() != nil)
-	}
-	return results
+	return s.passing.engine.Pass(ctx, lifecycle.Options{Accept: s.accept})
 }
 
 // after tells people what a pass came to, rehearses what is due, and tells what came of that. However long it takes, no look is missed
 // that what is left of a certificate asks for.
 func (s *service) after(ctx context.Context, results []lifecycle.Result, next time.Time) time.Time {
+	for _, r := range results {
+		s.said.tell(r, next, s.now(), ctx.Err() != nil)
+	}
 	again := s.tellPeople(ctx, results, next)
 	if ctx.Err() != nil {
 		return again
@@ -298,30 +298,6 @@ func statusLine(results []lifecycle.Result, next time.Time) string {
 		words = append(words, fmt.Sprintf("%s: %s", r.Name, r.After.Summary))
 	}
 	return printable.Text(fmt.Sprintf("%s; next look %s", strings.Join(words, ", "), report.Time{Time: next}))
-}
-
-func (s *service) report(r lifecycle.Result, stopping bool) {
-	log := s.log.With("cert", r.Name, "state", r.After.Summary, "why", r.Before.Plan.Why)
-	if changes := report.ChangesOf(r.Before).String(); changes != "" {
-		log = log.With("changes", changes)
-	}
-	for _, warning := range r.After.Warnings {
-		log.Warn("warning", "warning", printable.Text(warning))
-	}
-	switch {
-	case len(r.Troubles) > 0 && stopping:
-		log.Info("stopped while at work; the next pass goes on", "stage", r.Stage())
-	case r.IsLeftToOthers():
-		log.Info("left to another run", "error", printable.Error(r.Err()), "next", r.After.Plan.Next)
-	case len(r.Troubles) > 0:
-		for _, t := range r.WorstAtEach() {
-			log.Error("not as it should be", "stage", t.Stage, "target", t.Target, "error", printable.Error(t.Err), "hint", printable.Text(hint.Of(t.Err)), "next", r.After.Plan.Next)
-		}
-	case r.Changed:
-		log.Info("changed", "obtained", r.Obtained, "deployed", r.Deployed, "version", r.After.Version(), "renew_at", r.After.Plan.RenewAt)
-	default:
-		log.Info("nothing to do", "version", r.After.Version(), "renew_at", r.After.Plan.RenewAt)
-	}
 }
 
 // reloads reads the configuration again at every hangup signal and has a pass made with it.

@@ -33,6 +33,7 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 	}
 	defer cancel()
 	ordered := false // the CA was asked for a new order and took it
+	began := p.Now()
 	issued, err := p.cert.Issuer.Obtain(bounded, acme.Request{
 		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, FetchOnly: plan.fetchOnly, Predecessor: p.result.After.State.Current,
 		Save: func(order certstore.Order) error {
@@ -40,6 +41,14 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
 		},
 		Leftovers: view.State.Record.Answers,
+		Progress: func(step acme.Step) {
+			switch step {
+			case acme.Ordered, acme.Resumed:
+				p.news("order began", "ca", plan.Wish.Directory, "names", len(plan.Names), "why", plan.Why, "resumed", step == acme.Resumed)
+			case acme.Proven:
+				p.news("names proven", "took", p.took(began))
+			}
+		},
 		Note: func(answers []certstore.Answer) error {
 			return p.update(ctx, func(r *certstore.Record) { r.Answers = answers })
 		},
@@ -71,6 +80,7 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 		return false
 	}
 	p.result.Obtained, p.result.Changed = true, true
+	p.news("issued", "version", p.result.After.Version(), "until", printable.Time(issued.Bundle.Leaf().NotAfter), "requests", issued.Requests, "took", p.took(began))
 	if err := p.publish(issued.Bundle); err != nil {
 		// The next pass sees that it is missing and puts it there.
 		p.warn("the public copy of the certificate cannot be written: %v", err)
@@ -258,9 +268,15 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	now := p.result.After.State
 	now.Now, now.Record = p.Now().Round(0), record
 	left, _ := now.tries(TargetState{Name: name, Key: key, Endpoints: seen})
-	tried := 0
+	tried, endpoints := 0, 0
 	outcome, err := maasconfig.Deploy(ctx, target, maasconfig.Deployment{
 		Bundle: version.Bundle, Previous: previous, Want: want, Trust: p.cert.Trust, Tries: left, Within: now.verifyTime(),
+		Told: func() { p.news("told", "target", name, "version", version.Number) },
+		Seen: func(endpoint string, after time.Duration) {
+			if endpoints++; endpoints <= mostNews {
+				p.news("serves it", "target", name, "endpoint", endpoint, "version", version.Number, "after", after.Round(time.Millisecond))
+			}
+		},
 		Waiting: func(words string) {
 			if p.Progress != nil {
 				p.Progress(p.cert.Name, words)
@@ -280,6 +296,9 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 		},
 	})
 	p.stageEnded()
+	if endpoints > mostNews {
+		p.news("serves it", "target", name, "more", endpoints-mostNews)
+	}
 	NameVersions(outcome.Endpoints, p.result.After.State.Known)
 	p.result.Changed = p.result.Changed || tried > 0
 	if tried > 0 {
@@ -288,6 +307,18 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	}
 	p.concludeDeploy(ctx, target, version, before, tried, outcome, err)
 }
+
+// mostNews is how many endpoints of a target the log tells of one by one.
+const mostNews = 10
+
+// news tells the log how a pass comes along. A rehearsal is none.
+func (p *pass) news(what string, fields ...any) {
+	if !p.Rehearses {
+		p.Log.Info(what, append([]any{"cert", p.cert.Name}, fields...)...)
+	}
+}
+
+func (p *pass) took(began time.Time) time.Duration { return p.Now().Sub(began).Round(time.Millisecond) }
 
 // countToday counts calls within a day, whatever they were for.
 func countToday(d, before certstore.Deployment, tried int) certstore.Deployment {

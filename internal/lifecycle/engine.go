@@ -68,6 +68,7 @@ type Engine struct {
 	Broken Pinned
 	// Alive is called at the end of every stage of a pass; nil: nobody watches it.
 	Alive func()
+	Rehearses bool // it is made of harmless parts
 	// Progress is told what a pass waits for; nil: nobody is.
 	Progress func(cert, words string)
 	Now      func() time.Time

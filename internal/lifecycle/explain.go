@@ -112,3 +112,12 @@ func NameVersions(endpoints []maasconfig.Endpoint, known map[string]certstore.Ve
 		endpoints[i].Version = known[endpoints[i].Fingerprint()].Number
 	}
 }
+
+// Ends is when the first of what endpoints serve ends, and the version in use; zero: nobody knows.
+func (v View) Ends() time.Time {
+	var first time.Time
+	for _, ends := range v.State.ends() {
+		first = earlier(first, ends)
+	}
+	return first
+}
