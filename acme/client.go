@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
@@ -53,6 +54,7 @@ type Config struct {
 	UserAgent      string
 	Store          certstore.Store                    // where the account is kept
 	Solve          func(name string) challenge.Solver // how a name is proven; the same solver for the same name
+	Log            *slog.Logger                       // is told of each request at the level debug; nil: nobody is
 	Around         func(name string) *challenge.Hooks // what is run around the answers for a name; nil: nothing for any
 
 	Resolvers []string // that tell where names lead, as host:port; none: the system's

@@ -83,6 +83,7 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.client.base.RoundTrip(req.WithContext(ctx))
 	t.client.observe(resp)
 	if err != nil {
+		t.client.logRequest(req, 0, time.Since(begun), err.Error())
 		return nil, errors.Join(context.Cause(t.ctx), err)
 	}
 	t.took(time.Since(begun))
@@ -92,6 +93,11 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	problem := ""
+	if resp.StatusCode >= http.StatusBadRequest {
+		problem = string(body)
+	}
+	t.client.logRequest(req, resp.StatusCode, time.Since(begun), problem)
 	if err != nil {
 		return nil, errors.Join(context.Cause(t.ctx), err)
 	}
@@ -112,6 +118,18 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 		t.client.keepDirectory(body)
 	}
 	return reply(req, status, resp.Header, body), nil
+}
+
+// logRequest tells the log of a request and its answer; of what was sent it tells nothing but where to. status 0: there was no answer.
+func (c *Client) logRequest(req *http.Request, status int, took time.Duration, problem string) {
+	if c.config.Log == nil {
+		return
+	}
+	fields := []any{"method", req.Method, "url", printable.Phrase(req.URL.String()), "status", status, "took", took.Round(time.Millisecond)}
+	if problem != "" {
+		fields = append(fields, "problem", printable.Text(problem))
+	}
+	c.config.Log.Debug("request to the CA", fields...)
 }
 
 // observe tells of an answer, or of none. The host is the directory's: a CA may name any number of others.

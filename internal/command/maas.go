@@ -36,7 +36,7 @@ func (p *assembly) deployment(runner world.Runner, dial world.Dial) deployment {
 	}
 	api, err := maasapi.New(maasapi.Config{
 		URL: maas.API.URL, Key: maas.API.APIKey, Trust: p.trustOfMAAS(), Known: p.known, Dial: dial,
-		TLSPort: func(ctx context.Context) (int, bool) { return maasconfig.LocalTLSPort(ctx, here) }, MayBePlain: world.CheckListener,
+		TLSPort: func(ctx context.Context) (int, bool) { return maasconfig.LocalTLSPort(ctx, here) }, MayBePlain: world.CheckListener, Log: p.log,
 	})
 	if err != nil {
 		return d // the configuration's check found no such URL

@@ -202,7 +202,7 @@ func (r *rehearsed) run(t *testing.T, tick func(now time.Time) (isOver bool)) {
 	a := &app{fsys: world.OS{}, types: testTypes(), now: r.clock.Now, reach: port80(strconv.Itoa(r.ca.HTTPPort)), log: slog.New(slog.DiscardHandler), chat: []string{lookUp(t, "maascert"), "notify", chatCommand}}
 	config, err := config.Load(path, a.types)
 	require.NoError(t, err)
-	d := &service{app: a, ctx: t.Context(), path: path, accept: maasconfig.Accept{}, board: newBoard(a.now)}
+	d := &service{app: a, said: newRunLog(a.log), ctx: t.Context(), path: path, accept: maasconfig.Accept{}, board: newBoard(a.now)}
 	d.use(a.assemble(config))
 	defer d.close()
 	ctx, stop := context.WithTimeout(t.Context(), runTime)

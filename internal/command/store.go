@@ -16,7 +16,6 @@ import (
 	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
-	"maascert/internal/world"
 	"maascert/maasconfig"
 )
 
@@ -56,7 +55,7 @@ func (a *app) openPlainStore(ctx context.Context, c *config.Config) (certstore.S
 	}
 	read := func(ctx context.Context) (string, error) {
 		if c.Store.URL == config.OfRegiond {
-			return maasconfig.ReadDatabaseURL(ctx, c.MAAS.Installation(c.StateDir, a.fsys, world.Exec{}))
+			return maasconfig.ReadDatabaseURL(ctx, c.MAAS.Installation(c.StateDir, a.fsys, a.runner()))
 		}
 		return c.Store.DatabaseURL()
 	}

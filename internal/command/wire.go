@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"os"
@@ -43,6 +44,8 @@ type assembly struct {
 	observe func(host string, status int) // requests to CAs; nil: nobody does
 	maas    deployment
 	now     func() time.Time
+	log     *slog.Logger
+	runner  world.Runner
 	engine  *lifecycle.Engine
 
 	channels []notify.Channel
@@ -52,8 +55,8 @@ type assembly struct {
 
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *config.Config) *assembly {
-	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, now: a.now, store: a.openStore(config)}
-	p.maas = p.deployment(world.Exec{}, new(net.Dialer).DialContext)
+	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, now: a.now, log: a.log, runner: a.runner(), store: a.openStore(config)}
+	p.maas = p.deployment(p.runner, new(net.Dialer).DialContext)
 	p.clients, p.solvers = map[string]*acme.Client{}, p.newSolvers()
 	for name, issuer := range config.Issuers {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
@@ -85,13 +88,21 @@ func (a *app) assemble(config *config.Config) *assembly {
 		for _, name := range cert.Targets {
 			built.Targets = append(built.Targets, config.Targets[name].Make(maasconfig.Parts{
 				Name: name, ServerName: firstHost(cert.Names), Trust: built.Trust, MAAS: config.MAAS.HostSection, Regions: p.maas.hosts, StateDir: config.StateDir,
-				FS: a.fsys, Runner: world.Exec{}, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
+				FS: a.fsys, Runner: p.runner, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
 			}))
 		}
 		p.engine.Certificates = append(p.engine.Certificates, built)
 	}
 	p.teller = p.newTeller(a)
 	return p
+}
+
+// runner runs programs, and tells the log of each.
+func (a *app) runner() world.Runner {
+	if a.log == nil { // a shell asks what may come next
+		return world.Exec{}
+	}
+	return world.Logged{Runner: world.Exec{}, Log: a.log}
 }
 
 // rootsFile is the path of the public file of what clients of a certificate are to trust.
@@ -147,6 +158,7 @@ func rehearsalsOf(all *config.Config, issuer config.Issuer) lifecycle.Rehearsals
 // share it.
 type solvers struct {
 	fsys      world.FS
+	runner    world.Runner
 	resolvers []string
 	zone      providers.Zone  // MAAS's DNS; nil: it cannot be asked
 	fleet     challenge.Fleet // nil: no other host shares the store
@@ -157,7 +169,7 @@ type solvers struct {
 }
 
 func (p *assembly) newSolvers() *solvers {
-	s := &solvers{fsys: p.fsys, resolvers: p.config.Resolvers, zone: p.maas.zone(), all: map[string]challenge.Solver{}, hooks: map[string]*challenge.Hooks{}}
+	s := &solvers{fsys: p.fsys, runner: p.runner, resolvers: p.config.Resolvers, zone: p.maas.zone(), all: map[string]challenge.Solver{}, hooks: map[string]*challenge.Hooks{}}
 	if p.config.Store.IsShared() {
 		s.fleet = &acme.Fleet{Store: p.store, Node: p.config.Node, Now: p.now}
 	}
@@ -192,7 +204,7 @@ func (s *solvers) around(c config.Challenge) *challenge.Hooks {
 	defer s.mu.Unlock()
 	key := fmt.Sprintf("%q %q", c.Before, c.After)
 	if s.hooks[key] == nil {
-		s.hooks[key] = &challenge.Hooks{Before: c.Before, After: c.After, Runner: world.Exec{}}
+		s.hooks[key] = &challenge.Hooks{Before: c.Before, After: c.After, Runner: s.runner}
 	}
 	return s.hooks[key]
 }
@@ -204,7 +216,7 @@ func (s *solvers) newDNS(c providers.Section) *challenge.DNS {
 	return &challenge.DNS{
 		Resolvers: s.resolvers, Nameservers: c.Nameservers,
 		Connect: func(ctx context.Context) (challenge.Records, error) {
-			return providers.Connect(ctx, c.Provider, settings, secrets, providers.Parts{Runner: world.Exec{}, Resolvers: s.resolvers, Zone: s.zone})
+			return providers.Connect(ctx, c.Provider, settings, secrets, providers.Parts{Runner: s.runner, Resolvers: s.resolvers, Zone: s.zone})
 		},
 	}
 }
@@ -214,7 +226,7 @@ func (p *assembly) acme(issuer config.Issuer, store certstore.Store, known *solv
 	return acme.Config{
 		Directory: issuer.Directory, Roots: issuer.Roots(), IssuerRoots: issuer.IssuerRoots(), Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.External(), Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
-		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach, Observe: p.observe,
+		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach, Observe: p.observe, Log: p.log,
 		Solve:  func(name string) challenge.Solver { return known.solver(issuer.ChallengeFor(name)) },
 		Around: func(name string) *challenge.Hooks { return known.around(issuer.ChallengeFor(name)) },
 	}

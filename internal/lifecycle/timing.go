@@ -52,6 +52,9 @@ func (s State) mayRenew(due time.Time) bool {
 
 // opensAt is the first moment, of those that are not over, at which what gets due at a moment may be renewed.
 func (s State) opensAt(due time.Time) time.Time {
+	if len(s.Timing.Windows) == 0 {
+		return due
+	}
 	// Windows are in the host's time.
 	at := s.Timing.Windows.Next(due.In(s.Now.Location()), s.Timing.share)
 	if !at.After(s.Now) && !s.Timing.Windows.Contains(s.Now) {

@@ -254,9 +254,6 @@ func (s Status) Wrong(w io.Writer) {
 			cert.Words(w)
 		}
 	}
-	if s.Unattended != "" {
-		fmt.Fprintln(w, s.Unattended)
-	}
 }
 
 func (c Certificate) isHealthy() bool { return lifecycle.CertState(c.State).IsHealthy() }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -59,6 +60,23 @@ type Runner interface {
 	// time (ErrTimeout), having printed without end, or the context's end is. Whatever the outcome, the program and what
 	// is left of its process group have ended when Run returns.
 	Run(ctx context.Context, command Command) (Result, error)
+}
+
+// Logged is a runner that tells a log, at the level debug, of each program that is run: its arguments, and of what it prints nothing.
+type Logged struct {
+	Runner
+	Log *slog.Logger
+}
+
+func (l Logged) Run(ctx context.Context, command Command) (Result, error) {
+	began := time.Now()
+	result, err := l.Runner.Run(ctx, command)
+	fields := []any{"command", command.String(), "exit", result.Exit, "took", time.Since(began).Round(time.Millisecond)}
+	if err != nil {
+		fields = append(fields, "error", err)
+	}
+	l.Log.Debug("command", fields...)
+	return result, err
 }
 
 // Exec is the real runner.

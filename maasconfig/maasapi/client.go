@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -41,6 +42,7 @@ type Config struct {
 	Dial       world.Dial
 	Time       time.Duration // for one request and its answer; 0: ten seconds
 	Pause      time.Duration // before a busy MAAS is asked again, longer each time; 0: a second
+	Log        *slog.Logger  // is told of each request at the level debug; nil: nobody is
 }
 
 // Knowledge is what is known of a certificate that somebody serves.

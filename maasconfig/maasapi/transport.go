@@ -40,7 +40,9 @@ var errMoved = errors.New("it redirects to another place")
 // RoundTrip sends one request.
 func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	ctx, cancel := t.client.within(t.ctx)
+	began := time.Now()
 	response, err := t.client.transport().RoundTrip(request.WithContext(ctx))
+	t.client.logRequest(request, response, time.Since(began), err)
 	if err != nil {
 		t.cut = ctx.Err() == nil
 		if !t.cut {
@@ -71,6 +73,20 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return response, nil
+}
+
+// logRequest tells the log of a request and its answer; of the key and of what was sent it tells nothing.
+func (c *Client) logRequest(request *http.Request, response *http.Response, took time.Duration, err error) {
+	if c.config.Log == nil {
+		return
+	}
+	fields := []any{"method", request.Method, "url", printable.Phrase(request.URL.Redacted()), "took", took.Round(time.Millisecond)}
+	if err != nil {
+		fields = append(fields, "error", printable.Error(err))
+	} else {
+		fields = append(fields, "status", response.StatusCode)
+	}
+	c.config.Log.Debug("request to MAAS's API", fields...)
 }
 
 // within bounds one request and its answer.
