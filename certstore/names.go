@@ -28,10 +28,10 @@ func CanonicalName(name string) (string, error) {
 	bare, wildcard := strings.CutPrefix(strings.TrimSuffix(name, "."), "*.")
 	ascii, err := nameRules.ToASCII(bare)
 	if err != nil {
-		return "", fmt.Errorf("%s: not a DNS name or IP address", name)
+		return "", whyNoName(name)
 	}
 	if last := ascii[strings.LastIndexByte(ascii, '.')+1:]; strings.Trim(last, "0123456789") == "" {
-		return "", fmt.Errorf("%s: not a DNS name or IP address", name)
+		return "", whyNoName(name)
 	}
 	if wildcard {
 		ascii = "*." + ascii

@@ -138,7 +138,7 @@ func (a *app) complain(err error) {
 		for _, line := range config.Lines(true) {
 			fmt.Fprintf(a.stderr, "maascert: config: %s\n", line)
 		}
-		fmt.Fprintln(a.stderr, "hint: nothing was tried; examples/maascert.yaml names every key and says what it takes")
+		fmt.Fprintln(a.stderr, "hint: nothing was tried; mend that, then: maascert config test")
 		return
 	}
 	fmt.Fprintf(a.stderr, "maascert: %s\n", printable.Error(err))

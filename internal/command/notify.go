@@ -60,7 +60,7 @@ func (a *app) notifyTest(c *call) error {
 		return err
 	}
 	if len(config.Notify) == 0 {
-		return hint.Add(errors.New("notify test: the configuration has no notifier"), "the section notify: says who is told; examples/maascert.yaml has one of each type")
+		return hint.Add(errors.New("notify test: the configuration has no notifier"), "for example: notify: [{type: smtp, host: mail.example.com, from: maascert@example.com, to: [ops@example.com]}]; other types are maas, webhook, chat, exec")
 	}
 	p := a.assemble(config)
 	defer p.close()

@@ -16,6 +16,7 @@ import (
 
 	"maascert/internal/config"
 	"maascert/internal/hint"
+	"maascert/internal/similar"
 )
 
 // The help lists commands in the order in which they are added.
@@ -240,11 +241,7 @@ func (c *call) wrongCommand() error {
 
 // meant is what somebody may have meant who typed a word that is none of some.
 func meant(word string, words []string) string {
-	all := &cobra.Command{SuggestionsMinimumDistance: 2}
-	for _, one := range words {
-		all.AddCommand(&cobra.Command{Use: one, Run: func(*cobra.Command, []string) {}})
-	}
-	found := all.SuggestionsFor(word)
+	found := similar.To(word, words)
 	if len(found) == 0 {
 		return ""
 	}

@@ -578,7 +578,7 @@ func (v *validator) names(key string, cert *Certificate) {
 		v.needsAPI(key + ".names_from_maas.regions")
 	}
 	if len(cert.Names) == 0 && !cert.NamesFromMAAS.IsUsed() {
-		v.fault(key, "names is missing: every name and address under which MAAS is reached")
+		v.fault(key+".names", "names is missing: every name and address under which MAAS is reached")
 	}
 	for i, name := range cert.Names {
 		at := fmt.Sprintf("%s.names[%d]", key, i)
@@ -621,9 +621,10 @@ func (a Issuer) CheckName(name string) error {
 
 // issuable finds names that a CA is known not to issue for.
 func (v *validator) issuable(key string, cert *Certificate, issuer *Issuer) {
-	wrong := acme.CheckNames(issuer.Directory, issuer.Profile, cert.Names)
+	named := slices.DeleteFunc(slices.Clone(cert.Names), func(name string) bool { return name == "" }) // which was found already
+	wrong := acme.CheckNames(issuer.Directory, issuer.Profile, named)
 	for i, name := range cert.Names {
-		if err := wrong[name]; err != nil {
+		if err := wrong[name]; err != nil && name != "" {
 			v.fault(fmt.Sprintf("%s.names[%d]", key, i), "%v", err)
 		}
 	}

@@ -81,6 +81,42 @@ func TestAFileIsCheckedAlone(t *testing.T) {
 	require.NotContains(t, err.Error(), "hunter2")
 }
 
+// A22: a mistake says what to write instead, once, and where.
+func TestMistakesSayWhatToWrite(t *testing.T) {
+	t.Parallel()
+	const whole = "acme: {directory: https://ca.example/d}\ncertificates:\n  - {name: maas, names: [maas.example]}\n"
+	path := filepath.Join(t.TempDir(), "maascert.yaml")
+	for text, want := range map[string]string{
+		"acme:\n\tdirectory: letsencrypt\n":                                              "2:1: this line is indented by a tab; YAML takes spaces",
+		strings.Replace(whole, "[maas.example]", "[*.example]", 1):                       `3:26: a name that begins with an asterisk stands in quotes: "*.example"`,
+		strings.Replace(whole, "[maas.example]", "maas.example", 1):                      "3:25: expected a list, found a text; write [maas.example]",
+		strings.Replace(whole, "certificates", "certficates", 1):                         `2:1: unknown key "certficates"; did you mean certificates?`,
+		strings.Replace(whole, "name: maas", "nam: maas", 1):                             `3:6: unknown key "nam"; did you mean name or names`,
+		whole + "frobnicate: 1\n":                                                        `4:1: unknown key "frobnicate"; there are: node,`,
+		strings.Replace(whole, "{name: maas, names", "name: maas\n   names", 1):          "does this line begin in the same column",
+		strings.Replace(whole, "maas.example]", `maas..example, "a b", a_b.example]`, 1): "nothing between two dots",
+		strings.Replace(whole, "maas.example", "http://maas.example", 1):                 "this is a URL; write the name alone",
+		strings.Replace(whole, "maas.example", "maas.example:5443", 1):                   "a certificate knows no ports; write maas.example",
+		strings.Replace(whole, "maas.example", "10.0.0.300", 1):                          "four numbers from 0 to 255",
+		strings.Replace(whole, "maas.example", "10.0.0.0/24", 1):                         "this is a network; write each address",
+		strings.Replace(whole, "maas.example", "-a.example", 1):                          "begins or ends with a hyphen",
+		strings.Replace(whole, "maas.example", strings.Repeat("a", 64)+".example", 1):    "63 characters at most, not 64",
+		strings.Replace(whole, "maas.example", `""`, 1):                                  "3:26: empty name",
+	} {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o640))
+		_, err := LoadAlone(path, maasconfig.KnownTypes())
+		require.ErrorContains(t, err, want, text)
+		var all *Errors
+		require.ErrorAs(t, err, &all)
+		if !strings.Contains(text, "a_b") && !strings.Contains(text, "nam:") {
+			require.Len(t, all.Lines(false), 1, "%s: %v", text, err)
+		}
+		for _, line := range strings.Split(strings.Join(all.Lines(true), "\n"), "\n")[1:] {
+			require.LessOrEqual(t, len([]rune(line)), 80)
+		}
+	}
+}
+
 func TestExamplesLoad(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml", "haproxy/termination.yaml", "haproxy/passthrough.yaml", "nginx/maascert.yaml", "apache/maascert.yaml"} {

@@ -17,8 +17,10 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 
+	"maascert/internal/printable"
 	"maascert/internal/secret"
 	"maascert/internal/section"
+	"maascert/internal/similar"
 	"maascert/maasconfig"
 )
 
@@ -62,12 +64,32 @@ func (e *Errors) Lines(excerpt bool) []string {
 	for _, one := range e.errors {
 		line := fmt.Sprintf("%s:%d:%d: %s", e.name, one.line, one.column, one.text)
 		if excerpt && !e.secret[one.line] && one.line >= 1 && one.line <= len(e.lines) && !secretive.MatchString(e.lines[one.line-1]) {
-			text := strings.TrimRight(e.lines[one.line-1], " \r")
-			line += "\n    " + text + "\n    " + strings.Repeat(" ", max(0, min(one.column-1, len(text)))) + "^"
+			text, column := excerptOf(strings.TrimRight(e.lines[one.line-1], " \r"), one.column)
+			line += "\n    " + text + "\n    " + strings.Repeat(" ", column-1) + "^"
 		}
 		lines = append(lines, line)
 	}
 	return lines
+}
+
+// excerptOf is a line, or what stands around a column of a long one, and where the column is in that. Tabs are shown as spaces.
+func excerptOf(line string, column int) (string, int) {
+	const around = 34
+	text := []rune(strings.ReplaceAll(line, "\t", " "))
+	column = max(1, min(column, len(text)+1))
+	if len(text) <= 2*around {
+		return string(text), column
+	}
+	from := max(0, min(column-1-around, len(text)-2*around))
+	to := min(len(text), from+2*around)
+	before, after := "", ""
+	if from > 0 {
+		before = "…"
+	}
+	if to < len(text) {
+		after = "…"
+	}
+	return before + string(text[from:to]) + after, column - from + len([]rune(before))
 }
 
 // secretive are lines that speak of a secret: what somebody wrote there by mistake is not repeated.
@@ -82,7 +104,7 @@ func decodeYAML(name string, text []byte, types maasconfig.Types, alone bool, in
 	d.broken = err != nil
 	switch {
 	case errors.As(err, &syntax):
-		d.add(syntax.Token.Position, "%s", syntax.Message)
+		d.add(syntax.Token.Position, "%s", d.explainSyntax(syntax))
 		return d
 	case err != nil:
 		d.add(&token.Position{Line: 1, Column: 1}, "%v", err)
@@ -96,6 +118,22 @@ func decodeYAML(name string, text []byte, types maasconfig.Types, alone bool, in
 		d.value("", file.Docs[0].Body, reflect.ValueOf(into).Elem())
 	}
 	return d
+}
+
+// explainSyntax says what to write where the parser's own words do not.
+func (d *document) explainSyntax(err *yaml.SyntaxError) string {
+	line := ""
+	if at := err.Token.Position.Line; at >= 1 && at <= len(d.lines) {
+		line = d.lines[at-1]
+	}
+	switch indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]; {
+	case strings.Contains(indent, "\t"):
+		return "this line is indented by a tab; YAML takes spaces"
+	case strings.Contains(err.Message, "not allowed in this context"):
+		return err.Message + ": does this line begin in the same column as the others of its section?"
+	default:
+		return err.Message
+	}
 }
 
 func (d *document) failure() error {
@@ -143,6 +181,9 @@ func (d *document) has(path string) bool { return d.at[path] != nil }
 
 // value decodes a node into a value.
 func (d *document) value(path string, node ast.Node, into reflect.Value) {
+	if alias, isAlias := node.(*ast.AliasNode); isAlias {
+		d.at[path] = alias.Start.Position
+	}
 	node = d.resolve(node)
 	if node == nil {
 		return
@@ -186,8 +227,11 @@ func (d *document) resolve(node ast.Node) ast.Node {
 		return d.resolve(n.Value)
 	case *ast.AliasNode:
 		value, ok := d.anchor[n.Value.String()]
-		if !ok {
-			d.add(n.GetToken().Position, "there is no anchor %q above", n.Value.String())
+		if name := n.Value.String(); !ok && strings.HasPrefix(name, ".") {
+			d.add(n.Start.Position, "a name that begins with an asterisk stands in quotes: \"*%s\"", name)
+			return nil
+		} else if !ok {
+			d.add(n.Start.Position, "there is no anchor %q above", name)
 			return nil
 		}
 		return d.resolve(value)
@@ -307,7 +351,7 @@ func (d *document) object(path string, node ast.Node, into reflect.Value) {
 		at := slices.Index(known, key)
 		switch {
 		case at < 0:
-			d.add(entry.Key.GetToken().Position, "unknown key %q; there are: %s", key, strings.Join(known, ", "))
+			d.unknownKey(path, entry, known)
 		case seen[key]:
 			d.add(entry.Key.GetToken().Position, "key %q stands here twice", key)
 		default:
@@ -320,6 +364,21 @@ func (d *document) object(path string, node ast.Node, into reflect.Value) {
 		}
 		seen[key] = true
 	}
+}
+
+// unknownKey says that there is no such key, and which one may be meant. That one is not missed as well.
+func (d *document) unknownKey(path string, entry *ast.MappingValueNode, known []string) {
+	key, at := keyText(entry), entry.Key.GetToken().Position
+	words := "there are: " + strings.Join(known, ", ")
+	if meant := similar.To(key, known); len(meant) > 0 {
+		words = "did you mean " + strings.Join(meant, " or ") + "?"
+		for _, one := range meant {
+			if d.at[below(path, one)] == nil {
+				d.at[below(path, one)] = at
+			}
+		}
+	}
+	d.add(at, "unknown key %q; %s", key, words)
 }
 
 // absolute makes paths absolute.
@@ -384,7 +443,10 @@ func (d *document) mapping(path string, node ast.Node, into reflect.Value) {
 
 func (d *document) sequence(path string, node ast.Node, into reflect.Value) {
 	list, ok := node.(*ast.SequenceNode)
-	if !ok {
+	if text, isText := node.(*ast.StringNode); isText {
+		d.add(start(node), "expected a list, found a text; write [%s]", printable.Phrase(text.Value))
+		return
+	} else if !ok {
 		d.add(start(node), "expected a list, found %s", kindOf(node))
 		return
 	}

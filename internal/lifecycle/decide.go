@@ -50,8 +50,8 @@ type State struct {
 	Window       *acme.Window                     // nil when the CA has none or could not be asked
 	Targets      []TargetState
 	Force        bool
-	ByHand       bool                 // a person asked for this pass
-	Means        string               // hash of this host's configuration of CA and challenges
+	ByHand       bool   // a person asked for this pass
+	Means        string // hash of this host's configuration of CA and challenges
 	Timing       Timing
 	Period       time.Duration        // between two passes of the schedule; 0: unknown
 	Unpublished  bool                 // the public copy of the current version is not there

@@ -67,7 +67,7 @@ type Engine struct {
 	// Broken finds who on this host refuses a certificate because of its root; nil: nobody looks.
 	Broken Pinned
 	// Alive is called at the end of every stage of a pass; nil: nobody watches it.
-	Alive func()
+	Alive     func()
 	Rehearses bool // it is made of harmless parts
 	// Progress is told what a pass waits for; nil: nobody is.
 	Progress func(cert, words string)

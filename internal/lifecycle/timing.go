@@ -35,7 +35,9 @@ func (t Timing) dueAt(begins, ends time.Time) time.Time {
 }
 
 // dueByLifetime is when the version in use gets due, where the CA suggests nothing.
-func (s State) dueByLifetime() time.Time { return s.Timing.dueAt(s.leaf().NotBefore, s.leaf().NotAfter) }
+func (s State) dueByLifetime() time.Time {
+	return s.Timing.dueAt(s.leaf().NotBefore, s.leaf().NotAfter)
+}
 
 // dueByTime is when the version in use gets due by time, whatever windows there are.
 func (s State) dueByTime() time.Time {
