@@ -256,6 +256,10 @@ func (s *session) explainRegistration(err error) error {
 	if isType(err, "externalAccountRequired") {
 		return hint.Add(fmt.Errorf("%w: %w", ErrExternalAccount, err), "set acme.eab to what the CA's operator gave you")
 	}
+	if s.config.External != nil && IsRefusal(err) && !IsRateLimited(err) {
+		return hint.Add(fmt.Errorf("the CA takes no account that is bound to %s: %w", printable.Phrase(s.config.External.KeyID), err),
+			"acme.eab: is key_id what the CA's operator gave you, unused, and hmac the key that belongs to it?")
+	}
 	return err
 }
 

@@ -253,7 +253,7 @@ func TestObtainFails(t *testing.T) {
 		},
 		"before ordering when the challenge address cannot be bound": {
 			change: func(c *acme.Config) { c.Solve = always(&challenge.Responder{Address: "192.0.2.1:80"}) },
-			want:   "http-01: listen tcp 192.0.2.1:80", hint: "acme.challenge.listen",
+			want:   "http-01: listen tcp 192.0.2.1:80", hint: "the challenge's listen",
 		},
 		"before ordering when the CA wants an external account": {
 			options: acmetest.Options{RequireEAB: true}, want: "EAB",

@@ -245,7 +245,7 @@ func (m *MAAS) servedPort(ctx context.Context, want Want) (int, error) {
 		return claimed, err
 	}
 	if claimed != m.config.Port && !want.Accept[FirstEnable] {
-		return 0, refuse(want.Accept, FirstEnable, "the regions say that they serve TLS on port %d, which nothing on this host confirms (set maas.http_dir, or targets.%s.port)", claimed, m.config.Name)
+		return 0, refuse(want.Accept, FirstEnable, "the regions say that they serve TLS on port %d, which nothing on this host confirms (%v: set maas.http_dir to where regiond.nginx.conf is, or targets.%s.port)", claimed, local.err, m.config.Name)
 	}
 	if !m.isServedOn(ctx, claimed) {
 		return 0, fmt.Errorf("the regions say that they serve TLS on port %d, and none does", claimed)
@@ -394,7 +394,8 @@ func (m *MAAS) namesLost(ctx context.Context, want Want) error {
 	if len(lost) == 0 || want.Accept[NamesLost] {
 		return nil
 	}
-	return refuse(want.Accept, NamesLost, "names that MAAS serves now would be lost: %s", listed(slices.Sorted(maps.Keys(lost))))
+	err := refuse(want.Accept, NamesLost, "names that MAAS serves now would be lost: %s", listed(slices.Sorted(maps.Keys(lost))))
+	return hint.Add(err, "add them to the certificate's names; or, %s", hint.Of(err))
 }
 
 // couldBeOurs tells whether what is served could be meant for this MAAS: clients trust it, and it has a name that ours have

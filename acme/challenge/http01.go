@@ -23,6 +23,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/internal/world"
 )
 
@@ -169,8 +170,20 @@ func (r *Responder) answered(ctx context.Context, thumbprint string, newUsers in
 			}
 			continue
 		}
-		return false, hint.Add(fmt.Errorf("http-01: %w", err), "free the address, run as a user that may listen there, or set acme.challenge.listen")
+		return false, r.explain(err)
 	}
+}
+
+// explain says who has the address, and what can be done about that.
+func (r *Responder) explain(err error) error {
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return hint.Add(fmt.Errorf("http-01: %w", err), "run as a user that may listen there, or set the challenge's listen to an address of this host")
+	}
+	if who := world.Listener(r.Address); who != "" {
+		err = fmt.Errorf("%w: %s has it", err, printable.Phrase(who))
+	}
+	return hint.Add(fmt.Errorf("http-01: %w", err),
+		"have it answer (maascert account snippet haproxy|nginx|apache), or set the challenge's webroot to the folder that it serves, or end it")
 }
 
 // borrow uses the address of somebody who answers as we would. Asking him all the time keeps him there; should he end all

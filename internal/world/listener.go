@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,9 +26,9 @@ func CheckListener(host, port string) error {
 		return nil
 	}
 	for _, address := range ownAddresses(host) {
-		for _, owner := range listenersAt(address, number) {
-			if isOrdinary(owner) {
-				return fmt.Errorf("port %d of this host belongs to user %d, who is no service: the key is not sent there", number, owner)
+		for _, one := range listenersAt(address, number) {
+			if isOrdinary(one.owner) {
+				return fmt.Errorf("port %d of this host belongs to user %d, who is no service: the key is not sent there", number, one.owner)
 			}
 		}
 	}
@@ -59,9 +60,55 @@ func isOrdinary(uid int) bool {
 	return uid >= firstPerson && uid != os.Geteuid() && uid != nobody && (uid < firstDynamic || uid > lastDynamic)
 }
 
-// listenersAt are the users who listen at an address. A socket of IPv6 for all addresses takes IPv4 as well, where none of IPv4 does.
-func listenersAt(address netip.Addr, port int) []int {
-	read := func(table string) []int {
+// Listener names the program that listens at an address (host:port) of this host, nginx (process 123) for example; empty where that cannot
+// be told, because it belongs to another user among others.
+func Listener(address string) string {
+	host, text, err := net.SplitHostPort(address)
+	port, portErr := strconv.Atoi(text)
+	if err != nil || portErr != nil {
+		return ""
+	}
+	at, err := netip.ParseAddr(host)
+	if err != nil {
+		at = netip.IPv4Unspecified()
+	}
+	for _, one := range listenersAt(at, port) {
+		if program := programWith(one.inode); program != "" {
+			return program
+		}
+	}
+	return ""
+}
+
+// programWith is the program that has a socket open.
+func programWith(inode string) string {
+	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil || inode == "0" {
+		return ""
+	}
+	for _, link := range links {
+		// What may not be looked at, or has ended, is not told of.
+		if to, _ := os.Readlink(link); to != "socket:["+inode+"]" {
+			continue
+		}
+		process := strings.Split(link, "/")[2]
+		name, err := os.ReadFile("/proc/" + process + "/comm")
+		if err == nil {
+			return fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), process)
+		}
+	}
+	return ""
+}
+
+// socket is one that somebody listens with.
+type socket struct {
+	owner int    // a user
+	inode string // that names it
+}
+
+// listenersAt are those who listen at an address. A socket of IPv6 for all addresses takes IPv4 as well, where none of IPv4 does.
+func listenersAt(address netip.Addr, port int) []socket {
+	read := func(table string) []socket {
 		text, err := os.ReadFile(table)
 		if err != nil {
 			return nil
@@ -92,24 +139,25 @@ func IsThisHost(host string) bool {
 	})
 }
 
-// listeners are the users who listen on a port of an address, or of all, by the kernel's table of TCP sockets.
-func listeners(table []byte, asked netip.Addr, port int) []int {
+// listeners are those who listen on a port of an address, or of all, by the kernel's table of TCP sockets. Asked about all addresses, those of
+// any are meant.
+func listeners(table []byte, asked netip.Addr, port int) []socket {
 	const listening = "0A"
-	var owners []int
+	var found []socket
 	lines := bufio.NewScanner(bytes.NewReader(table))
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
-		if len(fields) < 8 || fields[3] != listening {
+		if len(fields) < 10 || fields[3] != listening {
 			continue
 		}
 		at, err := parseSocket(fields[1])
 		owner, ownerErr := strconv.Atoi(fields[7])
-		isMeant := at.Addr().IsUnspecified() || at.Addr() == asked
+		isMeant := at.Addr().IsUnspecified() || at.Addr() == asked || asked.IsUnspecified()
 		if err == nil && ownerErr == nil && int(at.Port()) == port && isMeant {
-			owners = append(owners, owner)
+			found = append(found, socket{owner, fields[9]})
 		}
 	}
-	return owners
+	return found
 }
 
 // parseSocket reads an address and a port as the kernel writes them: in hex, each word of the address in the order of this machine's bytes.
