@@ -344,14 +344,14 @@ func (c *Client) noteDate(header http.Header) {
 	c.skew, c.skewKnown = date.Sub(c.config.Now().Round(0)).Round(time.Second), true
 }
 
-// maxClock is by how much a CA's clock may differ from ours before nothing is ordered.
-const maxClock = 24 * time.Hour
+// MaxClock is by how much a CA's clock may differ from ours before nothing is ordered.
+const MaxClock = 24 * time.Hour
 
 // checkClock refuses to order while this host's clock, or the CA's, is off by more than a day: what is issued would be
 // refused, and the order lost.
 func (s *session) checkClock() error {
 	skew, known := s.Skew()
-	if known && skew.Abs() > maxClock { // one of the clocks may have been set since the CA answered last
+	if known && skew.Abs() > MaxClock { // one of the clocks may have been set since the CA answered last
 		s.mu.Lock()
 		s.directory = nil
 		s.mu.Unlock()
@@ -360,7 +360,7 @@ func (s *session) checkClock() error {
 		}
 		skew, known = s.Skew()
 	}
-	if !known || skew.Abs() <= maxClock {
+	if !known || skew.Abs() <= MaxClock {
 		return nil
 	}
 	where := "behind"

@@ -29,12 +29,12 @@ func Deploy(ctx context.Context, target Target, d Deployment) (Outcome, error) {
 	if d.Within > 0 {
 		change.Within = min(d.Within, change.Within)
 	}
-	before := Judged(target.Probe(ctx), d.Bundle, d.Trust)
+	before := d.look(ctx, target)
 	outcome, failure := try(ctx, target, change, d)
 	later := failure != nil && outcome.earlier > 0
 	if later && ctx.Err() == nil {
 		// It took the bundle before that, and may serve nothing now.
-		outcome.Endpoints = Judged(target.Probe(ctx), d.Bundle, d.Trust)
+		outcome.Endpoints = d.look(ctx, target)
 	}
 	if failure != nil && (!later || ctx.Err() != nil) || Serving(outcome.Endpoints) {
 		return outcome, failure
@@ -52,11 +52,20 @@ func Deploy(ctx context.Context, target Target, d Deployment) (Outcome, error) {
 		return outcome, errors.Join(failure, fmt.Errorf("putting the previous certificate back: %w", err))
 	}
 	outcome.RolledBack = true
-	outcome.Endpoints = Judged(target.Probe(ctx), d.Bundle, d.Trust)
+	outcome.Endpoints = d.look(ctx, target)
 	if nobody != nil {
 		nobody = hint.Add(fmt.Errorf("%w; the one before it was put back", nobody), "%s", hint.Of(nobody))
 	}
 	return outcome, nobody
+}
+
+// look sees what the endpoints of a target serve now.
+func (d Deployment) look(ctx context.Context, target Target) []Endpoint {
+	endpoints := Judged(target.Probe(ctx), d.Bundle, d.Trust)
+	if d.Known != nil {
+		d.Known(endpoints)
+	}
+	return endpoints
 }
 
 // prepare asks what can be asked about the bundle before anything is changed.
@@ -158,7 +167,7 @@ func verify(ctx context.Context, target Target, change Change, d Deployment, dea
 	changed, tell := time.Now(), time.Now().Add(firstWord)
 	answers := ""
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		endpoints := Judged(target.Probe(ctx), d.Bundle, d.Trust)
+		endpoints := d.look(ctx, target)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}

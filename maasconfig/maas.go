@@ -395,7 +395,10 @@ func (m *MAAS) namesLost(ctx context.Context, want Want) error {
 		return nil
 	}
 	err := refuse(want.Accept, NamesLost, "names that MAAS serves now would be lost: %s", listed(slices.Sorted(maps.Keys(lost))))
-	return hint.Add(err, "add them to the certificate's names; or, %s", hint.Of(err))
+	if err == nil {
+		return nil
+	}
+	return hint.Again(err, "add them to the certificate's names; or, %s", hint.Of(err))
 }
 
 // couldBeOurs tells whether what is served could be meant for this MAAS: clients trust it, and it has a name that ours have

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -124,6 +125,8 @@ type Deployment struct {
 	Within    time.Duration      // how long endpoints are waited for at the most; 0: as long as the target wants
 	BeforeTry func() error       // called before each of them; an error stops
 	Waiting   func(words string) // called now and then while endpoints are waited for; may be nil
+	// Known notes of endpoints which of our versions they serve; may be nil.
+	Known func(endpoints []Endpoint)
 	// Told is called when the target took a call, and Seen when an endpoint was seen to serve the bundle so long after it; may be nil.
 	Told func()
 	Seen func(endpoint string, after time.Duration)
@@ -277,7 +280,7 @@ func (e Endpoint) Observed() string {
 func (e Endpoint) String() string {
 	switch {
 	case e.IsServing() && e.Distrust != nil:
-		return fmt.Sprintf("%s serves it, but clients do not trust it: %s", e.Address, printable.Line(e.Distrust.Error(), printable.Word))
+		return fmt.Sprintf("%s serves it, but %s", e.Address, whyDistrusted(e.Certs[0], e.Distrust))
 	case e.IsServing():
 		return fmt.Sprintf("%s serves it, until %s", e.Address, printable.Time(e.Certs[0].NotAfter))
 	case e.Stopped:
@@ -299,6 +302,29 @@ func (e Endpoint) String() string {
 	default:
 		return fmt.Sprintf("%s cannot be told of (%s)", e.Address, e.trouble())
 	}
+}
+
+// whyDistrusted says why clients do not trust a leaf, in words that say more than the library's where there are some.
+func whyDistrusted(leaf *x509.Certificate, err error) string {
+	var invalid x509.CertificateInvalidError
+	var unknown x509.UnknownAuthorityError
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert.Equal(leaf):
+		if strings.Contains(invalid.Detail, " is before ") {
+			return "it is not valid before " + printable.Time(leaf.NotBefore)
+		}
+		return "it ended " + printable.Time(leaf.NotAfter)
+	case errors.As(err, &unknown):
+		return "clients do not trust it: no root that they know has signed it"
+	default:
+		return "clients do not trust it: " + printable.Phrase(err.Error())
+	}
+}
+
+// IsTooEarly tells whether clients distrust what an endpoint serves because it is not valid yet.
+func (e Endpoint) IsTooEarly() bool {
+	var invalid x509.CertificateInvalidError
+	return errors.As(e.Distrust, &invalid) && invalid.Reason == x509.Expired && strings.Contains(invalid.Detail, " is before ")
 }
 
 // trouble is the endpoint's error in one line; parts of it come from outside.

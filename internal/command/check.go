@@ -235,6 +235,17 @@ func checkCA(ctx context.Context, p *assembly, name string, issuer config.Issuer
 	if issuer.Profile != "" {
 		items = append(items, report.Asked("profile", "the CA has the profile", issuer.Profile, acme.CheckProfile(issuer.Profile, meta.Profiles)))
 	}
+	if skew, known := p.clients[name].Skew(); known && skew.Abs() >= clockPatience {
+		words := fmt.Sprintf("this host's clock is %v behind the CA's", skew)
+		if skew < 0 {
+			words = fmt.Sprintf("this host's clock is %v ahead of the CA's", -skew)
+		}
+		item := report.Warning("clock", words, directory, "set the clock (timedatectl), or mend the CA's")
+		if skew.Abs() > acme.MaxClock {
+			item.State = report.CheckFail // nothing is ordered
+		}
+		items = append(items, item)
+	}
 	account, _, err := certstore.LoadAccount(ctx, p.store)
 	if account.NextKey != "" {
 		items = append(items, report.Warning("account", "the account's key is being replaced, and not every CA has the new one", directory, "maascert account rollover goes on with that"))
@@ -259,6 +270,9 @@ func checkCA(ctx context.Context, p *assembly, name string, issuer config.Issuer
 	}
 	return items
 }
+
+// clockPatience is by how much a host's clock may differ from the CA's before check says so.
+const clockPatience = 10 * time.Second
 
 // checkChallenges gets ready, for a moment, to prove the names that a CA is asked for, and looks whether the proof can be
 // seen and the CA may look for it.

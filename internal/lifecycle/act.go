@@ -271,7 +271,8 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	tried, endpoints := 0, 0
 	outcome, err := maasconfig.Deploy(ctx, target, maasconfig.Deployment{
 		Bundle: version.Bundle, Previous: previous, Want: want, Trust: p.cert.Trust, Tries: left, Within: now.verifyTime(),
-		Told: func() { p.news("told", "target", name, "version", version.Number) },
+		Known: func(endpoints []maasconfig.Endpoint) { NameVersions(endpoints, p.result.After.State.Known) },
+		Told:  func() { p.news("told", "target", name, "version", version.Number) },
 		Seen: func(endpoint string, after time.Duration) {
 			if endpoints++; endpoints <= mostNews {
 				p.news("serves it", "target", name, "endpoint", endpoint, "version", version.Number, "after", after.Round(time.Millisecond))
@@ -299,7 +300,6 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	if endpoints > mostNews {
 		p.news("serves it", "target", name, "more", endpoints-mostNews)
 	}
-	NameVersions(outcome.Endpoints, p.result.After.State.Known)
 	p.result.Changed = p.result.Changed || tried > 0
 	if tried > 0 {
 		p.result.Told[name] = outcome.Telling

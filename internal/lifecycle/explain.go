@@ -74,7 +74,17 @@ func (v View) Troubles(cert Certificate) []Trouble {
 // notServing says why a target does not serve a certificate as it should, and what to do about it.
 func notServing(view View, t TargetState, target maasconfig.Info) error {
 	err := errors.New(maasconfig.Troubles(t.Endpoints))
+	isIn := func(state maasconfig.State) func(maasconfig.Endpoint) bool {
+		return func(e maasconfig.Endpoint) bool { return e.State != state }
+	}
 	switch {
+	case view.Summary == StateExpired:
+		return hint.Add(err, "maascert renew obtains another")
+	case slices.ContainsFunc(t.Endpoints, maasconfig.Endpoint.IsTooEarly):
+		return hint.Add(err, "is this host's clock right (timedatectl)? If it is, the CA's is not: maascert renew --force obtains another certificate")
+	case len(t.Endpoints) > 0 && !slices.ContainsFunc(t.Endpoints, isIn(maasconfig.None)) && target.Shared && view.State.Record.Deployments[t.key()].Verified != 0:
+		return hint.Add(fmt.Errorf("%w; no region serves TLS any more, after all of them did", err),
+			"was it switched off (maas config-tls disable)? maascert renew --enable-tls brings it back without an order; else no region's nginx runs")
 	case maasconfig.Serving(t.Endpoints):
 		return hint.Add(err, "is acme.issuer_root the root that clients trust, and is every certificate of the chain still valid? maascert renew --force obtains another")
 	case view.State.keepsLost(t):
@@ -85,6 +95,8 @@ func notServing(view View, t TargetState, target maasconfig.Info) error {
 	case view.State.Record.Deployments[t.key()].RolledBack >= maxRollbacks:
 		return hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err),
 			"look into %s, then: maascert renew tries once more, without an order", target.Logs)
+	case slices.Contains(view.Plan.Deploy, t.Name):
+		return hint.Add(err, "the next pass brings it there, maascert renew does it now; where that does not help, %s", maasconfig.Remedy(t.Endpoints))
 	default:
 		return hint.Add(err, "%s", maasconfig.Remedy(t.Endpoints))
 	}

@@ -41,13 +41,13 @@ func (c Certificate) headline() string {
 		if serving == all {
 			return "which names or regions MAAS has is in doubt"
 		}
-		return fmt.Sprintf("%d of %d endpoints do not serve version %d as they should", all-serving, all, c.Version)
+		return c.laggards(all-serving, all)
 	case lifecycle.StateWaiting:
 		switch {
 		case !c.NextAttempt.IsZero():
 			return fmt.Sprintf("it is due (%s), and is tried again %s, at %s", reasonWords(c.Reason), c.from(c.NextAttempt), c.NextAttempt)
 		case serving < all:
-			return fmt.Sprintf("%d of %d endpoints do not serve version %d; that is tried again", all-serving, all, c.Version)
+			return c.laggards(all-serving, all) + "; that is tried again"
 		case !c.RenewAt.IsZero() && c.RenewAt.After(c.now):
 			return fmt.Sprintf("the last try failed, and the next is %s, at %s", c.from(c.RenewAt), c.RenewAt)
 		default:
@@ -68,6 +68,15 @@ func (c Certificate) headline() string {
 	default:
 		return reasonWords(c.Reason)
 	}
+}
+
+// laggards counts the endpoints that do not serve the version in use.
+func (c Certificate) laggards(some, all int) string {
+	verb := "do"
+	if some == 1 {
+		verb = "does"
+	}
+	return fmt.Sprintf("%d of %d endpoints %s not serve version %d", some, all, verb, c.Version)
 }
 
 // serving counts the endpoints that serve the version in use as they should, and all of them.
@@ -145,9 +154,16 @@ func (c Certificate) Words(w io.Writer) {
 		c.wordsOfTarget(w, target, tell)
 	}
 	for _, trouble := range c.open {
-		if trouble.Target == "" {
+		switch {
+		case trouble.Target != "":
+		case lifecycle.Stage(trouble.Stage) == lifecycle.StageObtain: // the headline has said it
+			tell("", trouble.Hint)
+		default:
 			tell(trouble.Error, trouble.Hint)
 		}
+	}
+	if lifecycle.CertState(c.State) == lifecycle.StateMissing && c.LastFailure == nil && !c.isWatched {
+		tell("", "maascert renew obtains one; where MAAS does not serve TLS yet: maascert renew --enable-tls")
 	}
 	if last := c.LastFailure; last != nil {
 		tell(fmt.Sprintf("last failure: %s, at %s", last.Error, dated(last.Time, c.now)), last.Hint)
