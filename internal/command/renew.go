@@ -203,7 +203,7 @@ func (a *app) rehearse(ctx context.Context, p *assembly, options lifecycle.Optio
 	r := p.rehearsal(busy)
 	defer r.close()
 	options.Force = true
-	results := r.engine.Pass(ctx, options)
+	results := r.pass(ctx, options)
 	doc := report.NewRehearsal()
 	for i, result := range results {
 		results[i].After.Warnings = would[result.Name].Warnings // not those of what was rehearsed with

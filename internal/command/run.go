@@ -268,7 +268,7 @@ func (s *service) rehearseNext(ctx context.Context, cert string) lifecycle.Rehea
 	r := s.passing.rehearsal(nil)
 	defer r.close()
 	r.engine.Progress = nil
-	result := r.engine.Pass(ctx, lifecycle.Options{Certificates: []string{cert}, Force: true, Accept: s.accept})[0]
+	result := r.pass(ctx, lifecycle.Options{Certificates: []string{cert}, Force: true, Accept: s.accept})[0]
 	rehearsed := lifecycle.Rehearsed{Result: result, Level: r.level(cert)}
 	if issuer, ok := r.issuers[cert]; ok {
 		rehearsed.AtCA, rehearsed.Reused = issuer.AtCA, issuer.Reused

@@ -678,7 +678,7 @@ func (p *pass) ready(ctx context.Context, view View) bool {
 	if p.postponed = isLeft; !isLeft {
 		isLeft = p.askGuards(ctx, view, own)
 	}
-	return len(shared)+len(own) == 0 || isLeft || view.Plan.Housekeeping
+	return len(shared)+len(own) == 0 || isLeft || view.Plan.Housekeeping || p.Rehearses
 }
 
 // askGuards asks the guards of some targets side by side, and tells whether any of these is ready.
@@ -737,7 +737,7 @@ func earlierNames(state State) []string {
 func (p *pass) act(ctx context.Context, view View) {
 	if view.Plan.Obtain {
 		// An order may have got due after the guards were asked; there is none for nobody.
-		if n := len(p.cert.Targets); n > 0 && len(p.refused) == n || !p.obtain(ctx, view) {
+		if n := len(p.cert.Targets); n > 0 && len(p.refused) == n && !p.Rehearses || !p.obtain(ctx, view) {
 			return
 		}
 	} else if err := p.housekeep(ctx, view); err != nil {
