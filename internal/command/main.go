@@ -70,7 +70,9 @@ func newApp() *app {
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
-	words          io.Writer // stdout, as far as people want to read what is as it should be
+	words          io.Writer // stdout, for people, as far as they want to read what is as it should be
+	complaints     io.Writer // stderr, for people
+	columns        int       // of a terminal that a test wants; 0: as it is
 	fsys           world.FS
 	types          maasconfig.Types              // of targets
 	reach          world.Dial                    // to whoever answers challenges; nil: the network
@@ -94,7 +96,8 @@ func (a *app) run(args []string) int {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a.words = a.stdout
+	a.words = newFace(a.stdout, cmp.Or(a.columns, columnsOf(a.stdout)), os.Getenv)
+	a.complaints = newFace(a.stderr, cmp.Or(a.columns, columnsOf(a.stderr)), os.Getenv)
 	root := a.root()
 	root.SetArgs(args[1:])
 	command, err := root.ExecuteContextC(ctx)
@@ -136,14 +139,14 @@ func (a *app) complain(err error) {
 	var config *config.Errors
 	if errors.As(err, &config) {
 		for _, line := range config.Lines(true) {
-			fmt.Fprintf(a.stderr, "maascert: config: %s\n", line)
+			fmt.Fprintf(a.stderr, "maascert: config: %s\n", line) // which fits, with a mark below a column
 		}
-		fmt.Fprintln(a.stderr, "hint: nothing was tried; mend that, then: maascert config test")
+		fmt.Fprintln(a.complaints, "hint: nothing was tried; mend that, then: maascert config test")
 		return
 	}
-	fmt.Fprintf(a.stderr, "maascert: %s\n", printable.Error(err))
+	fmt.Fprintf(a.complaints, "maascert: %s\n", printable.Error(err))
 	if h := hint.Of(err); h != "" {
-		fmt.Fprintf(a.stderr, "hint: %s\n", printable.Text(h))
+		fmt.Fprintf(a.complaints, "hint: %s\n", printable.Text(h))
 	}
 }
 

@@ -114,7 +114,7 @@ func isStoppedByFirstEnabling(r lifecycle.Result) bool {
 // warnAll writes what is not as it should be and does not change an outcome.
 func (a *app) warnAll(warnings []error) {
 	for _, warning := range warnings {
-		fmt.Fprintf(a.stderr, "maascert: warning: %s\n", printable.Error(warning))
+		fmt.Fprintf(a.complaints, "maascert: warning: %s\n", printable.Error(warning))
 	}
 }
 
@@ -162,7 +162,7 @@ func (a *app) shouldEnable(results []lifecycle.Result, quiet bool) bool {
 func (a *app) complainAll(results []lifecycle.Result) {
 	for _, r := range results {
 		for _, warning := range slices.Concat(r.Warnings, r.After.Warnings) {
-			fmt.Fprintf(a.stderr, "maascert: warning: %s: %s\n", r.Name, printable.Text(warning))
+			fmt.Fprintf(a.complaints, "maascert: warning: %s: %s\n", r.Name, printable.Text(warning))
 		}
 		for _, t := range r.WorstAtEach() {
 			a.complain(fmt.Errorf("%s: %s: %w", r.Name, t.Stage, t))

@@ -1,7 +1,9 @@
 package command
 
 import (
+	"cmp"
 	"io"
+	"os"
 
 	"maascert/internal/report"
 )
@@ -23,7 +25,7 @@ func (a *app) write(doc document, asJSON bool) error {
 		return report.WriteJSON(a.stdout, doc)
 	}
 	if wrong, isKnown := doc.(interface{ Wrong(w io.Writer) }); a.isQuiet && isKnown {
-		wrong.Wrong(a.stdout)
+		wrong.Wrong(newFace(a.stdout, cmp.Or(a.columns, columnsOf(a.stdout)), os.Getenv))
 		return nil
 	}
 	doc.Words(a.words)

@@ -2,10 +2,12 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -295,6 +297,90 @@ func TestSituations(t *testing.T) {
 			for _, code := range []string{"names_changed", "(missing)", "(fresh)", "(ari)", "(lifetime)", "map["} {
 				require.NotContains(t, text, code, "codes are for machines")
 			}
+		})
+	}
+}
+
+// monitor runs the program as nobody, where this is root, with a configuration that nobody may read.
+func (s *situation) monitor() (code int, line string) {
+	s.Helper()
+	path := lookUp(s.T, "maascert")
+	cmd := exec.CommandContext(s.Context(), path, "monitor", "--status", filepath.Join(s.dir, "state", "public", "status.json"))
+	cmd.Env = []string{"MAASCERT_CONFIG=" + filepath.Join(s.dir, "maascert.yaml"), "PATH=/nowhere"}
+	if os.Geteuid() == 0 {
+		const nobody = 65534
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody, NoSetGroups: true}}
+		for dir := s.dir; dir != "/"; dir = filepath.Dir(dir) { // the tests' own folders
+			if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o001 == 0 {
+				require.NoError(s, os.Chmod(dir, info.Mode().Perm()|0o711))
+			}
+		}
+		for dir := filepath.Dir(path); dir != "/"; dir = filepath.Dir(dir) {
+			if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o001 == 0 {
+				require.NoError(s, os.Chmod(dir, info.Mode().Perm()|0o711))
+			}
+		}
+	}
+	out, err := cmd.Output()
+	var ended *exec.ExitError
+	if !errors.As(err, &ended) {
+		require.NoError(s, err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// Whoever watches needs no privileges and no configuration, and sees what is wrong all the same.
+func TestTheMonitorIsNobody(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name string
+		code int
+		says string
+		make func(s *situation)
+	}{
+		{"fresh", 0, `^MAASCERT OK - maas: 3 of 3 endpoints serve version 1, until `, func(*situation) {}},
+		{"overdue", 1, `^MAASCERT WARNING - .*maas: the last pass left it overdue`, func(s *situation) {
+			s.aged(75*24*time.Hour, years)
+			s.fsys = worldtest.FS{FS: world.OS{}, Fail: func(op, name string) error {
+				if op == "Writable" && filepath.Base(name) == "store" {
+					return fmt.Errorf("write %s: %w", name, syscall.ENOSPC)
+				}
+				return nil
+			}}
+			s.run("renew")
+		}},
+		{"expired", 2, `^MAASCERT CRITICAL - .*a certificate that ended`, func(s *situation) {
+			s.aged(92*24*time.Hour, years)
+		}},
+		{"a region that lags", 1, `^MAASCERT WARNING - maas: the last pass left it degraded; .*10.0.0.12:5443 serves another certificate`, func(s *situation) {
+			s.maas.Regions[1].Break(maastest.Fault{Deaf: true})
+			s.run("renew", "--force")
+		}},
+		{"a dead daemon", 2, `^MAASCERT CRITICAL - the last pass was .* another should have been made since`, func(s *situation) {
+			path := filepath.Join(s.dir, "state", "public", "status.json")
+			text, err := os.ReadFile(path)
+			require.NoError(s, err)
+			stale := regexp.MustCompile(`"stale_after": "[^"]+"`).ReplaceAllString(string(text), fmt.Sprintf(`"stale_after": %q`, time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)))
+			require.NoError(s, os.WriteFile(path, []byte(stale), 0o644))
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			s := &situation{T: t, site: startSite(t), fsys: world.OS{}}
+			var err error
+			s.authority, err = certtest.NewAuthority()
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(s.dir, "issuer_root.pem"), append(s.ca.Root(0), s.authority.RootPEM()...), 0o644))
+			s.edit(t, "verify_timeout: 20s", "verify_timeout: 2s")
+			code, said := s.run("renew", "--enable-tls")
+			require.Zero(t, code, said)
+			row.make(s)
+			require.NoError(t, os.Chmod(filepath.Join(s.dir, "maascert.yaml"), 0o000))
+			code, line := s.monitor()
+			require.Regexp(t, row.says, s.alike(line))
+			require.Equal(t, row.code, code)
+			require.Equal(t, 1, strings.Count(line, "\n"), "one line")
+			require.Equal(t, 1, strings.Count(line, "|"), "one begin of performance data")
 		})
 	}
 }

@@ -1,0 +1,115 @@
+package command
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+// face writes for people: on a terminal no line is longer than it is wide, so that no word is broken; where the locale is not UTF-8, nothing
+// but ASCII is written. In a pipe lines are as long as they are: programs look for words in them.
+type face struct {
+	to      io.Writer
+	columns int // of the terminal; 0: there is none
+	isASCII bool
+	rest    []byte // of a line that has not ended
+}
+
+// newFace is a face of an output.
+func newFace(to io.Writer, columns int, environment func(string) string) io.Writer {
+	f := &face{to: to, columns: columns, isASCII: !isUTF8(environment)}
+	if f.columns == 0 && !f.isASCII {
+		return to
+	}
+	return f
+}
+
+// isUTF8 tells whether the locale is; where none is set, as in a service, what reads the output is not known and takes it.
+func isUTF8(environment func(string) string) bool {
+	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if locale := strings.ToLower(environment(name)); locale != "" {
+			return strings.Contains(locale, "utf-8") || strings.Contains(locale, "utf8")
+		}
+	}
+	return true
+}
+
+// columnsOf is how wide the terminal is that an output goes to; 0: it is none.
+func columnsOf(to io.Writer) int {
+	file, isFile := to.(*os.File)
+	if !isFile || !term.IsTerminal(int(file.Fd())) {
+		return 0
+	}
+	width, _, err := term.GetSize(int(file.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
+// narrowest is the width below which lines are not folded: there is no room for an indent.
+const narrowest = 40
+
+func (f *face) Write(text []byte) (int, error) {
+	f.rest = append(f.rest, text...)
+	for {
+		line, rest, isWhole := bytes.Cut(f.rest, []byte("\n"))
+		if !isWhole {
+			break
+		}
+		f.rest = append([]byte(nil), rest...)
+		if _, err := io.WriteString(f.to, f.folded(string(line))+"\n"); err != nil {
+			return 0, err
+		}
+	}
+	return len(text), nil
+}
+
+// inColumns are lines of a table: what follows a wide gap goes on below where it began.
+var inColumns = regexp.MustCompile(`^ {0,24}(\S+ {2,})?(\S+ {2,})`)
+
+func (f *face) folded(line string) string {
+	line = f.ascii(line)
+	if f.columns < narrowest || utf8.RuneCountInString(line) <= f.columns {
+		return line
+	}
+	indent := len(line) - len(strings.TrimLeft(line, " "))
+	hanging := indent + 2
+	if column := len(inColumns.FindString(line)); column > 0 && column <= f.columns/2 {
+		hanging = column
+	}
+	var out strings.Builder
+	at := 0
+	for i, word := range strings.Split(line, " ") {
+		length := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case at+1+length > f.columns && at > hanging && word != "":
+			out.WriteString("\n" + strings.Repeat(" ", hanging))
+			at = hanging
+		default:
+			out.WriteByte(' ')
+			at++
+		}
+		out.WriteString(word)
+		at += length
+	}
+	return out.String()
+}
+
+func (f *face) ascii(text string) string {
+	if !f.isASCII {
+		return text
+	}
+	return strings.Map(func(r rune) rune {
+		if r >= utf8.RuneSelf {
+			return '?'
+		}
+		return r
+	}, strings.ReplaceAll(text, "…", "..."))
+}
