@@ -229,6 +229,9 @@ func (a *app) setUp(c *call) error {
 	return nil
 }
 
+// invocation is systemd's ID of what it started, which this is a part of; empty: it is none.
+func (a *app) invocation() string { return os.Getenv("INVOCATION_ID") }
+
 // isTerminal tells whether a person sits at both ends.
 func (a *app) isTerminal() bool {
 	out, ok := a.stdout.(*os.File)

@@ -27,6 +27,7 @@ import (
 type passEnd struct {
 	results  []lifecycle.Result
 	byDaemon bool
+	byTimer  bool          // systemd had it made, and will again
 	next     time.Time     // of the daemon's next pass; zero: nobody knows
 	board    *report.Board // that shows it; nil: there is none
 
@@ -37,7 +38,8 @@ type passEnd struct {
 // the pass did not fail: then it is most likely for the same reason, and that has been said.
 func (a *app) endPass(ctx context.Context, p *assembly, results []lifecycle.Result) {
 	a.warnAll(p.tellByHand(ctx, results))
-	unwritten := p.writeDown(ctx, passEnd{results: results})
+	// systemd gives whatever it starts an invocation ID.
+	unwritten := p.writeDown(ctx, passEnd{results: results, byTimer: a.invocation() != "" && !a.isTerminal()})
 	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return len(r.Troubles) > 0 }) {
 		a.warnAll(unwritten)
 	}
@@ -119,7 +121,7 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 	node.MachineID, node.Version = machineID(p.fsys), version()
 	wasOK := node.OK
 	node.LastPass, node.OK = now, true
-	if end.byDaemon {
+	if end.byDaemon || end.byTimer {
 		node.LastRun = now
 	}
 	lastOK := map[string]time.Time{}

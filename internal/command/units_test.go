@@ -41,3 +41,29 @@ func TestTheUnitLetsTheSnapRun(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2*report.PassTime, watchdog)
 }
+
+// The unit of one pass is as closed as the daemon's, and gives a pass no other time.
+func TestTheUnitOfOnePassIsAsClosed(t *testing.T) {
+	t.Parallel()
+	read := func(name string) (settings []string) {
+		text, err := os.ReadFile("../../examples/systemd/" + name)
+		require.NoError(t, err)
+		for line := range strings.Lines(string(text)) {
+			if line = strings.TrimSpace(line); strings.Contains(line, "=") && !strings.HasPrefix(line, "#") {
+				settings = append(settings, line)
+			}
+		}
+		return settings
+	}
+	once := read("maascert-renew.service")
+	for _, setting := range read("maascert.service") {
+		name, _, _ := strings.Cut(setting, "=")
+		switch name {
+		case "Type", "ExecStart", "ExecReload", "SuccessExitStatus", "Restart", "RestartSec", "WatchdogSec", "Description", "Documentation", "StartLimitIntervalSec", "WantedBy":
+		default:
+			require.Contains(t, once, setting)
+		}
+	}
+	require.Contains(t, once, "Type=oneshot")
+	require.Contains(t, read("maascert-renew.timer"), "Persistent=true")
+}

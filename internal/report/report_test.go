@@ -45,7 +45,7 @@ func TestUnattended(t *testing.T) {
 	}
 	require.Contains(t, Unattended(nil, time.Hour, now), "nothing renews this by itself")
 	require.Empty(t, Unattended(ran(2*time.Hour+PassTime), time.Hour, now))
-	require.Contains(t, Unattended(ran(2*time.Hour+PassTime+time.Second), time.Hour, now), "has not looked since 2026-11-24 21:29 UTC")
+	require.Contains(t, Unattended(ran(2*time.Hour+PassTime+time.Second), time.Hour, now), "nothing has looked by itself since 2026-11-24 21:29 UTC")
 	require.Contains(t, Unattended(ran(-time.Hour), time.Hour, now), "nothing renews this by itself", "a clock that runs ahead proves nothing")
 }
 

@@ -166,7 +166,7 @@ func Unattended(nodes []certstore.Node, period time.Duration, now time.Time) str
 	case lastRun.IsZero():
 		return "nothing renews this by itself yet, as far as is known: sudo systemctl enable --now maascert"
 	case now.Sub(lastRun) > patience:
-		return fmt.Sprintf("the daemon has not looked since %s: systemctl status maascert", Time{lastRun})
+		return fmt.Sprintf("nothing has looked by itself since %s: systemctl status maascert", Time{lastRun})
 	default:
 		return ""
 	}
