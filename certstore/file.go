@@ -50,7 +50,9 @@ const (
 )
 
 func (s *FileStore) Writable(context.Context) error {
-	if err := world.Private(s.fsys, s.dir, os.Geteuid()); err != nil {
+	if err := world.Private(s.fsys, s.dir, os.Geteuid()); errors.Is(err, fs.ErrPermission) {
+		return hint.Add(fmt.Errorf("store: %w", err), "%s", roomOrRights(err))
+	} else if err != nil {
 		return hint.Add(fmt.Errorf("store: %w", err), "as root: chmod 0700 %s", s.dir)
 	}
 	folders, err := s.folders()
@@ -296,7 +298,7 @@ func (s *FileStore) sweep() error {
 // roomOrRights advises about a place that cannot be written.
 func roomOrRights(err error) string {
 	if errors.Is(err, fs.ErrPermission) {
-		return "run maascert as root, or set state_dir"
+		return "run maascert as the user that the store belongs to (root); maascert monitor tells anybody what endpoints serve"
 	}
 	return "free or mount it, or set state_dir"
 }

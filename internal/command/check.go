@@ -122,9 +122,9 @@ func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 		report.Asked("config", "the configuration is valid", fmt.Sprintf("%d certificate(s)", len(p.config.Certificates)), nil),
 		report.Asked("store", "the store can be written", p.config.Store.Place(), p.store.Writable(ctx)),
 		report.Asked("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
-			p.fsys.Writable(filepath.Join(p.config.StateDir, "public"))),
+			hint.Add(p.fsys.Writable(filepath.Join(p.config.StateDir, "public")), "run maascert as root, or have that folder belong to its user")),
 	}
-	items = slices.Concat(items, checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks))
+	items = slices.Concat(items, checkLeftovers(ctx, p), checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks))
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		var names []string
 		isUsed := false
@@ -139,6 +139,20 @@ func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 		issuer := p.config.Issuers[name]
 		items = append(items, checkCA(ctx, p, name, issuer)...)
 		items = append(items, checkChallenges(ctx, p.clients[name], issuer, names)...)
+	}
+	return items
+}
+
+// checkLeftovers finds certificates that the store keeps, key and all, and no configuration of this host names any more.
+func checkLeftovers(ctx context.Context, p *assembly) []report.Item {
+	// A store that cannot be read is told of elsewhere.
+	kept, _ := p.store.List(ctx, "state")
+	var items []report.Item
+	for _, name := range kept {
+		if p.config.Certificate(name).Name == "" {
+			items = append(items, report.Warning("leftover", fmt.Sprintf("the store keeps a certificate %s, key and all, that this configuration does not name", name), name,
+				"if it was renamed or is not wanted any more: maascert delete "+name))
+		}
 	}
 	return items
 }

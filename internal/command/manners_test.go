@@ -400,3 +400,25 @@ func TestCheckHoldsTheAnswers(t *testing.T) {
 	require.NoError(t, err, "nobody listens any more")
 	require.NoError(t, listener.Close())
 }
+
+// A15: a daemon whose store belongs to another user ends at once and says so, instead of staying up in vain.
+func TestADaemonThatMayNotUseItsStoreEnds(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	code, _, stderr := inSite(t, s, world.OS{}, "renew", "--enable-tls")
+	require.Zero(t, code, stderr)
+	var out bytes.Buffer
+	cmd := program(t.Context(), t, s, "run")
+	cmd.Stderr = &out
+	if os.Geteuid() == 0 {
+		asNobody(t, cmd, s.dir)
+	} else {
+		require.NoError(t, os.Chmod(filepath.Join(s.dir, "state"), 0))
+		t.Cleanup(func() { _ = os.Chmod(filepath.Join(s.dir, "state"), 0o711) })
+	}
+	require.Error(t, cmd.Run())
+	stderr = out.String()
+	require.Equal(t, exitUsage, cmd.ProcessState.ExitCode(), stderr)
+	require.Contains(t, stderr, "permission denied")
+	require.Contains(t, stderr, "the user that the store belongs to")
+}

@@ -2,7 +2,9 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -56,7 +58,14 @@ func (a *app) runDaemon(c *call) error {
 	}
 	d.watchdog.every = watchdogPause()
 	parts := a.assemble(config)
-	if err := parts.checkTwin(c.Context); err != nil {
+	err = parts.checkTwin(c.Context)
+	if err == nil && !config.Store.IsShared() {
+		// A full disk may have room again; rights do not come by themselves.
+		if writable := parts.store.Writable(c.Context); errors.Is(writable, fs.ErrPermission) {
+			err = fmt.Errorf("run: %w", writable)
+		}
+	}
+	if err != nil {
 		parts.close()
 		return err
 	}

@@ -308,18 +308,7 @@ func (s *situation) monitor() (code int, line string) {
 	cmd := exec.CommandContext(s.Context(), path, "monitor", "--status", filepath.Join(s.dir, "state", "public", "status.json"))
 	cmd.Env = []string{"MAASCERT_CONFIG=" + filepath.Join(s.dir, "maascert.yaml"), "PATH=/nowhere"}
 	if os.Geteuid() == 0 {
-		const nobody = 65534
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody, NoSetGroups: true}}
-		for dir := s.dir; dir != "/"; dir = filepath.Dir(dir) { // the tests' own folders
-			if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o001 == 0 {
-				require.NoError(s, os.Chmod(dir, info.Mode().Perm()|0o711))
-			}
-		}
-		for dir := filepath.Dir(path); dir != "/"; dir = filepath.Dir(dir) {
-			if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o001 == 0 {
-				require.NoError(s, os.Chmod(dir, info.Mode().Perm()|0o711))
-			}
-		}
+		asNobody(s.T, cmd, s.dir)
 	}
 	out, err := cmd.Output()
 	var ended *exec.ExitError
@@ -327,6 +316,20 @@ func (s *situation) monitor() (code int, line string) {
 		require.NoError(s, err)
 	}
 	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// asNobody has root run a program as nobody, who may come to some folder and to the program.
+func asNobody(t *testing.T, cmd *exec.Cmd, folder string) {
+	t.Helper()
+	const nobody = 65534
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody, NoSetGroups: true}}
+	for _, leaf := range []string{folder, filepath.Dir(cmd.Path)} {
+		for dir := leaf; dir != "/"; dir = filepath.Dir(dir) { // the tests' own folders
+			if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o001 == 0 {
+				require.NoError(t, os.Chmod(dir, info.Mode().Perm()|0o711))
+			}
+		}
+	}
 }
 
 // Whoever watches needs no privileges and no configuration, and sees what is wrong all the same.

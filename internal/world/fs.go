@@ -329,7 +329,7 @@ func Private(fsys FS, dir string, uid int) error {
 	case !info.IsDir():
 		return &fs.PathError{Op: "use", Path: dir, Err: syscall.ENOTDIR}
 	case ok && int(stat.Uid) != uid:
-		return fmt.Errorf("%s belongs to user %d, not to us", dir, stat.Uid)
+		return fmt.Errorf("%s belongs to user %d, not to us: %w", dir, stat.Uid, fs.ErrPermission)
 	case info.Mode().Perm()&0o077 != 0:
 		return fmt.Errorf("%s can be entered by others (mode %#o)", dir, info.Mode().Perm())
 	default:
