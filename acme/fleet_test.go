@@ -138,8 +138,8 @@ func TestAnotherAccountIsAnsweredFor(t *testing.T) {
 				for _, asked := range hosts {
 					ca.DNS.Point(asked.address)
 					var group errgroup.Group
-					for n, c := range []*acme.Client{another, hosts[0].client, another} {
-						if n == 1 && !hasAccount {
+					for n, c := range []*acme.Client{another, hosts[0].client, another, hosts[1].client} {
+						if n%2 == 1 && !hasAccount {
 							continue // its order would make the fleet's account
 						}
 						group.Go(func() error {

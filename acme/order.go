@@ -114,7 +114,7 @@ func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 		bundle, err = o.obtain()
 	}
 	switch {
-	case request.FetchOnly && IsRefusal(err) && !IsRateLimited(err):
+	case request.FetchOnly && IsRefusal(err):
 		err = fmt.Errorf("%w: %w", ErrNotIssued, err)
 	case o.resumed && IsRefusal(err) && !errors.Is(err, ErrUnfit):
 		// The run that left the order may have been killed just when the CA came to look.
@@ -171,6 +171,9 @@ type keyResult struct {
 }
 
 func (o *order) obtain() (*certstore.Bundle, error) {
+	if o.request.FetchOnly {
+		return o.fetch()
+	}
 	var err error
 	if o.ready, err = o.openSolvers(o.ctx, o.request.Names, o.session.key.Public(), false); err != nil {
 		return nil, err
@@ -203,6 +206,21 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 	o.reached(Proven)
 	// Nobody looks at the answers any more.
 	go retracted()
+	key, err := o.finish()
+	if err != nil {
+		return nil, err
+	}
+	return o.download(key)
+}
+
+// fetch brings what the CA has issued, or is about to issue, to an order that an earlier run left. Nothing is proven for it any more.
+func (o *order) fetch() (*certstore.Bundle, error) {
+	if err := o.begin(); err != nil {
+		return nil, err
+	}
+	o.reached(Resumed)
+	stop := o.makeKey()
+	defer stop()
 	key, err := o.finish()
 	if err != nil {
 		return nil, err

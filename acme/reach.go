@@ -90,7 +90,7 @@ func (c *Client) HoldAnswers(ctx context.Context, names []string, show func(addr
 		return err
 	}
 	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return c.config.Solve(name).Type() == "dns-01" })
-	opened, err := c.openSolvers(ctx, names, key.Public(), true)
+	opened, err := c.openSolvers(ctx, names, key.Public(), false)
 	if err != nil {
 		return err
 	}

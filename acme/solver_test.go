@@ -376,7 +376,7 @@ func TestProgramsAreRunAroundTheAnswers(t *testing.T) {
 	require.ErrorContains(t, err, "challenge.before: sh -c")
 	require.ErrorContains(t, err, "exit 3: the firewall is broken")
 	require.Equal(t, orders, ca.Count(acmetest.NewOrder), "nothing is ordered")
-	require.Equal(t, "before\n", said())
+	require.Equal(t, "before\nafter\n", said(), "what it had opened is closed")
 
 	issued, err = with(hooks("true", "exit 4")).Obtain(t.Context(), request(names(2)...))
 	require.NoError(t, err)
@@ -388,6 +388,16 @@ func TestProgramsAreRunAroundTheAnswers(t *testing.T) {
 	_, err = with(hooks("true", "true")).Obtain(t.Context(), request("c.example"))
 	require.Error(t, err)
 	require.Equal(t, "before\nafter\n", said(), "also when the order fails")
+
+	// One that takes its time does not hold up who wants to end.
+	slow := &challenge.Hooks{After: []string{"sleep", "60"}, Runner: world.Exec{}}
+	interruptible, end := context.WithCancel(t.Context())
+	leave, err := slow.Enter(interruptible)
+	require.NoError(t, err)
+	time.AfterFunc(50*time.Millisecond, end)
+	begun := time.Now()
+	require.ErrorContains(t, leave(), "challenge.after")
+	require.Less(t, time.Since(begun), 10*time.Second)
 
 	// Orders of one process that overlap share them; one that is interrupted leaves no door open.
 	shared := hooks("true", "true")

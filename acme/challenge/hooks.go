@@ -2,6 +2,7 @@ package challenge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ func (h *Hooks) Enter(ctx context.Context) (leave func() error, err error) {
 	defer h.mu.Unlock()
 	if h.users == 0 {
 		if err := h.run(ctx, "challenge.before", h.Before, hookTime); err != nil {
-			return nil, err
+			return nil, errors.Join(err, h.after(ctx)) // whatever it has opened
 		}
 	}
 	h.users++
@@ -44,12 +45,19 @@ func (h *Hooks) Enter(ctx context.Context) (leave func() error, err error) {
 		if h.users--; h.users > 0 {
 			return nil
 		}
-		most := hookTime
-		if ctx.Err() != nil {
-			most = interruptedHookTime
-		}
-		return h.run(context.WithoutCancel(ctx), "challenge.after", h.After, most)
+		return h.after(ctx)
 	}), nil
+}
+
+// after runs the second program. Whoever interrupts it wants it to end at once, and no door to stay open: it has a moment for that.
+func (h *Hooks) after(ctx context.Context) error {
+	running, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(interruptedHookTime, func() { cut(fmt.Errorf("interrupted: %w", context.Cause(ctx))) })
+	})
+	defer stop()
+	return h.run(running, "challenge.after", h.After, hookTime)
 }
 
 func (h *Hooks) run(ctx context.Context, what string, args []string, most time.Duration) error {

@@ -46,12 +46,18 @@ type Responder struct {
 	users    int  // orders of this process
 	standing bool // it answers for the fleet's
 	server   *http.Server
-	own      map[string]string // the tokens that this process's orders have made visible, and the thumbprint that each is answered with
-	answers  string            // the thumbprint that any other token is answered with while there are users
-	strange  map[string]bool   // thumbprints of users that the fleet does not answer with
-	known    latest[Known]     // by the fleet
+	own      map[string]shown // by token, what this process's orders have made visible
+	answers  string           // the thumbprint that any other token is answered with while there are users
+	strange  map[string]bool  // thumbprints of users that the fleet does not answer with
+	known    latest[Known]    // by the fleet
 	done     chan struct{}
 	borrowed atomic.Int64 // when another run on this host asked last, in nanoseconds since 1970
+}
+
+// shown is an answer that an order has made visible.
+type shown struct {
+	thumbprint  string
+	isPublished bool // for the other hosts as well
 }
 
 const Path = "/.well-known/acme-challenge/"
@@ -73,10 +79,10 @@ func (r *Responder) Place(context.Context, string) (string, error) { return "", 
 func (r *Responder) Present(ctx context.Context, p Proof) error {
 	r.mu.Lock()
 	if r.own == nil {
-		r.own = map[string]string{}
+		r.own = map[string]shown{}
 	}
-	r.own[p.Token] = p.Thumbprint
 	isStrange := r.strange[p.Thumbprint]
+	r.own[p.Token] = shown{p.Thumbprint, isStrange}
 	r.mu.Unlock()
 	if isStrange {
 		// That whoever has the address looks at what is published was seen when this was opened.
@@ -88,10 +94,10 @@ func (r *Responder) Present(ctx context.Context, p Proof) error {
 
 func (r *Responder) Retract(ctx context.Context, p Proof) error {
 	r.mu.Lock()
+	was := r.own[p.Token]
 	delete(r.own, p.Token)
-	isStrange := r.strange[p.Thumbprint]
 	r.mu.Unlock()
-	if isStrange {
+	if was.isPublished {
 		return wrap(r.Fleet.Withdraw(ctx, r.Type(), p))
 	}
 	return nil
@@ -305,7 +311,10 @@ func (r *Responder) IsAnswered(ctx context.Context) bool {
 // thumbprint is what a token is answered with now; empty: nobody knows one.
 func (r *Responder) thumbprint(ctx context.Context, token string) string {
 	r.mu.Lock()
-	own, answers, isOwn, standing := r.own[token], r.answers, r.users > 0, r.standing
+	own, answers, standing := r.own[token].thumbprint, r.answers, r.standing
+	if r.users == 0 && standing {
+		answers = ""
+	}
 	r.mu.Unlock()
 	if own != "" || !standing {
 		return cmp.Or(own, answers)
@@ -316,10 +325,7 @@ func (r *Responder) thumbprint(ctx context.Context, token string) string {
 			return p.Thumbprint
 		}
 	}
-	if isOwn {
-		return answers
-	}
-	return string(known.Thumbprint)
+	return cmp.Or(string(known.Thumbprint), answers)
 }
 
 // stop stops answering; the caller holds the mutex.

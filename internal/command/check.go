@@ -124,7 +124,7 @@ func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 		report.Asked("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
 			hint.Add(p.fsys.Writable(filepath.Join(p.config.StateDir, "public")), "run maascert as root, or have that folder belong to its user")),
 	}
-	items = slices.Concat(items, checkLeftovers(ctx, p), checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks))
+	items = slices.Concat(items, checkLeftovers(ctx, p), checkHooks(p), checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks))
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		var names []string
 		isUsed := false
@@ -139,6 +139,19 @@ func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 		issuer := p.config.Issuers[name]
 		items = append(items, checkCA(ctx, p, name, issuer)...)
 		items = append(items, checkChallenges(ctx, p.clients[name], issuer, names)...)
+	}
+	return items
+}
+
+// checkHooks tells that renewals are not rehearsed where programs are run around the answers.
+func checkHooks(p *assembly) []report.Item {
+	var items []report.Item
+	for _, name := range slices.Sorted(maps.Keys(p.config.Issuers)) {
+		hasHooks := slices.ContainsFunc(p.config.Issuers[name].Ways(), func(way config.Challenge) bool { return way.HasHooks() })
+		if hasHooks && !p.config.RehearseHooks {
+			items = append(items, report.Warning("rehearse", "the daemon does not rehearse renewals at this CA, because programs are run around its challenges", p.config.Issuers[name].Directory,
+				"maascert renew --dry-run runs them; rehearse_hooks: true has the daemon do that too"))
+		}
 	}
 	return items
 }

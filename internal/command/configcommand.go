@@ -19,7 +19,7 @@ func (a *app) configCommand() *cobra.Command {
 			long: "For tests and for whatever writes the file, such as Ansible: validate: maascert config test --config %s",
 		}),
 		a.command(spec{
-			name: "show", short: "the values in force, with their defaults; secrets are references", action: a.configShow,
+			name: "show", short: "the values in force, with their defaults, offline; secrets are references", action: a.configShow,
 		}),
 	}})
 }
@@ -38,9 +38,13 @@ func (a *app) configTest(c *call) error {
 }
 
 func (a *app) configShow(c *call) error {
-	config, err := a.config(c)
+	file, err := a.configFile(c)
 	if err != nil {
 		return err
+	}
+	config, err := config.LoadAlone(file, a.types)
+	if err != nil {
+		return notLoaded(err)
 	}
 	text, err := config.Effective()
 	if err != nil {

@@ -117,7 +117,7 @@ func (a *app) run(args []string) int {
 		a.complain(err)
 		code = exitUsage
 	}
-	if code != exitOK && !a.isWritten && slices.Contains(args, "--json") {
+	if code != exitOK && !a.isWritten && slices.ContainsFunc(args, isJSON) {
 		// Whoever reads it is told by the exit code that there is nothing to read.
 		_ = report.WriteJSON(a.stdout, report.NewFailed(a.complaint))
 	}
@@ -231,6 +231,9 @@ func (a *app) setUp(c *call) error {
 
 // invocation is systemd's ID of what it started, which this is a part of; empty: it is none.
 func (a *app) invocation() string { return os.Getenv("INVOCATION_ID") }
+
+// isJSON tells whether an argument asks for a document, wherever it stands and however else the arguments are wrong.
+func isJSON(arg string) bool { return arg == "--json" || arg == "--json=true" }
 
 // isTerminal tells whether a person sits at both ends.
 func (a *app) isTerminal() bool {

@@ -46,7 +46,7 @@ func (a *app) monitored(err error) int {
 	switch {
 	case err == nil:
 		return int(report.MonitorOK)
-	case errors.As(err, &end):
+	case errors.As(err, &end) && end <= outcome(report.MonitorUnknown):
 		return int(end)
 	}
 	unknown := report.Unmonitored(err)

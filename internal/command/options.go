@@ -198,7 +198,7 @@ func (n *number) Set(text string) error {
 // command makes a command of its spec.
 func (a *app) command(s spec) *cobra.Command {
 	command := &cobra.Command{
-		Use: strings.TrimSpace(s.name + " [OPTION]... " + s.args), DisableFlagsInUseLine: true, Short: s.short, Long: joinParagraphs(s.short, s.long, exitCodesInShort), Hidden: s.hidden, GroupID: s.group,
+		Use: strings.TrimSpace(s.name + " [OPTION]... " + s.args), DisableFlagsInUseLine: true, Short: s.short, Long: joinParagraphs(s.short, s.long, exitCodesOf(s.name)), Hidden: s.hidden, GroupID: s.group,
 		Args: cobra.ArbitraryArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(command *cobra.Command, args []string) error {
 			c := &call{Context: command.Context(), Args: args, command: command}
@@ -280,6 +280,14 @@ func wrongOption(command *cobra.Command, err error) error {
 	default:
 		return hint.Add(err, "%s", help)
 	}
+}
+
+// exitCodesOf says what a command ends with; monitoring systems have codes of their own.
+func exitCodesOf(name string) string {
+	if name == monitorName {
+		return ""
+	}
+	return exitCodesInShort
 }
 
 func joinParagraphs(paragraphs ...string) string {

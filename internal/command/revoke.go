@@ -51,6 +51,9 @@ func (a *app) revoke(c *call) error {
 	if !ok {
 		return fmt.Errorf("--reason: %q is none of %s", c.text("reason"), strings.Join(reasons(), ", "))
 	}
+	if c.text("file") != "" && (c.number("version") != 0 || c.isOn("first")) || c.text("key") != "" && c.text("file") == "" {
+		return errors.New("revoke: --file, with --key or without, stands alone: a file is just revoked")
+	}
 	config, err := a.config(c)
 	if err != nil {
 		return err
@@ -68,21 +71,21 @@ func (a *app) revoke(c *call) error {
 		return a.revokeFile(c, p, name, reason)
 	}
 	wanted := lifecycle.Revoking{Version: c.number("version"), Reason: reason, First: c.isOn("first"), Wait: options.Wait}
-	record, _, err := certstore.LoadRecord(c.Context, p.store, name)
+	meant, isEarlier, err := p.engine.Revocable(c.Context, p.certificate(name), wanted)
 	if err != nil {
 		return a.refused(name, "revoke", err)
 	}
-	isEarlier := wanted.Version != 0 && wanted.Version != record.Current
-	what := fmt.Sprintf("obtain, deploy and verify a replacement of version %d, then have the CA revoke that", record.Current)
+	what := fmt.Sprintf("obtain, deploy and verify a replacement of version %d, then have the CA revoke that", meant.Number)
 	switch {
 	case isEarlier:
-		what = fmt.Sprintf("have the CA revoke version %d, which is not in use", wanted.Version)
+		what = fmt.Sprintf("have the CA revoke version %d, which is not in use", meant.Number)
 	case wanted.First:
-		what = fmt.Sprintf("have the CA revoke version %d at once, while it is served, then obtain and deploy a replacement", record.Current)
+		what = fmt.Sprintf("have the CA revoke version %d at once, whatever is served, and replace it where it is in use", meant.Number)
 	}
 	if goesOn, err := a.mayRevoke(c, name, what); !goesOn {
 		return err
 	}
+	wanted.Agreed = meant.Number
 	version, isDone, err := p.engine.AskRevocation(c.Context, p.certificate(name), wanted)
 	if err != nil {
 		return a.refused(name, "revoke", err)

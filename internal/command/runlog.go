@@ -37,11 +37,12 @@ type lastSaid struct {
 // dailyWord is how long after the last word a trouble is said again where nobody knows what is left.
 const dailyWord = 24 * time.Hour
 
-var numbers = regexp.MustCompile(`[0-9]+`)
+// fleeting are parts of a text that differ each time that the same is said: moments, durations, and our own end of a connection.
+var fleeting = regexp.MustCompile(`20\d\d-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?( UTC|Z|[+-]\d\d:\d\d)?|\b(\d+(\.\d+)?(ns|µs|ms|s|m|h))+\b|:\d+->`)
 
 // isWorthSaying tells whether a trouble is new, or has lasted long enough to be said again, and since when it lasts.
 func (l *runLog) isWorthSaying(about saying, words string, ends, now time.Time) (isWorth bool, since time.Time) {
-	words = numbers.ReplaceAllString(words, "#")
+	words = fleeting.ReplaceAllString(words, "#")
 	left := time.Duration(0)
 	if !ends.IsZero() {
 		left = max(0, ends.Sub(now))
@@ -53,6 +54,9 @@ func (l *runLog) isWorthSaying(about saying, words string, ends, now time.Time) 
 			one = &lastSaid{since: now}
 			l.said[about] = one
 		}
+	case left > one.left && one.left > 0: // what is served was renewed meanwhile
+		one.left = left
+		return false, one.since
 	case one.left > 0 && left > one.left/2, one.left == 0 && now.Sub(one.at) < dailyWord:
 		return false, one.since
 	}
@@ -78,7 +82,7 @@ func (l *runLog) tell(r lifecycle.Result, next, now time.Time, stopping bool) {
 		l.tellTrouble(log, about, t, r, next, now)
 	}
 	for _, warning := range r.After.Warnings {
-		about := saying{r.Name, numbers.ReplaceAllString(warning, "#"), "warning"}
+		about := saying{r.Name, fleeting.ReplaceAllString(warning, "#"), "warning"}
 		open[about] = true
 		if isWorth, _ := l.isWorthSaying(about, warning, r.After.Ends(), now); isWorth {
 			log.Warn("warning", "warning", printable.Text(warning))

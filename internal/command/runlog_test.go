@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -94,7 +95,7 @@ func TestALastingTroubleIsSaidAtFractionsOfWhatIsLeft(t *testing.T) {
 	ends := now.Add(64 * time.Hour)
 	var at []int
 	for hour := range 64 {
-		isWorth, since := l.isWorthSaying(about, "region 10.0.0."+string(rune('0'+hour%10))+" lags", ends, now.Add(time.Duration(hour)*time.Hour))
+		isWorth, since := l.isWorthSaying(about, fmt.Sprintf("not before 2026-11-26 %02d:00 UTC: read 127.0.0.1:4%04d->10.0.0.1:443 after 1.%ds", hour%24, hour, hour), ends, now.Add(time.Duration(hour)*time.Hour))
 		require.Equal(t, now, since)
 		if isWorth {
 			at = append(at, hour)
@@ -103,6 +104,14 @@ func TestALastingTroubleIsSaidAtFractionsOfWhatIsLeft(t *testing.T) {
 	require.Equal(t, []int{0, 32, 48, 56, 60, 62, 63}, at)
 	isWorth, _ := l.isWorthSaying(about, "something else", ends, now.Add(time.Hour))
 	require.True(t, isWorth, "other words are news")
+	isWorth, _ = l.isWorthSaying(about, "10.0.0.12 lags", ends, now)
+	require.True(t, isWorth)
+	isWorth, _ = l.isWorthSaying(about, "10.0.0.13 lags", ends, now)
+	require.True(t, isWorth, "another region is another trouble")
+	isWorth, _ = l.isWorthSaying(about, "10.0.0.13 lags", now.Add(1000*time.Hour), now)
+	require.False(t, isWorth)
+	isWorth, _ = l.isWorthSaying(about, "10.0.0.13 lags", now.Add(1000*time.Hour), now.Add(600*time.Hour))
+	require.True(t, isWorth, "half of what was left since a renewal has gone")
 
 	trouble := lifecycle.Result{Name: "maas", Troubles: []lifecycle.Trouble{{Target: "maas", Stage: lifecycle.StageVerify, Err: hint.Add(errors.New("it lags"), "restart it")}}}
 	for range 3 {

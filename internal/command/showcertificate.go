@@ -30,6 +30,9 @@ func (a *app) showCertificate(c *call) error {
 	if err != nil {
 		return err
 	}
+	if c.isOn("pem") && c.isOn("text") || c.isOn("json") && (c.isOn("pem") || c.isOn("text")) {
+		return errors.New("show: --pem, --text and --json exclude each other")
+	}
 	name, err := oneCertificate(config, "show", "cert", c.text("cert"))
 	if err != nil {
 		return err

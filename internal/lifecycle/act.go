@@ -178,21 +178,20 @@ func spread(node, cert string) float64 {
 // failure and is taken up by the next run; so is one whose CA could not be reached any more, or whose certificate found no
 // room. One that the CA refused is over.
 func (p *pass) failed(ctx context.Context, stage Stage, failure error, ordered bool) {
-	interrupted := ctx.Err() != nil
+	interrupted, notNow := ctx.Err() != nil, acme.IsRateLimited(failure)
 	after, _ := acme.RetryAfter(failure)
 	var shorter *errShorter
 	isShorter := errors.As(failure, &shorter)
 	saving := p.update(ctx, func(r *certstore.Record) {
 		r.CutOff = 0
-		if interrupted && r.Order != nil && r.Order.Key != "" {
-			return // the certificate may have been issued: the next run takes it up, whatever made it due
+		if !interrupted && (isShorter || acme.IsRefusal(failure)) {
+			r.Order = nil
 		}
-		r.Attempt = nil
+		if r.Order == nil || r.Order.Key == "" {
+			r.Attempt = nil
+		} // else the certificate may have been issued: the next run takes it up, whatever made it due
 		if interrupted {
 			return
-		}
-		if acme.IsRefusal(failure) || isShorter {
-			r.Order = nil
 		}
 		p.countFailure(r, after, ordered || acme.IsRefusal(failure))
 		if isShorter {
@@ -204,7 +203,6 @@ func (p *pass) failed(ctx context.Context, stage Stage, failure error, ordered b
 	if saving != nil {
 		p.Log.Warn("writing down a failure", "cert", p.cert.Name, "error", saving)
 	}
-	notNow := acme.IsRateLimited(failure)
 	if !after.IsZero() {
 		failure = hint.Add(failure, "the CA wants to be asked again at %s; nothing is tried before", printable.Time(after))
 	}

@@ -132,7 +132,7 @@ var rules = []struct {
 	{ARI, func(s State, _ certstore.Wish) bool {
 		// One that had passed already when a person went back to this version says nothing new.
 		isOld := s.isPinned() && s.Window != nil && !s.Window.End.After(s.Record.PinnedAt)
-		return s.isReplaceable() && s.Window != nil && s.mayRenew(s.Window.End) && !isOld
+		return s.isReplaceable() && s.Window != nil && (s.isRecalled() || s.mayRenew(s.Window.End)) && !isOld
 	}, true},
 	{Held, func(s State, _ certstore.Wish) bool { return s.Record.HeldUntil.After(s.Now) }, false},
 	{ARI, func(s State, _ certstore.Wish) bool {
@@ -327,7 +327,9 @@ func (s State) renewAt() time.Time {
 	if grown := s.replaceableAt(); at.Before(grown) {
 		at = grown
 	}
-	at = s.opensAt(at)
+	if !s.isRecalled() {
+		at = s.opensAt(at)
+	}
 	if last := emergency(s.leaf()); at.After(last) {
 		at = last
 	}
@@ -544,6 +546,9 @@ func (s State) Failures(cert string) []certstore.Attempt {
 // isOverdue tells whether an order that is due should have been made: one that is held back by nothing is made within a
 // schedule's pause or a twentieth of the lifetime, whichever is shorter, five minutes at least.
 func (s State) isOverdue(p Plan) bool {
+	if s.missedWindow() {
+		return true
+	}
 	if !p.Obtain && p.Wait.IsZero() {
 		return false
 	}

@@ -380,6 +380,54 @@ func TestAnInterruptedForcedRenewalLosesNoCertificate(t *testing.T) {
 	}
 }
 
+// What the CA issued to a forced renewal is fetched however long something else is in the way: a CA that is away afterwards, or a disk that was
+// full when it came.
+func TestAForcedRenewalIsFetchedWhenItCan(t *testing.T) {
+	t.Parallel()
+	for name, full := range map[string]bool{"the CA is away": false, "the disk is full": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e := new(effects)
+				store, issuer, target := newMemory(e), newCA(t, e, 90*day), newPlace(e, "a", "b")
+				eng := engine(e, store, issuer, target)
+				require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+				ctx, cancel := context.WithCancel(t.Context())
+				if full {
+					store.refuse = func(name string) bool { return strings.HasPrefix(name, "versions/") }
+				} else {
+					e.at = func(name string) error {
+						if name == "download" {
+							cancel()
+							return ctx.Err()
+						}
+						return nil
+					}
+				}
+				require.Error(t, eng.Pass(ctx, lifecycle.Options{Force: true, ByHand: true})[0].Err())
+				cancel()
+				e.at = nil
+				if !full {
+					issuer.fail = errors.New("connection refused")
+				}
+				for range 3 {
+					r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+					require.Error(t, r.Err())
+					require.NotNil(t, r.After.State.Record.Order, "its key is kept")
+					time.Sleep(24 * time.Hour)
+				}
+				issuer.fail, store.refuse = nil, nil
+				r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+				require.NoError(t, r.Err())
+				require.Equal(t, 2, r.After.Version())
+				require.Len(t, issuer.made, 2)
+				require.Nil(t, r.After.State.Record.Order)
+				require.Nil(t, r.After.State.Record.Attempt)
+			})
+		})
+	}
+}
+
 func TestAYearOfTheDaemon(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {

@@ -59,7 +59,11 @@ func (v View) Troubles(cert Certificate) []Trouble {
 			add(t.Name, StageVerify, notServing(v, t, cert.Targets[i].Info()))
 		}
 	}
-	if v.Summary == StateOverdue {
+	switch {
+	case v.Summary == StateOverdue && v.State.missedWindow():
+		add("", StageObtain, hint.Add(fmt.Errorf("a window has passed in which it should have been renewed; the next one is at %s", printable.Time(v.Plan.RenewAt)),
+			"does the daemon run (systemctl status maascert), or a timer within the windows? maascert renew --force renews now"))
+	case v.Summary == StateOverdue:
 		add("", StageObtain, hint.Add(errors.New("a renewal is overdue"), "maascert renew"))
 	}
 	add("", StageConfig, v.State.windowsError())
@@ -133,3 +137,6 @@ func (v View) Ends() time.Time {
 	}
 	return first
 }
+
+// MissedWindow tells whether it should have been renewed in a window of the configuration that has passed.
+func (v View) MissedWindow() bool { return v.State.missedWindow() }

@@ -17,9 +17,45 @@ import (
 // Revoking is what a person wants to be revoked.
 type Revoking struct {
 	Version int // its number; 0: the one in use
+	Agreed  int // number of the one that somebody agreed to; 0: whichever it is
 	Reason  uint
 	First   bool          // at once, whatever is served
 	Wait    time.Duration // for a lock that another run holds
+}
+
+// Revocable is what would be revoked: the version that a person names, or the one of which that was asked and is not done yet, or the one in
+// use; and whether it is an earlier one that is just revoked. The error says why that may not be.
+func (e *Engine) Revocable(ctx context.Context, cert Certificate, wanted Revoking) (version certstore.Version, isEarlier bool, err error) {
+	ledger, err := certstore.OpenLedger(ctx, e.Store, cert.Name)
+	if err != nil {
+		return version, false, err
+	}
+	return e.revocable(ctx, ledger, cert, wanted)
+}
+
+func (e *Engine) revocable(ctx context.Context, ledger *certstore.Ledger, cert Certificate, wanted Revoking) (version certstore.Version, isEarlier bool, err error) {
+	record := ledger.Record()
+	number := record.Current
+	if pending := record.PendingRevocation(); pending != nil {
+		number = pending.Version
+	}
+	if wanted.Version != 0 {
+		number = wanted.Version
+	}
+	if number == 0 {
+		return version, false, errors.New("there is no certificate to revoke")
+	}
+	if version, err = ledger.Version(ctx, number); err != nil {
+		return version, false, hint.Add(err, "maascert history lists those that are kept")
+	}
+	if version.Origin != certstore.FromACME {
+		return version, false, fmt.Errorf("version %d did not come from an ACME CA", version.Number)
+	}
+	isEarlier = wanted.Version != 0 && number != record.Current
+	if isEarlier && !wanted.First {
+		err = e.unserved(ctx, cert, version)
+	}
+	return version, isEarlier, err
 }
 
 // AskRevocation writes down that a version is to be revoked. The one in use is replaced by every pass from then on, and once every
@@ -37,31 +73,14 @@ func (e *Engine) AskRevocation(ctx context.Context, cert Certificate, wanted Rev
 	if p.ledger, err = certstore.OpenLedger(ctx, held, cert.Name); err != nil {
 		return certstore.Version{}, false, err
 	}
-	record := p.ledger.Record()
-	number := record.Current
-	if pending := record.PendingRevocation(); pending != nil {
-		number = pending.Version
-	}
-	if wanted.Version != 0 {
-		number = wanted.Version
-	}
-	if number == 0 {
-		return certstore.Version{}, false, errors.New("there is no certificate to revoke")
-	}
-	version, err := p.ledger.Version(ctx, number)
+	version, isEarlier, err := e.revocable(ctx, p.ledger, cert, wanted)
 	if err != nil {
-		return version, false, hint.Add(err, "maascert history lists those that are kept")
+		return version, false, err
 	}
-	if version.Origin != certstore.FromACME {
-		return version, false, fmt.Errorf("version %d did not come from an ACME CA", version.Number)
+	number, reason := version.Number, wanted.Reason
+	if wanted.Agreed != 0 && number != wanted.Agreed {
+		return version, false, hint.Add(fmt.Errorf("another run made version %d the one in use meanwhile; nothing was done", number), "look again: maascert status")
 	}
-	isEarlier := wanted.Version != 0 && number != record.Current
-	if isEarlier && !wanted.First {
-		if err := e.unserved(ctx, cert, version); err != nil {
-			return version, false, err
-		}
-	}
-	reason := wanted.Reason
 	err = p.update(ctx, func(r *certstore.Record) {
 		if asked := r.Revocation(number); asked != nil {
 			asked.Reason, asked.Refused = reason, ""
@@ -84,10 +103,20 @@ func (e *Engine) unserved(ctx context.Context, cert Certificate, version certsto
 	if err != nil {
 		return err
 	}
+	const allTheSame = "maascert revoke --first revokes it all the same"
+	if view.State.isServedElsewhere(version.Number) {
+		return hint.Add(fmt.Errorf("another host's own target was last seen to serve version %d", version.Number), "have that host make a pass; %s", allTheSame)
+	}
 	for _, target := range view.State.Targets {
+		if target.Unsure != nil {
+			return hint.Add(fmt.Errorf("regions that cannot be found may serve version %d: %w", version.Number, target.Unsure), allTheSame)
+		}
 		for _, endpoint := range target.Endpoints {
-			if endpoint.Fingerprint() == version.Bundle.Fingerprint() {
-				return hint.Add(fmt.Errorf("%s serves version %d", endpoint.Address, version.Number), "maascert renew brings the one in use there; maascert revoke --first revokes it all the same")
+			switch {
+			case endpoint.Fingerprint() == version.Bundle.Fingerprint():
+				return hint.Add(fmt.Errorf("%s serves version %d", endpoint.Address, version.Number), "maascert renew brings the one in use there; %s", allTheSame)
+			case len(endpoint.Certs) == 0:
+				return hint.Add(fmt.Errorf("%s, which shows no certificate now, may serve version %d again", endpoint.Address, version.Number), "is it up? %s", allTheSame)
 			}
 		}
 	}

@@ -65,9 +65,27 @@ func (s State) opensAt(due time.Time) time.Time {
 	return at
 }
 
+// isRecalled tells whether the CA wants the version in use replaced at once: it moved the end of its window to before the window's former
+// begin, as it does before it revokes, or to before half of the lifetime where nobody remembers that. That waits for no hour.
+func (s State) isRecalled() bool {
+	if s.Current == nil || s.Window == nil || s.Window.End.After(s.Now) {
+		return false
+	}
+	former := s.leaf().NotBefore.Add(lifetime(s.leaf()) / 2)
+	if known := s.Record.Window; known != nil && known.Version == s.Current.Number {
+		former = known.Start
+	}
+	return s.Window.End.Before(former)
+}
+
 // isHeldBack tells whether a renewal is due by time and waits for a window.
 func (s State) isHeldBack() bool {
-	return s.Current != nil && !s.Watched && s.isReplaceable() && !s.dueByTime().After(s.Now) && !s.mayRenew(s.dueByTime())
+	return s.Current != nil && !s.Watched && s.isReplaceable() && !s.dueByTime().After(s.Now) && !s.mayRenew(s.dueByTime()) && !s.isRecalled()
+}
+
+// missedWindow tells whether a renewal that waits for a window should have been made in one that has passed.
+func (s State) missedWindow() bool {
+	return s.isHeldBack() && s.Timing.Windows.HasPassed(s.dueByTime().In(s.Now.Location()), s.Now)
 }
 
 // openings is how often a window has to open between the moment at which a certificate gets due and its last tenth.

@@ -11,6 +11,7 @@ import (
 	"github.com/robfig/cron/v3"
 	"github.com/stretchr/testify/require"
 
+	"maascert/acme"
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
@@ -128,7 +129,20 @@ func TestAWindowHoldsTimeBackAndNothingElse(t *testing.T) {
 		require.True(t, missed.IsNotNow())
 		require.ErrorContains(t, missed.Err(), "the CA is away")
 
-		time.Sleep(21 * day) // the last tenth
+		time.Sleep(day) // its hour has passed
+		require.Equal(t, lifecycle.StateWaiting, eng.Pass(t.Context(), lifecycle.Options{})[0].After.Summary)
+		forgotten := eng.Certificates[0]
+		record, revision, err := certstore.LoadRecord(t.Context(), store, "maas")
+		require.NoError(t, err)
+		record.Failures = 0
+		_, err = certstore.SaveRecord(t.Context(), store, "maas", record, revision)
+		require.NoError(t, err)
+		view, err := eng.Look(t.Context(), forgotten)
+		require.NoError(t, err)
+		require.Equal(t, lifecycle.StateOverdue, view.Summary, "nobody came in the hour")
+		require.Contains(t, hint.Of(view.Troubles(forgotten)[0].Err), "maascert renew --force")
+
+		time.Sleep(20 * day) // the last tenth
 		late := eng.Pass(t.Context(), lifecycle.Options{})[0]
 		require.NoError(t, late.Err())
 		require.True(t, late.Obtained)
@@ -149,5 +163,29 @@ func TestWindowsThatOpenTooRarely(t *testing.T) {
 		require.Contains(t, hint.Of(r.Err()), "renew_before")
 		eng.Certificates[0].Timing.Windows = windows(t, "02:00-05:00")
 		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+	})
+}
+
+// A CA that moves its window to the past wants the certificate replaced now, whatever the hour; one whose window passes while a renewal waits for
+// its hour does not.
+func TestARecallWaitsForNoWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		state := w.state(61*day, 90*day)
+		leaf := state.Current.Bundle.Leaf()
+		state.Timing.Windows = windows(t, fmt.Sprintf("%s 00:00-00:01", w.now.Add(-24*time.Hour).Format("Mon")))
+		passed := acme.Window{Start: leaf.NotBefore.Add(58 * day), End: leaf.NotBefore.Add(60 * day)}
+		state.Record.Window = &certstore.Window{Version: state.Current.Number, Start: passed.Start, End: passed.End}
+		state.Window = &passed
+		require.False(t, lifecycle.Decide(state).Obtain, "its window passed while it waited for the hour")
+		recalled := acme.Window{Start: leaf.NotBefore.Add(20 * day), End: leaf.NotBefore.Add(21 * day)}
+		state.Window = &recalled
+		plan := lifecycle.Decide(state)
+		require.True(t, plan.Obtain)
+		require.Equal(t, lifecycle.ARI, plan.Why)
+		require.False(t, plan.RenewAt.After(w.now))
+		state.Record.Window = nil
+		require.True(t, lifecycle.Decide(state).Obtain, "nobody remembers the former one")
 	})
 }

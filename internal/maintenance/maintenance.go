@@ -112,6 +112,18 @@ func (ws Windows) Next(t time.Time, share float64) time.Time {
 // Contains tells whether a window is open at a moment.
 func (ws Windows) Contains(t time.Time) bool { return ws.Next(t, 0).Equal(t) }
 
+// HasPassed tells whether a window opened at or after a moment and has closed by another one.
+func (ws Windows) HasPassed(from, to time.Time) bool {
+	for day := from.AddDate(0, 0, -1); !day.After(to); day = day.AddDate(0, 0, 1) {
+		for _, w := range ws {
+			if begins, ends, isOpen := w.opening(day); isOpen && !begins.Before(from) && !ends.After(to) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Openings counts how often a window is open between two moments, up to enough.
 func (ws Windows) Openings(from, to time.Time, enough int) int {
 	count := 0

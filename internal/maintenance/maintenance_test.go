@@ -67,5 +67,8 @@ func TestWindows(t *testing.T) {
 	require.Equal(t, 4, weekly.Openings(at("2026-11-01 00:00"), at("2026-11-30 00:00"), 100))
 	require.Equal(t, 2, weekly.Openings(at("2026-11-01 00:00"), at("2026-11-30 00:00"), 2))
 	require.Equal(t, 1, weekly.Openings(at("2026-11-28 04:00"), at("2026-11-28 04:30"), 2), "one that is open already counts")
+	require.True(t, weekly.HasPassed(at("2026-11-27 00:00"), at("2026-11-28 05:00")))
+	require.False(t, weekly.HasPassed(at("2026-11-27 00:00"), at("2026-11-28 04:59")), "it is open")
+	require.False(t, weekly.HasPassed(at("2026-11-28 02:01"), at("2026-12-05 04:59")), "it was open already")
 	require.Zero(t, weekly.Openings(at("2026-11-28 05:00"), at("2026-12-05 02:00"), 2))
 }

@@ -77,7 +77,9 @@ type Certificate struct {
 	isWatched bool      // no CA is configured
 	differs   bool      // this host's configuration is not the one that is followed
 	heldUntil Time
-	open      []Trouble // what is not as it should be, each with what to do about it
+
+	missedWindow bool      // it should have been renewed in a window that has passed
+	open         []Trouble // what is not as it should be, each with what to do about it
 }
 
 // NextRenewal is how the daemon last rehearsed the next renewal.
@@ -189,6 +191,7 @@ func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 		Changes: ChangesOf(v), Drift: driftOf(v), Warnings: v.Warnings, Targets: newTargets(cert, v), Rehearsal: newNextRenewal(v.State.Record.Rehearsal),
 		now: v.State.Now, blind: v.Blind, isLost: v.State.Current == nil && v.State.Record.Current != 0, isWatched: v.State.Watched, differs: v.Plan.Differ, heldUntil: Time{v.State.Record.HeldUntil},
 	}
+	doc.missedWindow = v.MissedWindow()
 	for _, t := range v.Troubles(cert) {
 		words := printable.Error(t.Err)
 		for _, target := range v.State.Targets {

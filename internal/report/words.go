@@ -36,6 +36,9 @@ func (c Certificate) headline() string {
 		if lifecycle.Reason(c.Reason) == lifecycle.Emergency {
 			return fmt.Sprintf("it was not renewed, and ends %s", c.from(c.NotAfter))
 		}
+		if c.missedWindow {
+			return "it was not renewed in the hours that window names"
+		}
 		return fmt.Sprintf("it should have been renewed %s, and was not", c.from(c.RenewAt))
 	case lifecycle.StateDegraded:
 		if serving == all {
@@ -156,7 +159,7 @@ func (c Certificate) Words(w io.Writer) {
 	for _, trouble := range c.open {
 		switch {
 		case trouble.Target != "":
-		case lifecycle.Stage(trouble.Stage) == lifecycle.StageObtain: // the headline has said it
+		case lifecycle.Stage(trouble.Stage) == lifecycle.StageObtain && !c.missedWindow: // the headline has said it
 			tell("", trouble.Hint)
 		default:
 			tell(trouble.Error, trouble.Hint)

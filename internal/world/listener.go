@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -80,24 +81,64 @@ func Listener(address string) string {
 	return ""
 }
 
+const (
+	// mostOpen bounds the open files of all processes that are looked at, and openAtOnce those of which the names are held.
+	mostOpen   = 200_000
+	openAtOnce = 1000
+)
+
+// walking is held while the processes are looked through: once is enough at a time.
+var walking sync.Mutex
+
 // programWith is the program that has a socket open.
 func programWith(inode string) string {
-	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
-	if err != nil || inode == "0" {
+	if inode == "0" || !walking.TryLock() {
 		return ""
 	}
-	for _, link := range links {
-		// What may not be looked at, or has ended, is not told of.
-		if to, _ := os.Readlink(link); to != "socket:["+inode+"]" {
+	defer walking.Unlock()
+	processes, err := os.ReadDir("/proc")
+	if err != nil {
+		return ""
+	}
+	left := mostOpen
+	for _, process := range processes {
+		if _, err := strconv.Atoi(process.Name()); err != nil {
 			continue
 		}
-		process := strings.Split(link, "/")[2]
-		name, err := os.ReadFile("/proc/" + process + "/comm")
-		if err == nil {
-			return fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), process)
+		if hasOpen(filepath.Join("/proc", process.Name(), "fd"), "socket:["+inode+"]", &left) {
+			name, err := os.ReadFile(filepath.Join("/proc", process.Name(), "comm"))
+			if err != nil {
+				return ""
+			}
+			return fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), process.Name())
+		}
+		if left <= 0 {
+			return ""
 		}
 	}
 	return ""
+}
+
+// hasOpen tells whether a process has something open, by its folder of open files. What may not be looked at, or has ended, has not.
+func hasOpen(folder, wanted string, left *int) bool {
+	dir, err := os.Open(folder)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	for *left > 0 {
+		names, err := dir.Readdirnames(openAtOnce)
+		for _, name := range names {
+			if to, _ := os.Readlink(filepath.Join(folder, name)); to == wanted {
+				return true
+			}
+		}
+		*left -= len(names)
+		if err != nil {
+			return false
+		}
+	}
+	return false
 }
 
 // socket is one that somebody listens with.
