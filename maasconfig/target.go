@@ -157,10 +157,11 @@ const (
 	NamesLost   = "names-lost"
 	Juju        = "juju"
 	DHCP37      = "dhcp-3.7"
+	Foreign     = "foreign" // no guard of a target: a good certificate that is not ours is replaced by the version in use
 )
 
 // Codes are all guards that may be overridden.
-var Codes = []string{FirstEnable, NamesLost, Juju, DHCP37}
+var Codes = []string{FirstEnable, NamesLost, Juju, DHCP37, Foreign}
 
 // Accept is the set of the guards to override.
 type Accept map[string]bool

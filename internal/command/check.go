@@ -363,7 +363,7 @@ func checkServed(view lifecycle.View, target maasconfig.Target, t lifecycle.Targ
 		case e.State == maasconfig.None && ours:
 			one.Fix = "TLS is off there: was it switched off (maas config-tls disable), or does nginx not run?"
 		case ours:
-			one.Fix = "maascert renew brings ours there, unless somebody's good certificate is everywhere: that takes --force; where it is ours and not trusted, check acme.issuer_root"
+			one.Fix = "maascert renew brings ours there, unless somebody's good certificate is everywhere: that takes --accept foreign; where it is ours and not trusted, check acme.issuer_root"
 		default:
 			one.State, one.Fix = report.CheckOK, ""
 		}

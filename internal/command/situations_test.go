@@ -301,6 +301,30 @@ func TestSituations(t *testing.T) {
 	}
 }
 
+// A26: ours is put back in the place of somebody's good certificate without an order.
+func TestOursIsPutBackWithoutAnOrder(t *testing.T) {
+	t.Parallel()
+	s := &situation{T: t, site: startSite(t), fsys: world.OS{}}
+	var err error
+	s.authority, err = certtest.NewAuthority()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "issuer_root.pem"), append(s.ca.Root(0), s.authority.RootPEM()...), 0o644))
+	code, said := s.run("renew", "--enable-tls")
+	require.Zero(t, code, said)
+	ours, orders := s.maas.Regions[0].Serves(5443), s.ca.Orders()
+	bundle, err := s.authority.Issue(certstore.EC256, 0, years, "maas.example.internal", "region1.example.internal")
+	require.NoError(t, err)
+	s.serves(bundle)
+	code, said = s.run("renew")
+	require.Equal(t, exitAttention, code, said)
+	require.Contains(t, said, "without an order: maascert renew --accept foreign")
+	require.Equal(t, bundle.Leaf(), s.maas.Regions[0].Serves(5443))
+	code, said = s.run("renew", "--accept", "foreign")
+	require.Zero(t, code, said)
+	require.Equal(t, ours, s.maas.Regions[0].Serves(5443))
+	require.Equal(t, orders, s.ca.Orders())
+}
+
 // monitor runs the program as nobody, where this is root, with a configuration that nobody may read.
 func (s *situation) monitor() (code int, line string) {
 	s.Helper()

@@ -51,6 +51,7 @@ type State struct {
 	Targets      []TargetState
 	Force        bool
 	ByHand       bool   // a person asked for this pass
+	TakeBack     bool   // a person wants ours served where somebody put a good certificate of his own
 	Means        string // hash of this host's configuration of CA and challenges
 	Timing       Timing
 	Period       time.Duration        // between two passes of the schedule; 0: unknown
@@ -410,7 +411,7 @@ func commonPort(endpoints []maasconfig.Endpoint) int {
 // isForeign tells whether somebody else put a good certificate in the place of ours: an emergency fix, or another tool.
 // It is told, and left until an order is due. Anything worse than good is replaced at once.
 func (s State) isForeign(t TargetState, wish certstore.Wish) bool {
-	if s.Record.Deployments[t.key()].Verified != s.Current.Number || len(t.Endpoints) == 0 {
+	if s.TakeBack || s.Record.Deployments[t.key()].Verified != s.Current.Number || len(t.Endpoints) == 0 {
 		return false // ours has yet to be brought there, which is what makes the other one replaceable
 	}
 	first := t.Endpoints[0].Fingerprint()

@@ -331,7 +331,7 @@ func (e *Engine) LookFor(ctx context.Context, cert Certificate, options Options)
 // look looks as for a pass with some options, at the record in hand or, without one, at one that it opens in a store and returns.
 func (e *Engine) look(ctx context.Context, store certstore.Store, ledger *certstore.Ledger, cert Certificate, options Options) (View, *certstore.Ledger, error) {
 	state := State{
-		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand,
+		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand, TakeBack: options.Accept[maasconfig.Foreign],
 		Timing: cert.Timing, Watched: cert.Issuer == nil, Reissue: cert.Reissue, LoseNames: options.Accept[maasconfig.NamesLost], Began: options.began,
 	}
 	state.Timing.share = (spread(e.Node, cert.Name) + 1) / 2

@@ -95,7 +95,7 @@ func notServing(view View, t TargetState, target maasconfig.Info) error {
 		return view.State.restored()
 	case view.State.isForeign(t, view.Plan.wanted()):
 		return hint.Add(errors.New("every endpoint serves a good certificate that is not ours; it is left until a renewal is due"),
-			"to put ours back now: maascert renew --force")
+			"to put ours back now, without an order: maascert renew --accept foreign")
 	case view.State.Record.Deployments[t.key()].RolledBack >= maxRollbacks:
 		return hint.Add(fmt.Errorf("%w; the certificate was taken back twice and is held", err),
 			"look into %s, then: maascert renew tries once more, without an order", target.Logs)
