@@ -1,7 +1,9 @@
 package command
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,7 +19,11 @@ import (
 // mayRun refuses what somebody else could replace.
 func (a *app) mayRun(path string, config *config.Config) error {
 	for _, one := range entrusted(path, config) {
-		if err := world.Replaceable(one.path, os.Geteuid()); err != nil {
+		err := world.Replaceable(one.path, os.Geteuid())
+		if errors.Is(err, fs.ErrPermission) {
+			return hint.Add(fmt.Errorf("run: %s cannot be looked at: %w", one.what, err), "run maascert as the user that the store belongs to (root)")
+		}
+		if err != nil {
 			return hint.Add(fmt.Errorf("run: %s is not safe: %w", one.what, err),
 				"only root may be able to write it and the folders above it: chown root, chmod go-w")
 		}
