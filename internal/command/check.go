@@ -376,7 +376,7 @@ func checkServed(view lifecycle.View, target maasconfig.Target, t lifecycle.Targ
 		items = append(items, one)
 	}
 	if len(good) > 0 {
-		items = append(items, report.Asked("endpoints", "the certificate is served and trusted", strings.Join(good, ", "), nil))
+		items = append(items, report.Asked("endpoints", fmt.Sprintf("clients trust what they get from %d of %d endpoints", len(good), len(t.Endpoints)), strings.Join(good, ", "), nil))
 	}
 	if unseen := target.Info().Unseen; unseen != nil {
 		items = append(items, report.Warning("endpoints", unseen.Error(), "", hint.Of(unseen)))

@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -38,6 +39,18 @@ func TestFolding(t *testing.T) {
 	require.Equal(t, "a…b\n", fold(0, "a…b\n", func(name string) string { return map[string]string{"LANG": "de_DE.utf8"}[name] }))
 }
 
+// isGolden compares a text with the file that holds what it was when somebody read it last. UPDATE_GOLDEN=1 writes the file anew.
+func isGolden(t *testing.T, golden, text string) {
+	t.Helper()
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		require.NoError(t, os.MkdirAll(filepath.Dir(golden), 0o755))
+		require.NoError(t, os.WriteFile(golden, []byte(text), 0o644))
+	}
+	want, err := os.ReadFile(golden)
+	require.NoError(t, err)
+	require.Equal(t, string(want), text)
+}
+
 // What people see on terminals of two widths and in a pipe, of a certificate with one name and with 150. No list is longer than three lines,
 // and nothing is broken within a word.
 func TestWordsFitTheTerminal(t *testing.T) {
@@ -69,18 +82,21 @@ func TestWordsFitTheTerminal(t *testing.T) {
 					require.Less(t, strings.Count(out.String(), "\n"), 60)
 					fmt.Fprintf(&all, "-- maascert %s: exit %d\n%s", command, code, out.String())
 				}
+				require.NotContains(t, all.String(), "\x1b", "there are no colours for NO_COLOR to switch off")
 				if columns > 0 {
 					continue // where a line is folded differs with the lengths of what differs
 				}
-				golden := filepath.Join("testdata", "words", strconv.Itoa(count)+".txt")
 				text := s.alike(all.String())
-				if os.Getenv("UPDATE_GOLDEN") != "" {
-					require.NoError(t, os.MkdirAll(filepath.Dir(golden), 0o755))
-					require.NoError(t, os.WriteFile(golden, []byte(text), 0o644))
+				isGolden(t, filepath.Join("testdata", "words", strconv.Itoa(count)+".txt"), text)
+				for _, width := range []int{80, 120} {
+					var folded, inC strings.Builder
+					_, err := io.WriteString(newFace(&folded, width, func(string) string { return "" }), text)
+					require.NoError(t, err)
+					isGolden(t, filepath.Join("testdata", "words", fmt.Sprintf("%d.%d.txt", count, width)), folded.String())
+					_, err = io.WriteString(newFace(&inC, width, func(string) string { return "C" }), text)
+					require.NoError(t, err)
+					require.Equal(t, folded.String(), inC.String(), "nothing in it needs more than ASCII")
 				}
-				want, err := os.ReadFile(golden)
-				require.NoError(t, err)
-				require.Equal(t, string(want), text)
 			}
 		})
 	}

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -61,11 +60,6 @@ func TestJSONDocuments(t *testing.T) {
 		code, stdout, stderr := inSite(t, s, world.OS{}, step.args...)
 		require.Equal(t, step.code, code, stderr)
 		path := filepath.Join("testdata", "json", step.golden+".json")
-		if os.Getenv("UPDATE_GOLDEN") != "" {
-			require.NoError(t, os.WriteFile(path, []byte(neutral(s, stdout)), 0o644))
-		}
-		want, err := os.ReadFile(path)
-		require.NoError(t, err)
-		require.Equal(t, string(want), neutral(s, stdout), step.golden)
+		isGolden(t, path, neutral(s, stdout))
 	}
 }

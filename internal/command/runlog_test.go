@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -75,13 +74,7 @@ func TestTheLogOfTheDaemon(t *testing.T) {
 	for _, one := range differs {
 		text = one.pattern.ReplaceAllString(text, one.instead)
 	}
-	golden := filepath.Join("testdata", "daemon.log")
-	if os.Getenv("UPDATE_GOLDEN") != "" {
-		require.NoError(t, os.WriteFile(golden, []byte(text), 0o644))
-	}
-	want, err := os.ReadFile(golden)
-	require.NoError(t, err)
-	require.Equal(t, string(want), text)
+	isGolden(t, filepath.Join("testdata", "daemon.log"), text)
 	require.NotRegexp(t, `map\[|0x|=""|ERROR`, text)
 }
 

@@ -286,14 +286,7 @@ func TestSituations(t *testing.T) {
 				fmt.Fprintf(&all, "-- maascert %s: exit %d\n%s", strings.Join(args[:1], " "), code, said)
 			}
 			text := s.alike(all.String())
-			golden := filepath.Join("testdata", "situations", strings.ReplaceAll(row.name, " ", "-")+".txt")
-			if os.Getenv("UPDATE_GOLDEN") != "" {
-				require.NoError(t, os.MkdirAll(filepath.Dir(golden), 0o755))
-				require.NoError(t, os.WriteFile(golden, []byte(text), 0o644))
-			}
-			want, err := os.ReadFile(golden)
-			require.NoError(t, err)
-			require.Equal(t, string(want), text)
+			isGolden(t, filepath.Join("testdata", "situations", strings.ReplaceAll(row.name, " ", "-")+".txt"), text)
 			for _, code := range []string{"names_changed", "(missing)", "(fresh)", "(ari)", "(lifetime)", "map["} {
 				require.NotContains(t, text, code, "codes are for machines")
 			}
