@@ -237,8 +237,8 @@ func (m *MAAS) servedPort(ctx context.Context, want Want) (int, error) {
 	case want.Port != 0 && (len(said[tlsState{known: true}]) == 0 || m.isServedOn(ctx, want.Port)):
 		return want.Port, nil
 	case len(said) == 0:
-		return 0, hint.Add(fmt.Errorf("no region says whether it serves TLS (%s)", strings.Join(silent, "; ")),
-			"is MAAS running? The regions must answer on port %d", httpPort)
+		return 0, hint.Add(fmt.Errorf("no region says whether it serves TLS (%s), and this host's own files do not either: %w", strings.Join(silent, "; "), local.err),
+			"is maas.http_dir the folder of regiond.nginx.conf, and does MAAS run? Regions that do answer on port %d", httpPort)
 	}
 	claimed, err := m.agreed(ctx, said)
 	if err != nil || claimed == 0 {

@@ -299,7 +299,13 @@ func TestReadyRefuses(t *testing.T) {
 			prepare: func(t *testing.T, s *site) {
 				s.config.Endpoints, s.installation.HTTPDir = []string{"127.255.255.254"}, ""
 			},
-			err: "no region says whether it serves TLS",
+			err: "this host's own files do not either: maas.http_dir is unknown",
+		},
+		"A23: a wrong http_dir while no region answers": {
+			prepare: func(t *testing.T, s *site) {
+				s.config.Endpoints, s.installation.HTTPDir = []string{"127.255.255.254"}, filepath.Join(t.TempDir(), "elsewhere")
+			},
+			err: "elsewhere: no such file or directory",
 		},
 		"an installation that was not found": {
 			prepare: func(_ *testing.T, s *site) { s.missing = errors.New("not here") }, err: "not here",

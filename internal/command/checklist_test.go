@@ -457,7 +457,7 @@ var checklist = []behaviour{
 	}},
 	{name: "EAB needed and there", habits: bound, fault: withEAB(macKey)},
 	{name: "EAB needed and missing", habits: bound, exit: exitAttention, says: "set acme.eab to what the CA's operator gave you"},
-	{name: "EAB needed and wrong", habits: bound, exit: exitAttention, says: "newAccount: ", fault: withEAB(strings.Repeat("A", 64))},
+	{name: "EAB needed and wrong", habits: bound, exit: exitAttention, says: "hint: acme.eab: is key_id what the CA's operator gave you", fault: withEAB(strings.Repeat("A", 64))},
 	refusesReplaces(http.StatusConflict, "alreadyReplaced"),
 	refusesReplaces(http.StatusForbidden, "unauthorized"),
 	refusesReplaces(http.StatusNotFound, "malformed"),
