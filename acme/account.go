@@ -235,6 +235,29 @@ func updateAccount(ctx context.Context, store certstore.Store, change func(*cert
 	}
 }
 
+// ErrOtherAccount says that the store has an ACME account of its own, with another key.
+var ErrOtherAccount = errors.New("the store has an ACME account of its own, with another key")
+
+// Adopt takes over an account that another client registered with a directory: its key becomes that of the store, which must not have
+// another one. Without a URL the CA is asked for it when it is needed first (RFC 8555 section 7.3.1). It asks no CA.
+func Adopt(ctx context.Context, store certstore.Store, directory string, key crypto.Signer, known certstore.Registration) error {
+	text, err := certstore.MarshalKey(key)
+	if err != nil {
+		return err
+	}
+	_, err = updateAccount(ctx, store, func(account *certstore.Account) error {
+		if account.Key != "" && account.Key != string(text) {
+			return ErrOtherAccount
+		}
+		account.Key = string(text)
+		if _, ok := account.Registrations[directory]; !ok && known.URL != "" {
+			account.Registrations[directory] = known
+		}
+		return nil
+	})
+	return err
+}
+
 // rollover gives the account another key at this directory.
 func (c *Client) rollover(ctx context.Context, at certstore.Registration, next crypto.Signer) (string, error) {
 	s, err := c.open(ctx)

@@ -36,13 +36,16 @@ const (
 	FromElsewhere Origin = "import"
 )
 
+// IsOurs tells whether a certificate was ordered or brought in on purpose, unlike one that a target served before.
+func (o Origin) IsOurs() bool { return o == FromACME || o == FromDeploy || o == FromElsewhere }
+
 // Version is a bundle with its number and origin, written once and never changed.
 type Version struct {
 	Number    int
 	Origin    Origin
 	Created   time.Time
-	Directory string // of the CA that issued it, for FromACME
-	Account   string // URL of the ACME account that ordered it, for FromACME
+	Directory string // of the CA that issued it, for FromACME and, where that is known, FromElsewhere
+	Account   string // URL of the ACME account that ordered it, likewise
 	Profile   string // that was asked for, for FromACME; most often empty
 	Bundle    *Bundle
 }
@@ -103,7 +106,7 @@ type VersionInfo struct {
 func (v Version) info() VersionInfo {
 	leaf := v.Bundle.Leaf()
 	info := VersionInfo{Number: v.Number, Origin: v.Origin, NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC()}
-	if v.Origin == FromACME || v.Origin == FromDeploy {
+	if v.Origin.IsOurs() {
 		info.Names = CertificateNames(leaf)
 	}
 	return info

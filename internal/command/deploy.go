@@ -63,7 +63,7 @@ func (a *app) deploy(c *call) error {
 	if err := p.checkTwin(c.Context); err != nil {
 		return err
 	}
-	version, err := p.engine.BringIn(c.Context, p.certificate(name), bundle, options)
+	version, err := p.engine.BringIn(c.Context, p.certificate(name), certstore.Version{Origin: certstore.FromDeploy, Bundle: bundle}, options)
 	if err != nil {
 		return a.refused(name, "deploy", err)
 	}

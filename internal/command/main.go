@@ -79,6 +79,7 @@ type app struct {
 	observe        func(host string, status int) // requests to CAs; nil: nobody does
 	chat           []string                      // the program that sends chat messages
 	now            func() time.Time
+	host           string // the folder that this host's own files are in; empty: /
 	log            *slog.Logger
 
 	isQuiet   bool  // only what is wrong is to be printed
@@ -195,7 +196,7 @@ func (a *app) root() *cobra.Command {
 	root.SetHelpCommandGroupID(aside)
 	root.AddCommand(
 		a.statusCommand(), a.verifyCommand(), a.checkCommand(), a.monitorCommand(), a.showCommand(), a.historyCommand(), a.configCommand(),
-		a.renewCommand(), a.runCommand(), a.deployCommand(), a.rollbackCommand(), a.revokeCommand(), a.deleteCommand(),
+		a.renewCommand(), a.runCommand(), a.deployCommand(), a.rollbackCommand(), a.revokeCommand(), a.importCommand(), a.deleteCommand(),
 		a.accountCommand(), a.notifyCommand(), a.storeCommand(), a.respondCommand(), a.completionCommand(), a.versionCommand(),
 	)
 	return root

@@ -426,7 +426,7 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 	if state.Current != nil {
 		bundle = state.Current.Bundle
 	}
-	if state.Current == nil || state.Current.Origin != certstore.FromACME || state.Current.Directory != cert.Wish.Directory || cert.Issuer == nil { // the CA does not know it
+	if state.Current == nil || state.Current.Directory == "" || state.Current.Directory != cert.Wish.Directory || cert.Issuer == nil { // the CA does not know it
 		close(windowed)
 	} else {
 		go func() {
@@ -726,7 +726,7 @@ func earlierNames(state State) []string {
 		names = append(names, state.Record.Discovered.Names...)
 	}
 	for _, version := range state.Known {
-		if version.Origin == certstore.FromACME || version.Origin == certstore.FromDeploy {
+		if version.Origin.IsOurs() {
 			names = append(names, version.Names...)
 		}
 	}

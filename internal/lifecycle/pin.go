@@ -20,15 +20,21 @@ import (
 // The reasons of a person's own changes, as attempts say them.
 const (
 	byDeploy   = "deploy"
+	byImport   = "import"
 	byRollback = "rollback"
 )
 
-// BringIn makes a bundle that came from elsewhere the version in use, when clients would trust it and a target could take it. From
-// then on it counts as what is wished: only time, a change of this host's configuration, or force replaces it. The next pass
-// deploys it.
-func (e *Engine) BringIn(ctx context.Context, cert Certificate, bundle *certstore.Bundle, options Options) (certstore.Version, error) {
-	return e.pin(ctx, cert, byDeploy, time.Time{}, options, func(ctx context.Context, p *pass) (certstore.Version, error) {
-		version := certstore.Version{Origin: certstore.FromDeploy, Created: e.Now().Round(0), Bundle: bundle}
+// BringIn makes a bundle that came from elsewhere, in a version of which it gives the number and the time, the one in use, when clients
+// would trust it and a target could take it. From then on it counts as what is wished: only time, a change of this host's
+// configuration, or force replaces it. The next pass deploys it.
+func (e *Engine) BringIn(ctx context.Context, cert Certificate, version certstore.Version, options Options) (certstore.Version, error) {
+	why := byDeploy
+	if version.Origin == certstore.FromElsewhere {
+		why = byImport
+	}
+	return e.pin(ctx, cert, why, time.Time{}, options, func(ctx context.Context, p *pass) (certstore.Version, error) {
+		bundle := version.Bundle
+		version.Created = e.Now().Round(0)
 		if err := p.isUsable(ctx, bundle); err != nil {
 			return version, err
 		}
@@ -68,8 +74,7 @@ func (p *pass) earlier(number int) (int, error) {
 		return number, nil
 	}
 	for _, known := range p.ledger.Versions() {
-		ours := known.Origin == certstore.FromACME || known.Origin == certstore.FromDeploy
-		if ours && known.Number < record.Current && known.Number > number && known.NotAfter.After(p.Now()) && record.Revocation(known.Number) == nil {
+		if known.Origin.IsOurs() && known.Number < record.Current && known.Number > number && known.NotAfter.After(p.Now()) && record.Revocation(known.Number) == nil {
 			number = known.Number
 		}
 	}

@@ -48,7 +48,7 @@ func (e *Engine) revocable(ctx context.Context, ledger *certstore.Ledger, cert C
 	if version, err = ledger.Version(ctx, number); err != nil {
 		return version, false, hint.Add(err, "maascert history lists those that are kept")
 	}
-	if version.Origin != certstore.FromACME {
+	if version.Directory == "" {
 		return version, false, fmt.Errorf("version %d did not come from an ACME CA", version.Number)
 	}
 	isEarlier = wanted.Version != 0 && number != record.Current
