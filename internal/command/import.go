@@ -1,10 +1,12 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -70,24 +72,44 @@ func (a *app) importFrom(c *call) error {
 		a.complain(fmt.Errorf("import: %w", err))
 		return outcome(exitAttention)
 	}
-	lines, err := a.lines(c, found, conf)
+	wanted, err := a.wanted(c, found)
 	if err != nil {
 		return err
 	}
+	a.warnAll(a.doubts(found))
+	name := wanted.Certificates[0].Name
 	if conf == nil {
-		if conf, err = a.writeConfig(file, lines, found); err != nil {
+		if conf, err = a.writeConfig(file, wanted, found); err != nil {
 			return err
 		}
 	} else {
-		a.printLacking(conf, found, lines)
+		if name, err = oneCertificate(conf, "import", "name", c.text("name")); err != nil {
+			return err
+		}
+		if err := a.printLacking(conf, name, found, wanted); err != nil {
+			return err
+		}
 	}
-	name, err := oneCertificate(conf, "import", "name", c.text("name"))
-	if err != nil {
-		return err
+	taken, err := a.takeOver(c, conf, name, found)
+	if found.Client != fromMAAS && (taken.certificate || taken.account) {
+		a.printLeftBehind(found, taken)
 	}
-	err = a.takeOver(c, conf, name, found)
-	a.printLeftBehind(found)
 	return err
+}
+
+// taken says what of a lineage the store has now.
+type taken struct{ certificate, account bool }
+
+// doubts are what a person should know before the next renewal.
+func (a *app) doubts(found lineage.Lineage) (all []error) {
+	if len(found.BadNames) > 0 {
+		all = append(all, fmt.Errorf("names that no CA takes are left out: %s", printable.Phrase(strings.Join(found.BadNames, ", "))))
+	}
+	if found.Client != fromMAAS && !found.IsProvenByHTTP() {
+		all = append(all, hint.Add(fmt.Errorf("%s proved the names by %q, and how is not taken over", found.Client, printable.Phrase(found.Proof)),
+			"http-01 needs port 80 of each name to lead here; for dns-01 set acme.challenge"))
+	}
+	return all
 }
 
 // existing is the configuration; nil where there is no such file.
@@ -101,7 +123,17 @@ func (a *app) existing(c *call, file string) (*config.Config, error) {
 // lineage finds what is to be imported.
 func (a *app) lineage(ctx context.Context, conf *config.Config, client, path string) (lineage.Lineage, error) {
 	if client != fromMAAS {
-		return lineage.Find(a.fsys, client, path)
+		found, err := lineage.Find(a.fsys, client, path)
+		if err != nil {
+			return found, err
+		}
+		for _, path := range []string{found.Folder, found.Path()} {
+			if err := mayImport(path); err != nil {
+				return found, err
+			}
+		}
+		fmt.Fprintf(a.words, "found %s of %s in %s\n", printable.Phrase(found.Name), client, printable.Text(found.Folder))
+		return found, nil
 	}
 	found := lineage.Lineage{Client: fromMAAS, NoAccount: errors.New("MAAS has none")}
 	here := maasconfig.InstallationConfig{FS: a.fsys, Runner: a.runner()}
@@ -116,7 +148,9 @@ func (a *app) lineage(ctx context.Context, conf *config.Config, client, path str
 	if found.Bundle, err = maas.Backup(ctx); err != nil {
 		return found, hint.Add(fmt.Errorf("what this host's region serves cannot be read: %w", err), "is TLS on, and are you root? maascert check")
 	}
-	found.Names = certstore.CertificateNames(found.Bundle.Leaf())
+	if found.Take(found.Bundle.Leaf()); len(found.Names) == 0 {
+		return found, lineage.ErrNoNames
+	}
 	return found, nil
 }
 
@@ -125,27 +159,29 @@ func completeDirectory(found *lineage.Lineage, conf *config.Config, asked string
 	if preset, ok := acme.Presets[asked]; ok {
 		asked = preset
 	}
-	if asked != "" && found.Directory == "" {
-		found.Directory = asked
-	}
-	var known []string
-	for _, directory := range acme.Presets {
-		known = append(known, directory)
-	}
-	if conf != nil {
-		for _, issuer := range conf.Issuers {
-			known = append(known, issuer.Directory)
+	said := cmp.Or(found.Directory, found.Host)
+	if found.Directory == "" && found.Host != "" {
+		known := map[string]bool{}
+		for _, directory := range acme.Presets {
+			known[directory] = true
+		}
+		if conf != nil {
+			for _, issuer := range conf.Issuers {
+				known[issuer.Directory] = true
+			}
+		}
+		maps.DeleteFunc(known, func(directory string, _ bool) bool { return hostOf(directory) != found.Host })
+		if found.Directory = asked; len(known) == 1 && asked == "" {
+			found.Directory = slices.Collect(maps.Keys(known))[0]
 		}
 	}
-	for _, directory := range known {
-		if at, err := url.Parse(directory); found.Directory == "" && found.Host != "" && err == nil && at.Host == found.Host {
-			found.Directory = directory
-		}
+	if found.Client == fromMAAS {
+		found.Directory = asked // which is for the configuration: nothing shows who issued what MAAS serves
 	}
 	switch {
-	case asked != "" && asked != found.Directory:
-		return fmt.Errorf("--directory: %s says that %s comes from %s", found.Client, printable.Phrase(found.Name), printable.Phrase(found.Directory))
-	case found.Directory == acme.LetsEncryptStaging:
+	case asked != "" && (asked != found.Directory || found.Host != "" && hostOf(asked) != found.Host):
+		return fmt.Errorf("--directory: %s says that %s comes from %s", found.Client, printable.Phrase(found.Name), printable.Phrase(said))
+	case found.Directory == acme.LetsEncryptStaging || found.Host == hostOf(acme.LetsEncryptStaging):
 		return hint.Add(fmt.Errorf("%s's certificate %s comes from a CA for tests, which no client trusts", found.Client, printable.Phrase(found.Name)),
 			"import one from the real CA, or begin without: maascert renew obtains one")
 	case found.Directory == "" && found.Client != fromMAAS:
@@ -155,10 +191,19 @@ func completeDirectory(found *lineage.Lineage, conf *config.Config, asked string
 	return nil
 }
 
+// hostOf is the host of a URL, with its port; empty where there is none.
+func hostOf(address string) string {
+	parsed, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return parsed.Host
+}
+
 // The lines of a configuration that an import is about, in the order in which they are written.
 type importedConfig struct {
 	ACME         *importedCA           `yaml:"acme,omitempty"`
-	Certificates []importedCertificate `yaml:"certificates"`
+	Certificates []importedCertificate `yaml:"certificates,omitempty"`
 }
 
 type importedCA struct {
@@ -180,28 +225,27 @@ type importedCertificate struct {
 	KeyType certstore.KeyType `yaml:"key_type,omitempty"`
 }
 
-// lines are those of a configuration that renews what was found.
-func (a *app) lines(c *call, found lineage.Lineage, conf *config.Config) (string, error) {
-	name := c.text("name")
-	if name == "" {
-		name = "maas"
-	}
-	cert := importedCertificate{Name: name, Names: found.Names}
+// wanted is the configuration that renews what was found.
+func (a *app) wanted(c *call, found lineage.Lineage) (importedConfig, error) {
+	cert := importedCertificate{Name: cmp.Or(c.text("name"), "maas"), Names: found.Names}
 	if found.Bundle != nil {
 		cert.KeyType = found.Bundle.KeyType()
 	}
 	wanted := importedConfig{Certificates: []importedCertificate{cert}}
-	if found.Directory != "" {
-		root := c.text("root")
-		if root != "" {
-			var err error
-			if root, err = filepath.Abs(root); err != nil {
-				return "", fmt.Errorf("--root: %w", err)
-			}
-			if _, err := a.fsys.ReadFile(root); err != nil {
-				return "", fmt.Errorf("--root: %w", err)
-			}
+	root := c.text("root")
+	if root != "" && found.Directory == "" {
+		return wanted, hint.Add(errors.New("--root: there is no CA that it could be the root of"), "--directory URL, of the CA's ACME directory")
+	}
+	if root != "" {
+		var err error
+		if root, err = filepath.Abs(root); err == nil {
+			_, err = a.fsys.ReadFile(root)
 		}
+		if err != nil {
+			return wanted, fmt.Errorf("--root: %w", err)
+		}
+	}
+	if found.Directory != "" {
 		wanted.ACME = &importedCA{
 			Directory: found.Directory, Root: root,
 			Terms:     found.Account != nil, // without which it would not have been registered
@@ -211,28 +255,28 @@ func (a *app) lines(c *call, found lineage.Lineage, conf *config.Config) (string
 			wanted.ACME.Email = found.Account.Email
 		}
 	}
-	text, err := yaml.Marshal(wanted)
-	if err != nil {
-		return "", fmt.Errorf("import: %w", err)
-	}
-	return string(text), nil
+	return wanted, nil
 }
 
-// writeConfig writes the configuration file, which was not there, and reads it.
-func (a *app) writeConfig(file, lines string, found lineage.Lineage) (*config.Config, error) {
+// writeConfig writes the configuration file, which was not there, and reads it. One that would not be right is printed instead.
+func (a *app) writeConfig(file string, wanted importedConfig, found lineage.Lineage) (*config.Config, error) {
 	if len(found.Names) == 0 {
 		return nil, hint.Add(fmt.Errorf("import: nothing was taken: %w", found.Broken), "write a configuration (the README shows how); maascert renew obtains a certificate")
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "# Written by maascert import %s on %s. maascert config show prints every key with its value.\n", found.Client, printable.Time(a.now()))
-	if found.Proof != "" && found.Proof != "standalone" && found.Proof != "webroot" {
+	if found.Client != fromMAAS && !found.IsProvenByHTTP() {
 		fmt.Fprintf(&text, "# %s proved the names by %q. If port 80 of each name does not lead here, write that as challenge: below.\n", found.Client, printable.Phrase(found.Proof))
 	}
 	if found.Directory == "" {
 		text.WriteString("# Without a section acme: there is no CA: the certificate is deployed and watched, and not renewed.\n")
 	}
-	text.WriteString(lines)
-	err := a.fsys.MkdirAll(filepath.Dir(file), 0o755)
+	lines, err := yaml.Marshal(wanted)
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	text.Write(lines)
+	err = a.fsys.MkdirAll(filepath.Dir(file), 0o755)
 	if err == nil {
 		err = a.fsys.Create(file, []byte(text.String()), 0o640)
 	}
@@ -241,99 +285,116 @@ func (a *app) writeConfig(file, lines string, found lineage.Lineage) (*config.Co
 	}
 	conf, err := config.Load(file, a.types)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("import: what was found makes no configuration: %w", err), a.fsys.Remove(file))
+		removed := a.fsys.Remove(file)
+		fmt.Fprint(a.words, text.String())
+		why := fmt.Errorf("import: nothing was taken: this is not right yet, and was not written to %s: %s", file, printable.Phrase(err.Error()))
+		return nil, errors.Join(hint.Add(why, "write it there with that mended, and import again"), removed)
 	}
 	fmt.Fprintf(a.words, "wrote %s\n", file)
 	return conf, nil
 }
 
 // printLacking prints what a configuration lacks to renew what was found.
-func (a *app) printLacking(conf *config.Config, found lineage.Lineage, lines string) {
-	isKnown := found.Directory == ""
-	for _, issuer := range conf.Issuers {
-		isKnown = isKnown || issuer.Directory == found.Directory
-	}
-	for _, cert := range conf.Certificates {
-		isNamed := !slices.ContainsFunc(found.Names, func(name string) bool { return !slices.Contains(cert.Names, name) })
-		if isNamed && isKnown {
-			return
+func (a *app) printLacking(conf *config.Config, name string, found lineage.Lineage, wanted importedConfig) error {
+	cert := conf.Certificate(name)
+	var missing []string
+	for _, one := range found.Names {
+		if !slices.Contains(cert.Names, one) {
+			missing = append(missing, one)
 		}
 	}
-	fmt.Fprintf(a.words, "the configuration stays as it is; what was found there would be:\n")
-	for line := range strings.Lines(lines) {
+	if len(missing) > 0 {
+		fmt.Fprintf(a.words, "the configuration stays as it is; what %s lacks of the names found: %s\n", name, printable.Text(strings.Join(missing, ", ")))
+	}
+	if found.Directory == "" || conf.Issuers[cert.Issuer].Directory == found.Directory {
+		return nil
+	}
+	lines, err := yaml.Marshal(importedConfig{ACME: wanted.ACME})
+	if err != nil {
+		return fmt.Errorf("import: %w", err)
+	}
+	fmt.Fprintf(a.words, "the configuration stays as it is, with another CA for %s; the one found would be:\n", name)
+	for line := range strings.Lines(string(lines)) {
 		fmt.Fprintf(a.words, "  %s", line)
 	}
+	return nil
 }
 
 // takeOver brings account and certificate into the store. What cannot be taken is said, and the rest is taken all the same.
-func (a *app) takeOver(c *call, conf *config.Config, name string, found lineage.Lineage) error {
+func (a *app) takeOver(c *call, conf *config.Config, name string, found lineage.Lineage) (taken, error) {
+	var done taken
 	options, err := passOptions(c)
 	if err != nil {
-		return err
+		return done, err
 	}
 	options.Accept[maasconfig.FirstEnable] = true // MAAS is not told here; who tells it is asked
 	p := a.assemble(conf)
 	defer p.close()
 	if err := p.checkTwin(c.Context); err != nil {
-		return err
+		return done, err
 	}
-	end := a.takeAccount(c.Context, p.store, found)
+	var end error
+	done.account, end = a.takeAccount(c.Context, p.store, found)
 	if found.Broken != nil {
-		return errors.Join(end, a.refused(name, "import", hint.Add(fmt.Errorf("the certificate was not taken: %w", found.Broken), "maascert renew obtains another")))
+		return done, errors.Join(end, a.refused(name, "import", hint.Add(fmt.Errorf("the certificate was not taken: %w", found.Broken), "maascert renew obtains another")))
 	}
-	version := certstore.Version{Origin: certstore.FromElsewhere, Directory: found.Directory, Bundle: found.Bundle}
+	version := certstore.Version{Origin: certstore.FromElsewhere, Bundle: found.Bundle}
+	if found.Client != fromMAAS {
+		version.Directory = found.Directory
+	}
 	if found.Account != nil {
 		version.Account = found.Account.URL
 	}
-	version, err = p.engine.BringIn(c.Context, p.certificate(name), version, options)
+	kept, err := p.engine.BringIn(c.Context, p.certificate(name), version, options)
 	if err != nil {
-		return errors.Join(end, a.refused(name, "import", fmt.Errorf("the certificate was not taken: %w", err)))
+		return done, errors.Join(end, a.refused(name, "import", fmt.Errorf("the certificate was not taken: %w", err)))
 	}
-	leaf := version.Bundle.Leaf()
-	fmt.Fprintf(a.words, "%s: version %d is current: %s, until %s; to bring it to MAAS: maascert renew\n", name, version.Number,
+	done.certificate = true
+	if kept.Directory != version.Directory {
+		a.warnAll([]error{fmt.Errorf("version %d was kept before, without its CA: that is not asked when it wants it to be renewed", kept.Number)})
+	}
+	leaf := kept.Bundle.Leaf()
+	fmt.Fprintf(a.words, "%s: version %d is current: %s, until %s; where it is not served yet, maascert renew brings it there\n", name, kept.Number,
 		printable.Text(strings.Join(certstore.CertificateNames(leaf), ", ")), report.Time{Time: leaf.NotAfter})
-	return end
+	return done, end
 }
 
 // takeAccount brings the account into the store. One that is not taken is no failure: the next renewal registers another.
-func (a *app) takeAccount(ctx context.Context, store certstore.Store, found lineage.Lineage) error {
+func (a *app) takeAccount(ctx context.Context, store certstore.Store, found lineage.Lineage) (isTaken bool, err error) {
 	if found.Account == nil {
 		if found.Client != fromMAAS {
 			a.warnAll([]error{hint.Add(fmt.Errorf("the account was not taken: %w", found.NoAccount), "the first renewal registers one")})
 		}
-		return nil
+		return false, nil
 	}
 	known := certstore.Registration{URL: found.Account.URL, Created: a.now().UTC(), Contact: found.Account.Email}
-	err := acme.Adopt(ctx, store, found.Directory, found.Account.Key, known)
+	err = acme.Adopt(ctx, store, found.Directory, found.Account.Key, known)
 	if errors.Is(err, acme.ErrOtherAccount) {
 		a.warnAll([]error{fmt.Errorf("the account was not taken: %w, which renews as well", err)})
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return a.refused("account", "import", err)
+		return false, a.refused("account", "import", err)
 	}
-	fmt.Fprintf(a.words, "took over the account %s at %s\n", printable.Text(found.Account.URL), found.Directory)
-	return nil
+	fmt.Fprintf(a.words, "took over the account at %s: %s\n", found.Directory, cmp.Or(printable.Text(found.Account.URL), "the CA tells its URL when it is needed"))
+	return true, nil
 }
 
 // printLeftBehind says what else would go on renewing.
-func (a *app) printLeftBehind(found lineage.Lineage) {
-	if found.Client == fromMAAS {
-		return
-	}
-	fmt.Fprintf(a.words, "%s and its files stay as they are. So that the two do not replace each other's certificates, switch off:\n", found.Client)
+func (a *app) printLeftBehind(found lineage.Lineage, done taken) {
+	fmt.Fprintf(a.words, "%s and its files stay as they are. So that the two do not replace each other's certificates, switch off, once maascert renew is content:\n", found.Client)
 	for _, hook := range found.Hooks {
 		fmt.Fprintf(a.words, "  hook: %s: %s\n", printable.Text(hook.File), printable.Text(hook.Command))
 	}
-	if found.Others == 0 {
-		for _, timer := range lineage.Timers(a.fsys, a.host, found.Client) {
-			fmt.Fprintf(a.words, "  timer: %s: %s\n", printable.Text(timer.File), printable.Text(timer.Command))
-		}
-	} else {
-		fmt.Fprintf(a.words, "  not its timer, which renews %d other certificates\n", found.Others)
+	timer := "timer"
+	if found.Others > 0 {
+		timer = fmt.Sprintf("only if the %d other certificates need it no more", found.Others)
+	}
+	for _, one := range lineage.Timers(a.fsys, a.host, found.Client) {
+		fmt.Fprintf(a.words, "  %s: %s: %s\n", timer, printable.Text(one.File), printable.Text(one.Command))
 	}
 	fmt.Fprintf(a.words, "  this certificate: %s\n", printable.Text(found.Stop))
-	if found.Account != nil {
+	if done.account {
 		fmt.Fprintln(a.words, "  not the account: it is one for both now")
 	}
 }

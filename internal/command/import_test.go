@@ -76,7 +76,7 @@ func TestImport(t *testing.T) {
 			before := bytesBelow(t, folder)
 			code, stdout, stderr := inSite(t, s, world.OS{}, "import", client, path)
 			require.Zero(t, code, stderr)
-			require.Contains(t, stdout, "took over the account "+kept.AccountURL+" at "+s.ca.Directory)
+			require.Contains(t, stdout, "took over the account at "+s.ca.Directory+": "+kept.AccountURL)
 			require.Contains(t, stdout, "maas: version 1 is current: maas.example.internal, region1.example.internal, until ")
 			require.NotContains(t, stdout, "the configuration stays as it is", "it lacks nothing")
 			if client != "lego" {
@@ -102,9 +102,19 @@ func TestImport(t *testing.T) {
 			require.Zero(t, code, stderr)
 			require.Contains(t, stdout, "version 1 is current again")
 
-			// Once more: the store has the certificate and the account already.
-			code, _, stderr = inSite(t, s, world.OS{}, "import", client, path)
+			// Once more: the store has the certificate and the account already, and the hold of the rollback stays.
+			code, stdout, stderr = inSite(t, s, world.OS{}, "import", client, path)
 			require.Zero(t, code, stderr)
+			require.Contains(t, stdout, "maas: version 1 is current")
+			record, _, err := certstore.LoadRecord(t.Context(), storeOf(s), "maas")
+			require.NoError(t, err)
+			require.False(t, record.HeldUntil.IsZero())
+			// And not in the place of what ends later.
+			code, _, stderr = inSite(t, s, world.OS{}, "rollback", "--to", "2")
+			require.Zero(t, code, stderr)
+			code, _, stderr = inSite(t, s, world.OS{}, "import", client, path)
+			require.Equal(t, exitAttention, code)
+			require.Contains(t, stderr, "version 2, which is in use, does not end before it")
 			require.Equal(t, before, bytesBelow(t, folder), "nothing of the other client's was touched")
 		})
 	}
@@ -178,6 +188,7 @@ func TestImportLeavesTheStoresAccountAlone(t *testing.T) {
 	require.Zero(t, code, stderr)
 	require.Contains(t, stderr, "the account was not taken: the store has an ACME account of its own")
 	require.Contains(t, stdout, "maas: version 1 is current")
+	require.NotContains(t, stdout, "one for both")
 	_, after, _ := inSite(t, s, world.OS{}, "account", "show")
 	require.Equal(t, own, after)
 }
@@ -227,29 +238,65 @@ func TestImportWritesAConfiguration(t *testing.T) {
 	require.Equal(t, kept.Bundle.KeyType(), conf.Certificates[0].KeyType)
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
+	require.Contains(t, stderr, `acme.sh proved the names by "dns_nsupdate", and how is not taken over`)
 	require.Contains(t, string(text), `# acme.sh proved the names by "dns_nsupdate".`)
 
 	// What makes no configuration is not left behind.
 	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
-	odd, err := authority.Issue(certstore.EC256, 0, time.Hour, "a_b.example.internal")
+	odd, err := authority.Issue(certstore.EC256, 0, time.Hour, "*.example.internal")
 	require.NoError(t, err)
-	kept.Name, kept.Bundle = "a_b.example.internal", odd
+	kept.Name, kept.Bundle = "wild", odd
 	strange, err := lineagetest.Writers["certbot"](filepath.Join(s.dir, "certbot"), kept)
 	require.NoError(t, err)
-	code, _, stderr = inSite(t, s, others, "--config", filepath.Join(s.dir, "new.yaml"), "import", "certbot", strange)
+	code, stdout, stderr = inSite(t, s, others, "--config", filepath.Join(s.dir, "new.yaml"), "import", "certbot", strange)
 	require.Equal(t, exitUsage, code)
-	require.Contains(t, stderr, "underscore")
+	require.Contains(t, stdout, `names: ["*.example.internal"]`)
+	require.Contains(t, stderr, "a wildcard is proven only by dns-01")
+	require.Contains(t, stderr, "hint: write it there with that mended, and import again")
 	require.NoFileExists(t, filepath.Join(s.dir, "new.yaml"))
+
+	good, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example.internal")
+	require.NoError(t, err)
+	kept.Name, kept.Bundle = "good", good
+	plain, err := lineagetest.Writers["certbot"](filepath.Join(s.dir, "certbot2"), kept)
+	require.NoError(t, err)
+	_, _, stderr = inSite(t, s, others, "--config", filepath.Join(s.dir, "new.yaml"), "import", "certbot", plain)
+	conf, err = config.Load(filepath.Join(s.dir, "new.yaml"), testTypes())
+	require.NoError(t, err, stderr)
+	require.Equal(t, "/var/www/html", conf.ACME.Challenge.Webroot)
 
 	s.edit(t, "names: [maas.example.internal, region1.example.internal]", "names: [maas.example.internal]")
 	before, err := os.ReadFile(filepath.Join(s.dir, "maascert.yaml"))
 	require.NoError(t, err)
 	code, stdout, stderr = inSite(t, s, world.OS{}, "import", "acme.sh", path)
 	require.Zero(t, code, stderr)
-	require.Contains(t, stdout, "the configuration stays as it is; what was found there would be:\n  acme:\n")
-	require.Contains(t, stdout, "  names: [maas.example.internal, region1.example.internal]\n")
+	require.Contains(t, stdout, "the configuration stays as it is; what maas lacks of the names found: region1.example.internal\n")
+	require.NotContains(t, stdout, "another CA")
 	after, err := os.ReadFile(filepath.Join(s.dir, "maascert.yaml"))
 	require.NoError(t, err)
 	require.Equal(t, string(before), string(after))
+}
+
+// lego writes down the CA's host alone: another one that a person names is refused, and so is a folder that others may write.
+func TestImportTakesNothingOnTrust(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	path, kept := movedOut(t, s, "lego")
+	code, _, stderr := inSite(t, s, world.OS{}, "import", "lego", path, "--directory", "letsencrypt")
+	require.Equal(t, exitAttention, code)
+	require.Contains(t, stderr, "--directory: lego says that maas.example.internal comes from 127.0.0.1:")
+	kept.Directory = acme.LetsEncryptStaging
+	staged, err := lineagetest.Writers["lego"](filepath.Join(s.dir, "staged"), kept)
+	require.NoError(t, err)
+	code, _, stderr = inSite(t, s, world.OS{}, "import", "lego", staged)
+	require.Equal(t, exitAttention, code)
+	require.Contains(t, stderr, "a CA for tests")
+	require.NoError(t, os.Chmod(filepath.Join(s.dir, "lego"), 0o777))
+	code, _, stderr = inSite(t, s, world.OS{}, "import", "lego", path)
+	require.Equal(t, exitAttention, code)
+	require.Contains(t, stderr, "is not safe: everybody may write")
+	account, _, err := certstore.LoadAccount(t.Context(), storeOf(s))
+	require.NoError(t, err)
+	require.Empty(t, account.Key)
 }

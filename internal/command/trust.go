@@ -38,9 +38,22 @@ func doubt(path string) error {
 	if err == nil {
 		return nil
 	}
-	sudo, atoi := strconv.Atoi(os.Getenv("SUDO_UID"))
-	if atoi == nil && world.Replaceable(path, sudo) == nil {
+	if isOfWhoeverBecameRoot(path) {
 		return hint.Add(fmt.Errorf("config: %s is yours, not root's; the daemon will not take it", path), "chown root %s", path)
+	}
+	return nil
+}
+
+// isOfWhoeverBecameRoot tells whether nobody could replace a path but root and the person who is root by sudo.
+func isOfWhoeverBecameRoot(path string) bool {
+	sudo, err := strconv.Atoi(os.Getenv("SUDO_UID"))
+	return err == nil && world.Replaceable(path, sudo) == nil
+}
+
+// mayImport refuses what somebody else than root and the person at the keyboard could have put there: the account would be his.
+func mayImport(path string) error {
+	if err := world.Replaceable(path, os.Geteuid()); err != nil && !isOfWhoeverBecameRoot(path) {
+		return hint.Add(fmt.Errorf("%s is not safe: %w", path, err), "copy the client's folder to one that only root may write, and import from there")
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func TestImportFromRealClients(t *testing.T) {
 			before := documents(t, folder)
 			said := s.run(t, 0, "import", name, folder)
 			require.Contains(t, said, "version 1 is current: maas.example.test, region1.example.test")
-			url := strings.Fields(said[strings.Index(said, "took over the account "):])[4]
+			url := strings.Fields(said[strings.Index(said, "took over the account "):])[6]
 			require.Contains(t, s.run(t, 0, "renew", "--enable-tls"), "version 1")
 			require.Equal(t, 1, ca.Orders(), "it is served without an order")
 			require.Contains(t, s.run(t, 0, "verify"), "3 of 3 endpoints serve what they should")

@@ -35,6 +35,11 @@ func (e *Engine) BringIn(ctx context.Context, cert Certificate, version certstor
 	return e.pin(ctx, cert, why, time.Time{}, options, func(ctx context.Context, p *pass) (certstore.Version, error) {
 		bundle := version.Bundle
 		version.Created = e.Now().Round(0)
+		if version.Origin == certstore.FromElsewhere {
+			if kept, err := p.outlives(ctx, bundle); err != nil {
+				return kept, err
+			}
+		}
 		if err := p.isUsable(ctx, bundle); err != nil {
 			return version, err
 		}
@@ -62,6 +67,28 @@ func (e *Engine) RollBack(ctx context.Context, cert Certificate, number int, hol
 		}
 		return version, p.isUsable(ctx, version.Bundle)
 	})
+}
+
+// errInUse says that a version is the one in use already, and that nothing has to change.
+var errInUse = errors.New("it is in use already")
+
+// outlives refuses to replace the version in use by what another client keeps, unless that ends later.
+func (p *pass) outlives(ctx context.Context, bundle *certstore.Bundle) (certstore.Version, error) {
+	number := p.ledger.Record().Current
+	if number == 0 {
+		return certstore.Version{}, nil
+	}
+	current, err := p.ledger.Version(ctx, number)
+	switch {
+	case err != nil: // it cannot be served either
+		return certstore.Version{}, nil
+	case current.Bundle.Fingerprint() == bundle.Fingerprint():
+		return current, errInUse
+	case current.Bundle.Leaf().NotAfter.Before(bundle.Leaf().NotAfter):
+		return certstore.Version{}, nil
+	}
+	return current, hint.Add(fmt.Errorf("version %d, which is in use, does not end before it (%s)", number, printable.Time(current.Bundle.Leaf().NotAfter)),
+		"maascert deploy brings in another one all the same")
 }
 
 // earlier finds the number of the version to go back to.
@@ -156,6 +183,9 @@ func (e *Engine) pin(ctx context.Context, cert Certificate, why string, held tim
 		return certstore.Version{}, err
 	}
 	version, err := find(ctx, p)
+	if errors.Is(err, errInUse) {
+		return version, nil
+	}
 	if err != nil {
 		return version, err
 	}

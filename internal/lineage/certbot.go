@@ -18,6 +18,9 @@ import (
 // the folder, live/NAME, or renewal/NAME.conf.
 func certbot(files FS, path string) ([]Lineage, error) {
 	folder, only := path, ""
+	if filepath.Base(filepath.Dir(filepath.Dir(path))) == "live" {
+		path = filepath.Dir(path) // one of its files
+	}
 	switch above := filepath.Dir(path); filepath.Base(above) {
 	case "live":
 		folder, only = filepath.Dir(above), filepath.Base(path)
@@ -77,8 +80,11 @@ func certbotLineage(files FS, folder, name string) (Lineage, error) {
 		if err != nil {
 			return Lineage{}, err
 		}
-		for _, program := range programs {
-			l.Hooks = append(l.Hooks, Hook{filepath.Join(folder, "renewal-hooks", when, program), "runs for every certificate of certbot's"})
+		for _, program := range programs[:min(len(programs), mostListed)] {
+			file := filepath.Join(folder, "renewal-hooks", when, program)
+			if info, err := files.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+				l.Hooks = append(l.Hooks, Hook{file, "runs for every certificate of certbot's"})
+			}
 		}
 	}
 	return l, nil

@@ -4,6 +4,7 @@ package lineage
 
 import (
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,7 @@ import (
 	"maascert/internal/printable"
 )
 
-// FS is the part of a file system that is read. A file of more than a megabyte is an error of ReadFile's.
+// FS is the part of a file system that is read. ReadFile bounds what it reads.
 type FS interface {
 	ReadFile(name string) ([]byte, error)
 	ReadDir(name string) ([]fs.DirEntry, error)
@@ -36,6 +37,7 @@ type Lineage struct {
 	Others    int    // certificates that the same client keeps beside this one
 
 	Names     []string // canonical; of the certificate, also of one that cannot be used
+	BadNames  []string // of the certificate, which no CA would take
 	Bundle    *certstore.Bundle
 	Broken    error // why there is no bundle
 	Account   *Account
@@ -45,8 +47,8 @@ type Lineage struct {
 	Stop  string // what has the client renew this certificate no more
 }
 
-// path leads to this lineage alone.
-func (l Lineage) path() string {
+// Path leads to this lineage alone.
+func (l Lineage) Path() string {
 	switch l.Client {
 	case "certbot":
 		return filepath.Join(l.Folder, "live", l.Name)
@@ -54,6 +56,11 @@ func (l Lineage) path() string {
 		return filepath.Join(l.Folder, "certificates", l.Name+".json")
 	}
 	return filepath.Join(l.Folder, l.Name)
+}
+
+// IsProvenByHTTP tells whether the client answers http-01, or does not say what it answers.
+func (l Lineage) IsProvenByHTTP() bool {
+	return l.Proof == "" || l.Proof == "standalone" || l.Proof == "webroot"
 }
 
 // Account is an ACME account (RFC 8555 section 7.1.2) of another client.
@@ -75,7 +82,7 @@ var readers = map[string]struct {
 }{
 	"certbot": {[]string{"/etc/letsencrypt"}, certbot},
 	"acme.sh": {[]string{"/root/.acme.sh", "/etc/acme.sh"}, acmeSH},
-	"lego":    {[]string{"/var/lib/lego", "/root/.lego", ".lego"}, lego},
+	"lego":    {[]string{"/var/lib/lego", "/root/.lego"}, lego},
 }
 
 // Find reads the only lineage of a client: in its usual folder, or in path, which is the client's folder or leads to one lineage in it.
@@ -109,7 +116,7 @@ func Find(files FS, client, path string) (Lineage, error) {
 	}
 	var paths []string
 	for _, one := range found[:min(len(found), mostListed)] {
-		paths = append(paths, one.path())
+		paths = append(paths, one.Path())
 	}
 	if more := len(found) - len(paths); more > 0 {
 		paths = append(paths, fmt.Sprintf("and %d more", more))
@@ -153,7 +160,7 @@ func (l *Lineage) take(files FS, keyFile string, certFiles ...string) {
 	}
 	// What is wrong with it is said below.
 	if certs, _ := certstore.ParseCertificates(chain); len(certs) > 0 {
-		l.Names = certstore.CertificateNames(certs[0])
+		l.Take(certs[0])
 	}
 	key, err := files.ReadFile(keyFile)
 	if err != nil {
@@ -162,6 +169,23 @@ func (l *Lineage) take(files FS, keyFile string, certFiles ...string) {
 	}
 	if l.Bundle, err = certstore.Parse(key, chain); err != nil {
 		l.Broken = fmt.Errorf("%s and %s: %w", keyFile, strings.Join(certFiles, ", "), err)
+	} else if len(l.Names) == 0 {
+		l.Bundle, l.Broken = nil, ErrNoNames
+	}
+}
+
+// ErrNoNames says that a certificate has no name under which a client would trust it.
+var ErrNoNames = errors.New("it has no names: clients ignore what stands in its subject alone")
+
+// Take takes the names of a certificate.
+func (l *Lineage) Take(leaf *x509.Certificate) {
+	l.Names, l.BadNames = nil, nil
+	for _, name := range certstore.CertificateNames(leaf) {
+		if _, err := certstore.CanonicalName(name); err != nil {
+			l.BadNames = append(l.BadNames, name)
+		} else {
+			l.Names = append(l.Names, name)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package lineage_test
 
 import (
 	"crypto/ecdsa"
+	"crypto/x509"
 	"os"
 	"path/filepath"
 	"slices"
@@ -173,4 +174,13 @@ func TestTimers(t *testing.T) {
 	}, said("certbot"))
 	require.Len(t, said("acme.sh"), 1)
 	require.Empty(t, said("lego"))
+}
+
+// Names that no CA takes, and what could do something to a terminal, are kept apart from those that can be used.
+func TestStrangeNames(t *testing.T) {
+	t.Parallel()
+	var l lineage.Lineage
+	l.Take(&x509.Certificate{DNSNames: []string{"maas.example.internal", "a_b.example", "\x1b[2J.example"}})
+	require.Equal(t, []string{"maas.example.internal"}, l.Names)
+	require.Len(t, l.BadNames, 2)
 }

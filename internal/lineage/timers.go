@@ -7,14 +7,14 @@ import (
 	"maascert/internal/printable"
 )
 
-// schedules are where what runs by itself is written down: the folders of cron and systemd, and cron's own table.
+// schedules are where what runs by itself is written down, by root alone: the folders of cron and systemd, and tables of cron's.
 var schedules = []string{
-	"/etc/crontab", "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly", "/var/spool/cron/crontabs",
+	"/etc/crontab", "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly", "/var/spool/cron/crontabs/root",
 	"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
 }
 
-// Timers are the lines of this host's crontabs and systemd units that run a client, as hooks: the file and the line. A file that cannot
-// be read is passed over: who imports as another user than root is told so. root is the folder that the host is in, / as a rule.
+// Timers are the lines of this host's crontabs and systemd units that run a client, as hooks: the file and the line; twenty at most. A
+// file that cannot be read is passed over. root is the folder that the host is in, / as a rule.
 func Timers(files FS, root, client string) []Hook {
 	var found []Hook
 	for _, schedule := range schedules {
@@ -58,7 +58,7 @@ func timersIn(files FS, file, client string) []Hook {
 // runs tells whether a line names a program by one of its words, with or without its folder.
 func runs(line, program string) bool {
 	for _, word := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\"';&|()=", r) }) {
-		if name := filepath.Base(word); name == program || strings.HasPrefix(name, program+".") { // a snap's is called certbot.renew
+		if name := filepath.Base(word); name == program || name == program+".renew" { // as the snap calls it
 			return true
 		}
 	}

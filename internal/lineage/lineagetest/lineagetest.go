@@ -70,6 +70,9 @@ func certbot(folder string, k Kept) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := os.Chmod(filepath.Join(folder, "renewal-hooks", "deploy", "maas-tls"), 0o700); err != nil {
+		return "", err
+	}
 	if err := os.MkdirAll(live, 0o700); err != nil {
 		return "", err
 	}
