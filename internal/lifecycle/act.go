@@ -61,7 +61,11 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 		}
 	}
 	if errors.Is(err, acme.ErrNotIssued) {
-		p.fail(StageSave, p.update(ctx, func(r *certstore.Record) { r.Order, r.Attempt, r.CutOff = nil, nil, 0 }))
+		stays, err := p.retract(ctx, p.ledger.Record().Answers)
+		if err != nil {
+			p.warn("%v", err)
+		}
+		p.fail(StageSave, p.update(ctx, func(r *certstore.Record) { r.Order, r.Attempt, r.CutOff, r.Answers = nil, nil, 0, stays }))
 		return false
 	}
 	if err != nil {
