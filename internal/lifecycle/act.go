@@ -22,37 +22,12 @@ const maxCutOffs = 3
 
 // obtain orders what the plan says and makes it the version in use. It returns whether there is a new version.
 func (p *pass) obtain(ctx context.Context, view View) bool {
-	plan := view.Plan
+	plan, began := view.Plan, p.Now()
 	resume, begun := p.begin(ctx, plan)
 	if !begun {
 		return false
 	}
-	bounded, cancel := ctx, context.CancelFunc(func() {})
-	if most := view.State.orderTime(); most > 0 {
-		bounded, cancel = context.WithTimeoutCause(ctx, most, fmt.Errorf("the order took more than %v, a quarter of what is left of the certificate", most.Round(time.Second)))
-	}
-	defer cancel()
-	ordered := false // the CA was asked for a new order and took it
-	began := p.Now()
-	issued, err := p.cert.Issuer.Obtain(bounded, acme.Request{
-		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, FetchOnly: plan.fetchOnly, Predecessor: p.result.After.State.Current,
-		Save: func(order certstore.Order) error {
-			ordered = ordered || resume == nil || order.URL != resume.URL
-			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
-		},
-		Leftovers: view.State.Record.Answers,
-		Progress: func(step acme.Step) {
-			switch step {
-			case acme.Ordered, acme.Resumed:
-				p.news("order began", "ca", plan.Wish.Directory, "names", len(plan.Names), "why", plan.Why, "resumed", step == acme.Resumed)
-			case acme.Proven:
-				p.news("names proven", "took", p.took(began))
-			}
-		},
-		Note: func(answers []certstore.Answer) error {
-			return p.update(ctx, func(r *certstore.Record) { r.Answers = answers })
-		},
-	})
+	issued, ordered, err := p.ask(ctx, view, resume)
 	p.stageEnded()
 	if issued != nil {
 		p.result.Requests = issued.Requests
@@ -60,12 +35,11 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 			p.warn("%s", warning)
 		}
 	}
+	if plan.fetchOnly {
+		p.takeAnswersAway(ctx) // no name is proven any more
+	}
 	if errors.Is(err, acme.ErrNotIssued) {
-		stays, err := p.retract(ctx, p.ledger.Record().Answers)
-		if err != nil {
-			p.warn("%v", err)
-		}
-		p.fail(StageSave, p.update(ctx, func(r *certstore.Record) { r.Order, r.Attempt, r.CutOff, r.Answers = nil, nil, 0, stays }))
+		p.fail(StageSave, p.update(ctx, func(r *certstore.Record) { r.Order, r.Attempt, r.CutOff = nil, nil, 0 }))
 		return false
 	}
 	if err != nil {
@@ -90,6 +64,37 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 		p.warn("the public copy of the certificate cannot be written: %v", err)
 	}
 	return true
+}
+
+// ask has the CA issue what the plan says, within a time that leaves some of the certificate in use. ordered tells whether the CA was
+// asked for a new order and took it.
+func (p *pass) ask(ctx context.Context, view View, resume *certstore.Order) (issued *acme.Issued, ordered bool, err error) {
+	plan, began, bounded := view.Plan, p.Now(), ctx // what is written down is not bounded by the order's time
+	if most := view.State.orderTime(); most > 0 {
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithTimeoutCause(ctx, most, fmt.Errorf("the order took more than %v, a quarter of what is left of the certificate", most.Round(time.Second)))
+		defer cancel()
+	}
+	issued, err = p.cert.Issuer.Obtain(bounded, acme.Request{
+		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, FetchOnly: plan.fetchOnly, Predecessor: p.result.After.State.Current,
+		Save: func(order certstore.Order) error {
+			ordered = ordered || resume == nil || order.URL != resume.URL
+			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
+		},
+		Leftovers: view.State.Record.Answers,
+		Progress: func(step acme.Step) {
+			switch step {
+			case acme.Ordered, acme.Resumed:
+				p.news("order began", "ca", plan.Wish.Directory, "names", len(plan.Names), "why", plan.Why, "resumed", step == acme.Resumed)
+			case acme.Proven:
+				p.news("names proven", "took", p.took(began))
+			}
+		},
+		Note: func(answers []certstore.Answer) error {
+			return p.update(ctx, func(r *certstore.Record) { r.Answers = answers })
+		},
+	})
+	return issued, ordered, err
 }
 
 // errShorter says that a certificate which was to replace one because of its time ends before that one.

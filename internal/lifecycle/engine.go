@@ -932,6 +932,18 @@ func (p *pass) retract(ctx context.Context, left []certstore.Answer) ([]certstor
 	return stays, err
 }
 
+// takeAnswersAway takes away what earlier runs left visible, and writes down what stays.
+func (p *pass) takeAnswersAway(ctx context.Context) {
+	left := p.ledger.Record().Answers
+	if len(left) == 0 {
+		return
+	}
+	stays, err := p.retract(ctx, left)
+	if err = errors.Join(err, p.update(ctx, func(r *certstore.Record) { r.Answers = stays })); err != nil {
+		p.warn("%v", err)
+	}
+}
+
 // warn notes what is not as wished and is no failure.
 func (p *pass) warn(format string, args ...any) {
 	warning := fmt.Sprintf(format, args...)

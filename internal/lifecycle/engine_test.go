@@ -368,6 +368,11 @@ func TestAnInterruptedForcedRenewalLosesNoCertificate(t *testing.T) {
 				require.Error(t, eng.Pass(ctx, lifecycle.Options{Force: true, ByHand: true})[0].Err())
 				e.at = nil
 				require.Len(t, issuer.issued, issued)
+				record, revision, err := certstore.LoadRecord(t.Context(), store, "maas")
+				require.NoError(t, err)
+				record.Answers = []certstore.Answer{{Type: "dns-01", Name: "a.example", Token: "t", Thumbprint: "p"}}
+				_, err = certstore.SaveRecord(t.Context(), store, "maas", record, revision)
+				require.NoError(t, err)
 				next := eng.Pass(t.Context(), lifecycle.Options{})[0]
 				require.NoError(t, next.Err())
 				require.Equal(t, effect == "download", next.Obtained)
@@ -375,6 +380,8 @@ func TestAnInterruptedForcedRenewalLosesNoCertificate(t *testing.T) {
 				require.Nil(t, next.After.State.Record.Order)
 				require.Nil(t, next.After.State.Record.Attempt)
 				require.LessOrEqual(t, len(issuer.made), 2)
+				require.Len(t, issuer.retracted, 1, "no answer outlives the next pass")
+				require.Empty(t, next.After.State.Record.Answers)
 			})
 		})
 	}

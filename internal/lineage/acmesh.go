@@ -3,8 +3,10 @@ package lineage
 import (
 	"encoding/base64"
 	"errors"
+	"maps"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"maascert/certstore"
@@ -14,7 +16,7 @@ import (
 // acmeSH reads NAME or NAME_ecc of acme.sh's folder and the account below ca/HOST/PATH. path is the folder or one of those.
 func acmeSH(files FS, path string) ([]Lineage, error) {
 	folder, only := path, ""
-	name, _ := strings.CutSuffix(filepath.Base(path), "_ecc")
+	name := strings.TrimSuffix(filepath.Base(path), "_ecc")
 	if _, err := files.Stat(filepath.Join(path, name+".conf")); err == nil {
 		folder, only = filepath.Dir(path), filepath.Base(path)
 	}
@@ -22,26 +24,18 @@ func acmeSH(files FS, path string) ([]Lineage, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []Lineage
-	kept := 0
+	all := map[string]map[string]string{}
 	for _, entry := range names {
-		name, _ := strings.CutSuffix(entry, "_ecc")
-		said, err := settings(files, filepath.Join(folder, entry, name+".conf"))
-		if err != nil || said["Le_Domain"] == "" {
-			continue // something else of acme.sh's
-		}
-		kept++
-		if only == "" || entry == only {
-			found = append(found, acmeSHLineage(files, folder, entry, name, said))
+		said, err := settings(files, filepath.Join(folder, entry, strings.TrimSuffix(entry, "_ecc")+".conf"))
+		if err == nil && said["Le_Domain"] != "" { // else something else of acme.sh's
+			all[entry] = said
 		}
 	}
-	for i := range found {
-		found[i].Others = kept - 1
-	}
-	return found, nil
+	return choose(slices.Sorted(maps.Keys(all)), only, func(entry string) (Lineage, error) { return acmeSHLineage(files, folder, entry, all[entry]), nil })
 }
 
-func acmeSHLineage(files FS, folder, entry, name string, said map[string]string) Lineage {
+func acmeSHLineage(files FS, folder, entry string, said map[string]string) Lineage {
+	name := strings.TrimSuffix(entry, "_ecc")
 	at := filepath.Join(folder, entry)
 	l := Lineage{
 		Client: "acme.sh", Name: entry, Folder: folder, Directory: said["Le_API"], Proof: said["Le_Webroot"],

@@ -31,27 +31,7 @@ func certbot(files FS, path string) ([]Lineage, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []Lineage
-	kept := 0
-	for _, file := range names {
-		name, isLineage := strings.CutSuffix(file, ".conf")
-		if !isLineage {
-			continue
-		}
-		kept++
-		if only != "" && name != only {
-			continue
-		}
-		one, err := certbotLineage(files, folder, name)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, one)
-	}
-	for i := range found {
-		found[i].Others = kept - 1
-	}
-	return found, nil
+	return choose(withEnding(names, ".conf"), only, func(name string) (Lineage, error) { return certbotLineage(files, folder, name) })
 }
 
 func certbotLineage(files FS, folder, name string) (Lineage, error) {

@@ -12,7 +12,8 @@ import (
 	"maascert/internal/printable"
 )
 
-// lego reads certificates/NAME.* of lego's folder and the account below accounts/HOST. path is the folder or one of those files. lego writes down where a certificate was fetched, which names the CA's host, and not the directory.
+// lego reads certificates/NAME.* of lego's folder and the account below accounts/HOST. path is the folder or one of those files. lego
+// writes down where a certificate was fetched, which names the CA's host, and not the directory.
 func lego(files FS, path string) ([]Lineage, error) {
 	folder, only := path, ""
 	if filepath.Base(filepath.Dir(path)) == "certificates" {
@@ -25,22 +26,7 @@ func lego(files FS, path string) ([]Lineage, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []Lineage
-	kept := 0
-	for _, file := range names {
-		name, isCertificate := strings.CutSuffix(file, ".json")
-		if !isCertificate {
-			continue
-		}
-		kept++
-		if only == "" || name == only {
-			found = append(found, legoLineage(files, folder, name))
-		}
-	}
-	for i := range found {
-		found[i].Others = kept - 1
-	}
-	return found, nil
+	return choose(withEnding(names, ".json"), only, func(name string) (Lineage, error) { return legoLineage(files, folder, name), nil })
 }
 
 func legoLineage(files FS, folder, name string) Lineage {

@@ -146,6 +146,32 @@ func entries(files FS, folder string) ([]string, error) {
 	return names, nil
 }
 
+// withEnding are the names that have an ending, without it.
+func withEnding(names []string, ending string) (found []string) {
+	for _, name := range names {
+		if bare, has := strings.CutSuffix(name, ending); has {
+			found = append(found, bare)
+		}
+	}
+	return found
+}
+
+// choose reads one of the lineages that a client keeps; all, where only is empty.
+func choose(kept []string, only string, read func(name string) (Lineage, error)) (chosen []Lineage, err error) {
+	for _, name := range kept {
+		if only != "" && name != only {
+			continue
+		}
+		one, err := read(name)
+		if err != nil {
+			return nil, err
+		}
+		one.Others = len(kept) - 1
+		chosen = append(chosen, one)
+	}
+	return chosen, nil
+}
+
 // take reads the certificate, with its chain, and its key. No error repeats what stands in them.
 func (l *Lineage) take(files FS, keyFile string, certFiles ...string) {
 	l.Bundle, l.Broken = nil, nil
