@@ -25,26 +25,18 @@ func (a *app) configCommand() *cobra.Command {
 }
 
 func (a *app) configTest(c *call) error {
-	file, err := a.configFile(c)
+	config, err := a.configAlone(c)
 	if err != nil {
 		return err
 	}
-	config, err := config.LoadAlone(file, a.types)
-	if err != nil {
-		return notLoaded(err)
-	}
-	fmt.Fprintf(a.words, "%s is right: %s\n", file, certificateList(config))
+	fmt.Fprintf(a.words, "%s is right: %s\n", c.text("config"), certificateList(config))
 	return nil
 }
 
 func (a *app) configShow(c *call) error {
-	file, err := a.configFile(c)
+	config, err := a.configAlone(c)
 	if err != nil {
 		return err
-	}
-	config, err := config.LoadAlone(file, a.types)
-	if err != nil {
-		return notLoaded(err)
 	}
 	text, err := config.Effective()
 	if err != nil {
@@ -52,6 +44,19 @@ func (a *app) configShow(c *call) error {
 	}
 	_, err = a.stdout.Write(text)
 	return err
+}
+
+// configAlone loads the configuration that the options name, and nothing that it refers to.
+func (a *app) configAlone(c *call) (*config.Config, error) {
+	file, err := a.configFile(c)
+	if err != nil {
+		return nil, err
+	}
+	config, err := config.LoadAlone(file, a.types)
+	if err != nil {
+		return nil, notLoaded(err)
+	}
+	return config, nil
 }
 
 // configFile is the configuration file that the options name.

@@ -82,13 +82,10 @@ func (a *app) importFrom(c *call) error {
 		if conf, err = a.writeConfig(file, wanted, found); err != nil {
 			return err
 		}
-	} else {
-		if name, err = oneCertificate(conf, "import", "name", c.text("name")); err != nil {
-			return err
-		}
-		if err := a.printLacking(conf, name, found, wanted); err != nil {
-			return err
-		}
+	} else if name, err = oneCertificate(conf, "import", "name", c.text("name")); err != nil {
+		return err
+	} else if err := a.printLacking(conf, name, found, wanted); err != nil {
+		return err
 	}
 	taken, err := a.takeOver(c, conf, name, found)
 	if found.Client != fromMAAS && (taken.certificate || taken.account) {
@@ -181,7 +178,7 @@ func completeDirectory(found *lineage.Lineage, conf *config.Config, asked string
 	switch {
 	case asked != "" && (asked != found.Directory || found.Host != "" && hostOf(asked) != found.Host):
 		return fmt.Errorf("--directory: %s says that %s comes from %s", found.Client, printable.Phrase(found.Name), printable.Phrase(said))
-	case found.Directory == acme.LetsEncryptStaging || found.Host == hostOf(acme.LetsEncryptStaging):
+	case found.Client != fromMAAS && found.Directory == acme.LetsEncryptStaging || found.Host == hostOf(acme.LetsEncryptStaging):
 		return hint.Add(fmt.Errorf("%s's certificate %s comes from a CA for tests, which no client trusts", found.Client, printable.Phrase(found.Name)),
 			"import one from the real CA, or begin without: maascert renew obtains one")
 	case found.Directory == "" && found.Client != fromMAAS:
