@@ -170,6 +170,28 @@ func (i *Installation) detectDeb(ctx context.Context, config InstallationConfig)
 	return nil
 }
 
+// Confidential are MAAS's files that hold its secrets (MAAS fact 5.2); not every host has each.
+func (i Installation) Confidential() []string {
+	conf := i.RegiondConf()
+	if conf == "" {
+		return nil
+	}
+	secret := map[string]string{"snap": "/var/snap/maas/common/maas/secret", "deb": "/var/lib/maas/secret"}[i.Kind]
+	if secret == "" {
+		secret = filepath.Join(filepath.Dir(conf), "secret")
+	}
+	return []string{conf, filepath.Join(filepath.Dir(conf), "rackd.conf"), secret}
+}
+
+// ClusterCertificates are the files with what MAAS's own processes know each other by, from 3.5 on (MAAS fact 6.2).
+func (i Installation) ClusterCertificates() []string {
+	dir := map[string]string{"snap": "/var/snap/maas/current/certificates", "deb": "/var/lib/maas/certificates"}[i.Kind]
+	if dir == "" && i.HTTPDir != "" {
+		dir = filepath.Join(filepath.Dir(i.HTTPDir), "certificates")
+	}
+	return []string{filepath.Join(dir, "cluster.pem"), filepath.Join(dir, "cacerts.pem")}
+}
+
 // Status is the command that tells whether MAAS's services run.
 func (i Installation) Status() string {
 	if i.Kind == "snap" {

@@ -386,7 +386,7 @@ func (m *MAAS) namesLost(ctx context.Context, want Want) error {
 			continue
 		}
 		for _, name := range certstore.CertificateNames(s.Certs[0]) {
-			if !covers(want.Names, name) && !slices.Contains(want.Earlier, name) {
+			if !Covers(want.Names, name) && !slices.Contains(want.Earlier, name) {
 				lost[name] = true
 			}
 		}
@@ -405,7 +405,7 @@ func (m *MAAS) namesLost(ctx context.Context, want Want) error {
 // or had. Anybody may have a certificate of a trusted CA for names of his own.
 func (m *MAAS) couldBeOurs(s Served, want Want) bool {
 	return m.config.Trust.Check(s.Certs[0], s.Certs[1:]) == nil && slices.ContainsFunc(certstore.CertificateNames(s.Certs[0]), func(name string) bool {
-		return covers(want.Names, name) || slices.Contains(want.Earlier, name)
+		return Covers(want.Names, name) || slices.Contains(want.Earlier, name)
 	})
 }
 
@@ -419,8 +419,8 @@ func listed(names []string) string {
 	return shown
 }
 
-// covers tells whether a certificate with names also answers for name.
-func covers(names []string, name string) bool {
+// Covers tells whether a certificate with names also answers for name.
+func Covers(names []string, name string) bool {
 	_, parent, _ := strings.Cut(name, ".")
 	return slices.Contains(names, name) || slices.Contains(names, "*."+parent)
 }

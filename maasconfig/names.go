@@ -189,15 +189,15 @@ func (n Names) addURL(ctx context.Context, f *Found) {
 		f.doubt(err, err)
 		return
 	}
-	if name, err := certstore.CanonicalName(address.Hostname()); err == nil && isOfThisHost(name) {
+	if name, err := certstore.CanonicalName(address.Hostname()); err == nil && IsOfThisHost(name) {
 		f.LeftOut = append(f.LeftOut, name+" (maas_url): it means another host to everybody who asks")
 		return
 	}
 	f.URL = n.checked(f, address.Hostname())
 }
 
-// isOfThisHost tells whether a name means the host that uses it.
-func isOfThisHost(name string) bool {
+// IsOfThisHost tells whether a name means the host that uses it.
+func IsOfThisHost(name string) bool {
 	address, err := netip.ParseAddr(name)
 	return name == "localhost" || strings.HasSuffix(name, ".localhost") || err == nil && (address.IsLoopback() || address.IsUnspecified())
 }
@@ -264,12 +264,46 @@ func (n Names) checked(f *Found, text string) string {
 // regiondConf is where each kind of installation keeps regiond's configuration (MAAS fact 5.2).
 var regiondConf = map[string]string{"snap": "/var/snap/maas/current/regiond.conf", "deb": debRegion}
 
-// regiondConf is the path of regiond's configuration.
-func (i Installation) regiondConf() string {
+// RegiondConf is the path of regiond's configuration; empty: unknown.
+func (i Installation) RegiondConf() string {
 	if path := regiondConf[i.Kind]; path != "" || i.HTTPDir == "" {
 		return path
 	}
 	return filepath.Join(filepath.Dir(i.HTTPDir), "regiond.conf") // an installation of somebody's own keeps it beside
+}
+
+// Regiond is what a region's own configuration says of what it needs (MAAS facts 5.2 and 7.1). No method prints its password.
+type Regiond struct {
+	MAASURL  string `yaml:"maas_url"`
+	Host     string `yaml:"database_host"`
+	Port     string `yaml:"database_port"`
+	Name     string `yaml:"database_name"`
+	User     string `yaml:"database_user"`
+	Password string `yaml:"database_pass"`
+	Vault    string `yaml:"vault_url"`
+}
+
+// ReadRegiond reads the configuration of this host's region.
+func ReadRegiond(fsys world.FS, here Installation) (Regiond, error) {
+	var conf Regiond
+	path := here.RegiondConf()
+	text, err := fsys.ReadFile(path)
+	if err != nil {
+		return conf, err
+	}
+	if yaml.Unmarshal(text, &conf) != nil { // the parser's words may quote it
+		return conf, fmt.Errorf("%s cannot be read as YAML", path)
+	}
+	return conf, nil
+}
+
+// Database is where the region finds PostgreSQL: a network and an address, as a dialler takes them.
+func (r Regiond) Database() (network, address string) {
+	port := cmp.Or(r.Port, "5432")
+	if strings.HasPrefix(r.Host, "/") { // a socket's folder
+		return "unix", filepath.Join(r.Host, ".s.PGSQL."+port)
+	}
+	return "tcp", net.JoinHostPort(cmp.Or(r.Host, "localhost"), port)
 }
 
 // ReadDatabaseURL reads which database this region uses, and as whom, from its configuration (MAAS fact 5.2). Where MAAS keeps its
@@ -279,30 +313,16 @@ func ReadDatabaseURL(ctx context.Context, config InstallationConfig) (string, er
 	if err != nil {
 		return "", err
 	}
-	path := here.regiondConf()
-	text, err := config.FS.ReadFile(path)
+	conf, err := ReadRegiond(config.FS, here)
 	if err != nil {
 		return "", fmt.Errorf("regiond's database: %w", err)
 	}
-	var conf struct {
-		Host     string `yaml:"database_host"`
-		Port     string `yaml:"database_port"`
-		Name     string `yaml:"database_name"`
-		User     string `yaml:"database_user"`
-		Password string `yaml:"database_pass"`
-		Vault    string `yaml:"vault_url"`
-	}
-	if yaml.Unmarshal(text, &conf) != nil {
-		return "", fmt.Errorf("regiond's database: %s cannot be read as YAML", path)
-	}
 	if conf.Vault != "" && conf.Password == "" {
-		return "", hint.Add(fmt.Errorf("regiond's database: MAAS keeps its credentials in Vault, and %s has none", path), "store.url: a reference to the URL of a database and a user of maascert's own")
+		return "", hint.Add(fmt.Errorf("regiond's database: MAAS keeps its credentials in Vault, and %s has none", here.RegiondConf()), "store.url: a reference to the URL of a database and a user of maascert's own")
 	}
-	address := url.URL{
-		Scheme: "postgres", User: url.UserPassword(cmp.Or(conf.User, "maas"), conf.Password), Path: "/" + cmp.Or(conf.Name, "maasdb"),
-		Host: net.JoinHostPort(cmp.Or(conf.Host, "localhost"), cmp.Or(conf.Port, "5432")),
-	}
-	if strings.HasPrefix(conf.Host, "/") { // a socket's folder
+	network, at := conf.Database()
+	address := url.URL{Scheme: "postgres", User: url.UserPassword(cmp.Or(conf.User, "maas"), conf.Password), Path: "/" + cmp.Or(conf.Name, "maasdb"), Host: at}
+	if network == "unix" {
 		address.Host, address.RawQuery = "", url.Values{"host": {conf.Host}, "port": {cmp.Or(conf.Port, "5432")}}.Encode()
 	}
 	return address.String(), nil
@@ -314,17 +334,11 @@ func ReadMAASURL(ctx context.Context, config InstallationConfig) (string, error)
 	if err != nil {
 		return "", err
 	}
-	path := here.regiondConf()
-	text, readErr := config.FS.ReadFile(path)
-	if readErr == nil {
-		var conf struct {
-			URL string `yaml:"maas_url"`
-		}
-		if yaml.Unmarshal(text, &conf) == nil && conf.URL != "" {
-			return conf.URL, nil
-		}
-		readErr = fmt.Errorf("%s does not say maas_url", path)
+	conf, readErr := ReadRegiond(config.FS, here)
+	if readErr == nil && conf.MAASURL != "" {
+		return conf.MAASURL, nil
 	}
+	readErr = cmp.Or(readErr, fmt.Errorf("%s does not say maas_url", here.RegiondConf()))
 	if here.Kind != "snap" {
 		return "", fmt.Errorf("maas_url: %w", readErr)
 	}

@@ -139,7 +139,7 @@ func checkPlace(ctx context.Context, view *View, at string) error {
 	if len(at) > 254 || !places.MatchString(at) {
 		return errors.New("the CNAME leads to a name that is none for a record")
 	}
-	zone, err := view.zone(ctx, at)
+	zone, err := view.Zone(ctx, at)
 	if err == nil && zone == at {
 		return fmt.Errorf("the CNAME leads to %s, which is a whole zone: its own records would be in danger", at)
 	}

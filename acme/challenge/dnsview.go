@@ -178,8 +178,8 @@ func (v *View) follow(ctx context.Context, name string) (string, error) {
 	return "", fmt.Errorf("%s: too many CNAMEs in a row", name)
 }
 
-// zone is the one that a name is in: the nearest name above that has a start of authority.
-func (v *View) zone(ctx context.Context, name string) (string, error) {
+// Zone is the one that a name (absolute, in small letters) is in: the nearest name above that has a start of authority.
+func (v *View) Zone(ctx context.Context, name string) (string, error) {
 	for _, at := range dns.Split(name) {
 		above := name[at:]
 		answer, err := v.Resolve(ctx, above, dns.TypeSOA)
@@ -209,7 +209,7 @@ type server struct {
 
 // authorities are the servers of the zone that a name is in.
 func (v *View) authorities(ctx context.Context, name string) ([]server, error) {
-	zone, err := v.zone(ctx, name)
+	zone, err := v.Zone(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -90,7 +90,7 @@ func checks(ctx context.Context, p *assembly, isChosen func(cert string) bool) [
 	}
 	items := checkShared(ctx, p, looks)
 	for _, one := range looks {
-		items = slices.Concat(items, checkCertificate(ctx, p, one), checkFleet(ctx, p, one))
+		items = slices.Concat(items, checkCertificate(ctx, p, one), checkForMAAS(ctx, p, one), checkFleet(ctx, p, one))
 	}
 	return items
 }
@@ -124,7 +124,7 @@ func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 		report.Asked("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
 			hint.Add(p.fsys.Writable(filepath.Join(p.config.StateDir, "public")), "run maascert as root, or have that folder belong to its user")),
 	}
-	items = slices.Concat(items, checkLeftovers(ctx, p), checkHooks(p), checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks))
+	items = slices.Concat(items, checkLeftovers(ctx, p), checkHooks(p), checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks), checkHost(ctx, p))
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		var names []string
 		isUsed := false

@@ -387,7 +387,7 @@ func (a *app) printLeftBehind(found lineage.Lineage, done taken) {
 	if found.Others > 0 {
 		timer = fmt.Sprintf("only if the %d other certificates need it no more", found.Others)
 	}
-	for _, one := range lineage.Timers(a.fsys, a.host, found.Client) {
+	for _, one := range lineage.Timers(a.fsys, found.Client) {
 		fmt.Fprintf(a.words, "  %s: %s: %s\n", timer, printable.Text(one.File), printable.Text(one.Command))
 	}
 	fmt.Fprintf(a.words, "  this certificate: %s\n", printable.Text(found.Stop))

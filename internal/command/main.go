@@ -63,7 +63,7 @@ const usualMemory = 48 << 20
 func limitMemory() { debug.SetMemoryLimit(usualMemory) }
 
 func newApp() *app {
-	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}, types: maasconfig.KnownTypes(), chat: chatProgram(), now: time.Now}
+	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}, types: maasconfig.KnownTypes(), chat: chatProgram(), now: time.Now, listening: world.Listeners}
 }
 
 // app is one run of the program.
@@ -79,7 +79,7 @@ type app struct {
 	observe        func(host string, status int) // requests to CAs; nil: nobody does
 	chat           []string                      // the program that sends chat messages
 	now            func() time.Time
-	host           string // the folder that this host's own files are in; empty: /
+	listening      func(port int) []world.Listening // who takes connections on this host; nil: nobody knows
 	log            *slog.Logger
 
 	isQuiet   bool  // only what is wrong is to be printed

@@ -28,6 +28,7 @@ import (
 	"maascert/certstore"
 	"maascert/certstore/certtest"
 	"maascert/internal/world"
+	"maascert/internal/world/worldtest"
 	"maascert/maasconfig/maastest"
 )
 
@@ -49,6 +50,9 @@ func TestMain(m *testing.M) {
 		a := newApp()
 		a.types = testTypes()
 		a.reach = port80(os.Getenv("HTTP01_PORT"))
+		if work := os.Getenv("WORK"); work != "" { // a script's
+			a.fsys, a.listening = worldtest.Elsewhere{FS: world.OS{}, Root: filepath.Join(work, "host"), Kept: []string{work}}, nil
+		}
 		code := a.run(os.Args)
 		if path := os.Getenv("PEAK_MEMORY"); path != "" {
 			status, err := os.ReadFile("/proc/self/status")
@@ -565,10 +569,15 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	null, err := os.Open(os.DevNull)
 	require.NoError(t, err)
 	defer null.Close()
-	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: fsys, types: testTypes(), now: time.Now, chat: []string{lookUp(t, "maascert"), "notify", chatCommand}, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
+	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: s.hostOf(fsys), types: testTypes(), now: time.Now, chat: []string{lookUp(t, "maascert"), "notify", chatCommand}, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
 	defer time.AfterFunc(runTime, func() { panic(fmt.Sprintf("%q does not end", args)) }).Stop()
 	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
 	return code, out.String(), errs.String()
+}
+
+// hostOf is a file system in which this host's own files are a site's: those below host in its folder.
+func (s *site) hostOf(fsys world.FS) world.FS {
+	return worldtest.Elsewhere{FS: fsys, Root: filepath.Join(s.dir, "host"), Kept: []string{os.TempDir()}}
 }
 
 // lookUp is the path of a program that testscript puts into PATH.

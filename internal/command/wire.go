@@ -33,20 +33,21 @@ import (
 
 // assembly is a configuration put together.
 type assembly struct {
-	config  *config.Config
-	fsys    world.FS
-	store   certstore.Store
-	clients map[string]*acme.Client // by issuer
-	solvers *solvers
-	standby standby
-	seen    *sightings
-	reach   world.Dial                    // to whoever answers challenges; nil: the network
-	observe func(host string, status int) // requests to CAs; nil: nobody does
-	maas    deployment
-	now     func() time.Time
-	log     *slog.Logger
-	runner  world.Runner
-	engine  *lifecycle.Engine
+	config    *config.Config
+	fsys      world.FS
+	store     certstore.Store
+	clients   map[string]*acme.Client // by issuer
+	solvers   *solvers
+	standby   standby
+	seen      *sightings
+	reach     world.Dial                    // to whoever answers challenges; nil: the network
+	observe   func(host string, status int) // requests to CAs; nil: nobody does
+	maas      deployment
+	now       func() time.Time
+	log       *slog.Logger
+	runner    world.Runner
+	listening func(port int) []world.Listening
+	engine    *lifecycle.Engine
 
 	channels []notify.Channel
 	teller   *lifecycle.Teller
@@ -55,7 +56,7 @@ type assembly struct {
 
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *config.Config) *assembly {
-	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, now: a.now, log: a.log, runner: a.runner(), store: a.openStore(config)}
+	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, now: a.now, log: a.log, runner: a.runner(), listening: a.listening, store: a.openStore(config)}
 	p.maas = p.deployment(p.runner, new(net.Dialer).DialContext)
 	p.clients, p.solvers = map[string]*acme.Client{}, p.newSolvers()
 	for name, issuer := range config.Issuers {

@@ -53,7 +53,7 @@ type Config struct {
 
 	schedule   cron.Schedule
 	rehearsals cron.Schedule // nil: as Rehearse says in a word
-	folder     string        // of the file
+	file       string        // that it was read from
 	digest     string        // of its text
 }
 
@@ -201,6 +201,9 @@ func (c *Config) Rehearsals() (schedule cron.Schedule, isAuto bool) {
 // Digest identifies the text of the file.
 func (c *Config) Digest() string { return c.digest }
 
+// File is the path of the file, as it was named.
+func (c *Config) File() string { return c.file }
+
 // SecretFiles are the paths of all files that hold secrets.
 func (c *Config) SecretFiles() []string {
 	references := append([]secret.Reference{c.MAAS.API.Key}, c.Store.Secrets()...)
@@ -215,7 +218,7 @@ func (c *Config) SecretFiles() []string {
 	}
 	var files []string
 	for _, reference := range references {
-		if file := reference.File(c.folder); file != "" && !slices.Contains(files, file) {
+		if file := reference.File(filepath.Dir(c.file)); file != "" && !slices.Contains(files, file) {
 			files = append(files, file)
 		}
 	}
@@ -253,7 +256,7 @@ func load(file string, types maasconfig.Types, alone bool) (*Config, error) {
 	if err != nil {
 		return nil, withoutOp(err)
 	}
-	config := Config{MAAS: MAAS{HostSection: maasconfig.UsualHostSection()}, folder: filepath.Dir(file), digest: fmt.Sprintf("%x", sha256.Sum256(text))}
+	config := Config{MAAS: MAAS{HostSection: maasconfig.UsualHostSection()}, file: file, digest: fmt.Sprintf("%x", sha256.Sum256(text))}
 	doc := decodeYAML(file, text, types, alone, &config)
 	if !doc.broken {
 		v := &validator{document: doc, config: &config}

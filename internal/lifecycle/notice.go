@@ -42,6 +42,13 @@ func noticeDays(s State) int {
 	return max(1, min(longestNotice, days))
 }
 
+// NoticeIsEarly tells whether a notice of MAAS's own, so many days before the end of the version in use, would come before that is renewed in
+// its time. MAAS counts whole days, and calls a certificate expired that has less than one left (MAAS fact 3.1).
+func (v View) NoticeIsEarly(days int) bool {
+	leaf := v.State.leaf()
+	return noticeDays(v.State) == 0 || leaf.NotAfter.Add(-time.Duration(days+1)*day).Before(v.State.renewAt())
+}
+
 // align has MAAS's own notice follow the version in use, once every region serves it. That it cannot is a warning.
 func (p *pass) align(ctx context.Context) {
 	state := p.result.After.State

@@ -52,13 +52,16 @@ func acmeSHLineage(files FS, folder, entry string, said map[string]string) Linea
 	}
 	l.take(files, filepath.Join(at, name+".key"), filepath.Join(at, "fullchain.cer"))
 	l.Account, l.NoAccount = acmeSHAccount(files, folder, l.Directory)
-	for _, when := range []string{"Le_PreHook", "Le_RenewHook", "Le_ReloadCmd", "Le_PostHook"} {
+	for _, when := range acmeSHHooks {
 		if command := decoded(said[when]); command != "" {
 			l.Hooks = append(l.Hooks, Hook{filepath.Join(at, name+".conf"), when + ": " + command})
 		}
 	}
 	return l
 }
+
+// acmeSHHooks are the settings of acme.sh's that hold commands.
+var acmeSHHooks = []string{"Le_PreHook", "Le_RenewHook", "Le_ReloadCmd", "Le_PostHook"}
 
 // decoded is a command as acme.sh writes it down: plain or in base64 between two words.
 func decoded(command string) string {

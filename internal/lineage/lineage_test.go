@@ -3,9 +3,12 @@ package lineage_test
 import (
 	"crypto/ecdsa"
 	"crypto/x509"
+	"encoding/base64"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	"maascert/internal/lineage"
 	"maascert/internal/lineage/lineagetest"
 	"maascert/internal/world"
+	"maascert/internal/world/worldtest"
 )
 
 const directory = "https://ca.example.internal:14000/acme/dir"
@@ -153,27 +157,34 @@ func TestTimers(t *testing.T) {
 		"usr/lib/systemd/system/certbot.service":          "[Unit]\nDescription=certbot\n[Service]\nExecStart=/usr/bin/certbot -q renew\n",
 		"usr/lib/systemd/system/certbot.timer":            "[Unit]\nDescription=Run certbot twice daily\n[Timer]\nOnCalendar=*-*-* 00,12:00:00\n",
 		"etc/systemd/system/snap.certbot.renew.service":   "[Service]\nExecStart=/usr/bin/snap run --timer=\"00:00~24:00/2\" certbot.renew\n",
+		"etc/systemd/system/snap.certbot.renew.timer":     "[Timer]\nOnCalendar=*-*-* 00:00:00\n",
+		"usr/lib/systemd/system/lego.service":             "[Service]\nExecStart=/usr/bin/lego renew\n",
+		"usr/lib/systemd/system/lego.timer":               "[Timer]\nOnCalendar=daily\n",
 		"usr/lib/systemd/system/certbot-exporter.service": "[Service]\nExecStart=/usr/bin/certbot-exporter\n",
 	} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, file)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(root, file), []byte(text), 0o600))
 	}
+	wants := filepath.Join(root, "etc/systemd/system/timers.target.wants")
+	require.NoError(t, os.Mkdir(wants, 0o755))
+	for _, timer := range []string{"certbot.timer", "snap.certbot.renew.timer"} { // not lego.timer
+		require.NoError(t, os.Symlink("elsewhere", filepath.Join(wants, timer)))
+	}
 	said := func(client string) (all []string) {
-		for _, hook := range lineage.Timers(world.OS{}, root, client) {
-			file, err := filepath.Rel(root, hook.File)
-			require.NoError(t, err)
-			all = append(all, file+": "+hook.Command)
+		for _, hook := range lineage.Timers(worldtest.Elsewhere{FS: world.OS{}, Root: root}, client) {
+			all = append(all, hook.File+": "+hook.Command)
 		}
 		return all
 	}
 	require.Equal(t, []string{
-		"etc/cron.d/certbot: 0 */12 * * * root test -x /usr/bin/certbot && certbot -q renew",
-		"etc/systemd/system/snap.certbot.renew.service: ExecStart=/usr/bin/snap run --timer=\"00:00~24:00/2\" certbot.renew",
-		"usr/lib/systemd/system/certbot.service: ExecStart=/usr/bin/certbot -q renew",
-		"usr/lib/systemd/system/certbot.timer: systemctl disable --now certbot.timer",
+		"/etc/cron.d/certbot: 0 */12 * * * root test -x /usr/bin/certbot && certbot -q renew",
+		"/etc/systemd/system/snap.certbot.renew.service: ExecStart=/usr/bin/snap run --timer=\"00:00~24:00/2\" certbot.renew",
+		"/etc/systemd/system/snap.certbot.renew.timer: systemctl disable --now snap.certbot.renew.timer",
+		"/usr/lib/systemd/system/certbot.service: ExecStart=/usr/bin/certbot -q renew",
+		"/usr/lib/systemd/system/certbot.timer: systemctl disable --now certbot.timer",
 	}, said("certbot"))
 	require.Len(t, said("acme.sh"), 1)
-	require.Empty(t, said("lego"))
+	require.Empty(t, said("lego"), "its timer is off")
 }
 
 // Names that no CA takes, and what could do something to a terminal, are kept apart from those that can be used.
@@ -183,4 +194,63 @@ func TestStrangeNames(t *testing.T) {
 	l.Take(&x509.Certificate{DNSNames: []string{"maas.example.internal", "a_b.example", "\x1b[2J.example"}})
 	require.Equal(t, []string{"maas.example.internal"}, l.Names)
 	require.Len(t, l.BadNames, 2)
+}
+
+// Whatever calls config-tls is found, and what ends it ends it.
+func TestManagers(t *testing.T) {
+	t.Parallel()
+	const script = "#!/bin/sh\nmaas config-tls enable k c --yes\n"
+	coded := "__ACME_BASE64__START_" + base64.StdEncoding.EncodeToString([]byte("maas config-tls enable k c --yes")) + "__ACME_BASE64__END_"
+	for name, row := range map[string]struct {
+		files    map[string]string
+		programs []string
+		found    lineage.Manager
+	}{
+		"a hook of certbot's": {map[string]string{"/etc/letsencrypt/renewal-hooks/post/maas.sh": script}, []string{"/etc/letsencrypt/renewal-hooks/post/maas.sh"},
+			lineage.Manager{Client: "certbot", File: "/etc/letsencrypt/renewal-hooks/post/maas.sh", Off: "chmod a-x /etc/letsencrypt/renewal-hooks/post/maas.sh"}},
+		"a hook of certbot's that does not run": {map[string]string{"/etc/letsencrypt/renewal-hooks/post/maas.sh": script}, nil, lineage.Manager{}},
+		"a hook of one of certbot's certificates": {map[string]string{"/etc/letsencrypt/renewal/a.conf": "[renewalparams]\nrenew_hook = /opt/maas.sh\n", "/opt/maas.sh": script}, nil,
+			lineage.Manager{Client: "certbot", File: "/etc/letsencrypt/renewal/a.conf", Off: "sed -i '/^ *renew_hook *=/d' /etc/letsencrypt/renewal/a.conf"}},
+		"another hook of certbot's": {map[string]string{"/etc/letsencrypt/renewal/a.conf": "[renewalparams]\nrenew_hook = systemctl reload nginx\n"}, nil, lineage.Manager{}},
+		"a command of acme.sh's": {map[string]string{"/root/.acme.sh/a.example_ecc/a.example.conf": "Le_Domain='a.example'\nLe_ReloadCmd='" + coded + "'\n"}, nil,
+			lineage.Manager{Client: "acme.sh", File: "/root/.acme.sh/a.example_ecc/a.example.conf", Off: "sed -i '/^ *Le_ReloadCmd *=/d' /root/.acme.sh/a.example_ecc/a.example.conf"}},
+		"a hook of dehydrated's": {map[string]string{"/etc/dehydrated/conf.d/hook.sh": "HOOK=/etc/dehydrated/maas.sh\n", "/etc/dehydrated/maas.sh": script}, nil,
+			lineage.Manager{Client: "dehydrated", File: "/etc/dehydrated/conf.d/hook.sh", Off: "sed -i '/^ *HOOK *=/d' /etc/dehydrated/conf.d/hook.sh"}},
+		"a line of a crontab": {map[string]string{"/etc/cron.d/maas": "MAILTO=root\n0 3 * * * root lego renew --renew-hook \"maas config-tls enable k c --yes\"\n"}, nil,
+			lineage.Manager{Client: "cron", File: "/etc/cron.d/maas", Off: `sed -i 's|^0 3 . . . root lego renew --renew-hook .maas config-tls enable k c --yes.|#&|' /etc/cron.d/maas`}},
+		"a script of a crontab's": {map[string]string{"/var/spool/cron/crontabs/root": "@daily /opt/maas.sh\n", "/opt/maas.sh": script}, nil,
+			lineage.Manager{Client: "cron", File: "/var/spool/cron/crontabs/root", Off: `sed -i 's|^.daily /opt/maas.sh|#&|' /var/spool/cron/crontabs/root`}},
+		"a script of cron's": {map[string]string{"/etc/cron.daily/maas": script}, []string{"/etc/cron.daily/maas"},
+			lineage.Manager{Client: "cron", File: "/etc/cron.daily/maas", Off: "chmod a-x /etc/cron.daily/maas"}},
+		"a unit": {map[string]string{
+			"/etc/systemd/system/renew.service": "[Service]\nExecStart=/opt/maas.sh\n", "/etc/systemd/system/renew.timer": "[Timer]\nOnCalendar=daily\n[Install]\nWantedBy=timers.target\n",
+			"/etc/systemd/system/timers.target.wants/renew.timer": "", "/opt/maas.sh": script,
+		}, nil, lineage.Manager{Client: "systemd", File: "/etc/systemd/system/renew.timer", Off: "systemctl disable --now renew.timer"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			for file, text := range row.files {
+				require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, file)), 0o755))
+				require.NoError(t, os.WriteFile(filepath.Join(root, file), []byte(text), 0o600))
+			}
+			for _, program := range row.programs {
+				require.NoError(t, os.Chmod(filepath.Join(root, program), 0o700))
+			}
+			files := worldtest.Elsewhere{FS: world.OS{}, Root: root}
+			found := lineage.Managers(files)
+			if row.found == (lineage.Manager{}) {
+				require.Empty(t, found)
+				return
+			}
+			require.Equal(t, []lineage.Manager{row.found}, found)
+			if row.found.Client == "systemd" {
+				return // systemctl is not for this test
+			}
+			off := strings.ReplaceAll(row.found.Off, row.found.File, filepath.Join(root, row.found.File))
+			said, err := exec.Command("sh", "-c", off).CombinedOutput()
+			require.NoError(t, err, string(said))
+			require.Empty(t, lineage.Managers(files))
+		})
+	}
 }

@@ -1,7 +1,10 @@
 package lineage
 
 import (
+	"io/fs"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"maascert/internal/printable"
@@ -13,54 +16,117 @@ var schedules = []string{
 	"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
 }
 
-// Timers are the lines of this host's crontabs and systemd units that run a client, as hooks: the file and the line; twenty at most. A
-// file that cannot be read is passed over. root is the folder that the host is in, / as a rule.
-func Timers(files FS, root, client string) []Hook {
+// Timers are the lines of this host's crontabs and systemd units that run a client, as hooks: the file and the line, or what switches a
+// timer off that is on; twenty at most. A file that cannot be read is passed over.
+func Timers(files FS, client string) []Hook {
 	var found []Hook
-	for _, schedule := range schedules {
-		at := filepath.Join(root, schedule)
-		names, err := entries(files, at)
-		if err != nil || names == nil { // a file
-			found = append(found, timersIn(files, at, client)...)
-			continue
-		}
-		for _, name := range names {
-			found = append(found, timersIn(files, filepath.Join(at, name), client)...)
+	for _, one := range scheduled(files, func(line string) bool { return runs(line, client) }) {
+		found = append(found, Hook{one.file, printable.Line(one.line, mostValue)})
+		if one.timer != "" {
+			found = append(found, Hook{one.timer, disables(one.timer)})
 		}
 	}
 	return found[:min(len(found), mostListed)]
 }
 
-func timersIn(files FS, file, client string) []Hook {
-	isUnit := filepath.Ext(file) == ".service"
-	if filepath.Ext(file) != "" && !isUnit {
-		return nil // cron takes no file with a dot in its name, and systemd runs nothing else
+// schedule is a line of something that runs by itself.
+type schedule struct {
+	file, line string
+	timer      string // the unit that starts it; empty: cron does
+}
+
+// manager is a schedule that gives MAAS a certificate.
+func (s schedule) manager() Manager {
+	switch folder := filepath.Base(filepath.Dir(s.file)); {
+	case s.timer != "":
+		return Manager{"systemd", s.timer, disables(s.timer)}
+	case strings.HasPrefix(folder, "cron.") && folder != "cron.d":
+		return Manager{"cron", s.file, "chmod a-x " + s.file}
 	}
-	text, err := files.ReadFile(file)
-	if err != nil {
-		return nil
-	}
-	var found []Hook
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "#") || isUnit && !strings.HasPrefix(line, "ExecStart") || !runs(line, client) {
+	return Manager{"cron", s.file, "sed -i 's|^" + pattern.ReplaceAllString(s.line, ".") + "|#&|' " + s.file}
+}
+
+// pattern is what means something in a pattern of sed's, or to a shell.
+var pattern = regexp.MustCompile(`[^\w /:-]`)
+
+func disables(timer string) string { return "systemctl disable --now " + filepath.Base(timer) }
+
+// scheduled are the lines of all schedules that are meant.
+func scheduled(files FS, isMeant func(line string) bool) (found []schedule) {
+	on := enabledTimers(files)
+	for _, at := range schedules {
+		names, err := entries(files, at)
+		if err != nil || names == nil { // a file
+			found = append(found, scheduledIn(files, at, on, isMeant)...)
 			continue
 		}
-		found = append(found, Hook{file, printable.Line(line, mostValue)})
-		timer := strings.TrimSuffix(file, ".service") + ".timer"
-		if _, err := files.Stat(timer); isUnit && err == nil {
-			found = append(found, Hook{timer, "systemctl disable --now " + filepath.Base(timer)})
+		for _, name := range names {
+			found = append(found, scheduledIn(files, filepath.Join(at, name), on, isMeant)...)
 		}
 	}
 	return found
 }
 
-// runs tells whether a line names a program by one of its words, with or without its folder.
-func runs(line, program string) bool {
-	for _, word := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\"';&|()=", r) }) {
-		if name := filepath.Base(word); name == program || name == program+".renew" { // as the snap calls it
-			return true
+// enabledTimers are those that a target wants, by name: systemctl enable links them there.
+func enabledTimers(files FS) []string {
+	var on []string
+	for _, folder := range schedules {
+		if filepath.Base(folder) != "system" {
+			continue
+		}
+		for _, wants := range entriesAt(files, folder) {
+			if filepath.Ext(wants) == ".wants" {
+				for _, unit := range entriesAt(files, wants) {
+					on = append(on, filepath.Base(unit))
+				}
+			}
 		}
 	}
-	return false
+	return on
+}
+
+func scheduledIn(files FS, file string, on []string, isMeant func(line string) bool) (found []schedule) {
+	isUnit := filepath.Ext(file) == ".service"
+	if filepath.Ext(file) != "" && !isUnit {
+		return nil // cron takes no file with a dot in its name, and systemd runs nothing else
+	}
+	timer := ""
+	if isUnit {
+		timer = strings.TrimSuffix(file, ".service") + ".timer"
+		if _, err := files.Stat(timer); err != nil || !slices.Contains(on, filepath.Base(timer)) {
+			return nil // what no timer starts, or one that is off, does not run by itself
+		}
+	}
+	if folder := filepath.Base(filepath.Dir(file)); strings.HasPrefix(folder, "cron.") && folder != "cron.d" && !isProgram(files, file) {
+		return nil
+	}
+	text, err := files.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "#") && (!isUnit || strings.HasPrefix(line, "ExecStart")) && isMeant(line) {
+			found = append(found, schedule{file, line, timer})
+		}
+	}
+	return found
+}
+
+func isProgram(files FS, file string) bool {
+	info, err := files.Stat(file)
+	return err == nil && info.Mode().IsRegular() && info.Mode().Perm()&fs.FileMode(0o111) != 0
+}
+
+// words are those of a line, as far as a shell would part them.
+func words(line string) []string {
+	return strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\"';&|()=", r) })
+}
+
+// runs tells whether a line names a program by one of its words, with or without its folder.
+func runs(line, program string) bool {
+	return slices.ContainsFunc(words(line), func(word string) bool {
+		name := filepath.Base(word)
+		return name == program || name == program+".renew" // as the snap calls it
+	})
 }

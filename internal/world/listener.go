@@ -28,7 +28,7 @@ func CheckListener(host, port string) error {
 	}
 	for _, address := range ownAddresses(host) {
 		for _, one := range listenersAt(address, number) {
-			if isOrdinary(one.owner) {
+			if IsOrdinary(one.owner) {
 				return fmt.Errorf("port %d of this host belongs to user %d, who is no service: the key is not sent there", number, one.owner)
 			}
 		}
@@ -54,9 +54,9 @@ func ownAddresses(host string) []netip.Addr {
 	return own
 }
 
-// isOrdinary tells whether a user is a person, and not the system's or a service's: root, those below UID_MIN of login.defs, systemd's
+// IsOrdinary tells whether a user is a person, and not the system's or a service's: root, those below UID_MIN of login.defs, systemd's
 // dynamic ones, and whoever cannot be told from within a container. We are to be trusted.
-func isOrdinary(uid int) bool {
+func IsOrdinary(uid int) bool {
 	const firstPerson, firstDynamic, lastDynamic, nobody = 1000, 61184, 65519, 65534
 	return uid >= firstPerson && uid != os.Geteuid() && uid != nobody && (uid < firstDynamic || uid > lastDynamic)
 }
@@ -139,6 +139,21 @@ func hasOpen(folder, wanted string, left *int) bool {
 		}
 	}
 	return false
+}
+
+// Listening is somebody who takes connections.
+type Listening struct {
+	Owner   int    // a user
+	Program string // and its process; empty where that cannot be told
+}
+
+// Listeners are those who take connections at a TCP port of any address of this host.
+func Listeners(port int) []Listening {
+	var found []Listening
+	for _, one := range listenersAt(netip.IPv4Unspecified(), port) {
+		found = append(found, Listening{one.owner, programWith(one.inode)})
+	}
+	return found
 }
 
 // socket is one that somebody listens with.

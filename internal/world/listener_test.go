@@ -31,7 +31,7 @@ func TestListeners(t *testing.T) {
 	require.Contains(t, owners(listenersAt(first, listener.Addr().(*net.TCPAddr).Port)), os.Geteuid())
 	require.Contains(t, ownAddresses("localhost"), first)
 	for uid, is := range map[int]bool{0: false, 999: false, 1001: true, 60000: true, 61200: false, 65534: false, 100000: true} {
-		require.Equal(t, is && uid != os.Geteuid(), isOrdinary(uid), uid)
+		require.Equal(t, is && uid != os.Geteuid(), IsOrdinary(uid), uid)
 	}
 	require.NoError(t, CheckListener("127.0.0.1", port), "we are to be trusted")
 	require.NoError(t, CheckListener("192.0.2.1", port), "another host's is not known")

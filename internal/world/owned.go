@@ -25,6 +25,14 @@ func Replaceable(path string, uid int) error {
 	return o.check(absolute)
 }
 
+// UnsafeError says of which path somebody else could replace what is there.
+type UnsafeError struct {
+	Path string
+	why  string // who, with the path where %s is
+}
+
+func (e *UnsafeError) Error() string { return fmt.Sprintf(e.why, e.Path) }
+
 type owned struct {
 	uid  int
 	seen map[string]bool
@@ -45,7 +53,7 @@ func (o *owned) check(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if o.open == filepath.Dir(path) {
-			return fmt.Errorf("everybody may make %s", path)
+			return &UnsafeError{path, "everybody may make %s"}
 		}
 		return nil
 	}
@@ -53,7 +61,7 @@ func (o *owned) check(path string) error {
 		return err
 	}
 	if owner := ownerOf(info); owner != 0 && owner != o.uid {
-		return fmt.Errorf("%s belongs to user %d", path, owner)
+		return &UnsafeError{path, "%s belongs to user " + strconv.Itoa(owner)}
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
 		return o.follow(path)
@@ -66,9 +74,9 @@ func (o *owned) check(path string) error {
 		o.open = path
 		return nil
 	case mode.Perm()&0o002 != 0:
-		return fmt.Errorf("everybody may write %s", path)
+		return &UnsafeError{path, "everybody may write %s"}
 	case !isAlone(groupOf(info), o.uid):
-		return fmt.Errorf("group %d may write %s", groupOf(info), path)
+		return &UnsafeError{path, fmt.Sprintf("group %d may write %%s", groupOf(info))}
 	default:
 		return nil
 	}

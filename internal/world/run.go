@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// maxOutput is how many bytes of each of a program's outputs are kept. One that prints more than flood is ended: MAAS's
+// MaxOutput is how many bytes of each of a program's outputs are kept. One that prints more than flood is ended: MAAS's
 // config-tls is known to print its prompt for ever (MAAS fact 1.2).
 const (
-	maxOutput = 64 << 10
+	MaxOutput = 64 << 10
 	flood     = 4 << 20
 )
 
@@ -167,7 +167,7 @@ func environment(ours, names []string) []string {
 	return env
 }
 
-// capped keeps the first maxOutput bytes and says when far too many came. It must not have the buffer's own ReadFrom,
+// capped keeps the first MaxOutput bytes and says when far too many came. It must not have the buffer's own ReadFrom,
 // which would take everything.
 type capped struct {
 	kept    bytes.Buffer
@@ -177,7 +177,7 @@ type capped struct {
 
 func (c *capped) Write(p []byte) (int, error) {
 	c.seen += len(p)
-	if room := maxOutput - c.kept.Len(); room > 0 {
+	if room := MaxOutput - c.kept.Len(); room > 0 {
 		c.kept.Write(p[:min(room, len(p))])
 	}
 	if c.seen > flood {

@@ -16,6 +16,31 @@ const (
 // longestNotice is how many days before a certificate's end MAAS tells of it at the most.
 const longestNotice = 90
 
+// ExpiryNotice is how many days before the certificate's end MAAS tells of it; 0: it does not.
+func (c *Client) ExpiryNotice(ctx context.Context) (days int, err error) {
+	var enabled bool
+	var interval *int // one that is empty stands for none
+	err = c.call(ctx, maxAnswer, func(a api) error {
+		for _, one := range []struct {
+			name string
+			into any
+		}{{noticeEnabled, &enabled}, {noticeInterval, &interval}} {
+			text, err := a.MAASServer.Get(one.name)
+			if err == nil {
+				err = json.Unmarshal(text, one.into)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || !enabled || interval == nil {
+		return 0, c.named(err)
+	}
+	return *interval, nil
+}
+
 // AlignExpiryNotice has MAAS tell of the certificate's end so many days before, 1 to longestNotice, or not at all for 0. Nothing is
 // written that is so already. It never writes an empty value, which would make every region deaf (MAAS fact 3.1).
 func (c *Client) AlignExpiryNotice(ctx context.Context, days int) (changed bool, err error) {
