@@ -3,6 +3,8 @@ package acme
 import (
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
+	"fmt"
 	"maps"
 	"net/url"
 	"regexp"
@@ -113,19 +115,34 @@ func (s EABSection) account(at section.Place) *ExternalAccount {
 
 // checkDirectory resolves a directory's name and checks its URL.
 func checkDirectory(at section.Place, key, value string) string {
-	if preset, ok := Presets[value]; ok || value == "" {
-		return preset
-	}
-	address, err := url.Parse(value)
-	if strings.Contains(value, "@") && (err != nil || address.User != nil) {
-		at.Hide(key)
-		at.Fault(key, "a URL here holds no user and no password")
+	if value == "" {
 		return ""
 	}
-	if err != nil || address.Scheme != "https" || address.Host == "" {
-		at.Fault(key, "%q is no https URL and none of: %s", value, strings.Join(slices.Sorted(maps.Keys(Presets)), ", "))
+	resolved, err := DirectoryURL(value)
+	if errors.Is(err, errUserInURL) {
+		at.Hide(key)
 	}
-	return value
+	if err != nil {
+		at.Fault(key, "%v", err)
+	}
+	return resolved
+}
+
+var errUserInURL = errors.New("a URL here holds no user and no password")
+
+// DirectoryURL is the URL of a directory that is called by name or by its URL.
+func DirectoryURL(text string) (string, error) {
+	if preset, ok := Presets[text]; ok {
+		return preset, nil
+	}
+	address, err := url.Parse(text)
+	switch {
+	case strings.Contains(text, "@") && (err != nil || address.User != nil):
+		return "", errUserInURL
+	case err != nil || address.Scheme != "https" || address.Host == "":
+		return text, fmt.Errorf("%q is no https URL and none of: %s", text, strings.Join(slices.Sorted(maps.Keys(Presets)), ", "))
+	}
+	return text, nil
 }
 
 // readRoots reads a file of trusted roots; nil stands for the system's.

@@ -92,13 +92,16 @@ func (f *Files) canReplace() error {
 
 func (f *Files) findPrograms() (evidence string, err error) {
 	var found []string
-	for key, command := range map[string][]string{"check": f.keys.Test, "reload": f.keys.Reload} {
-		if len(command) == 0 {
+	for _, one := range []struct {
+		key     string
+		command []string
+	}{{"check", f.keys.Test}, {"reload", f.keys.Reload}} {
+		if len(one.command) == 0 {
 			continue
 		}
-		path, err := f.parts.Runner.LookPath(command[0])
+		path, err := f.parts.Runner.LookPath(one.command[0])
 		if err != nil {
-			return "", hint.Add(fmt.Errorf("%s: %q is not here", key, command[0]), "install it, or set targets.%s.%s", f.parts.Name, key)
+			return one.command[0], hint.Add(fmt.Errorf("%s: %q is not here", one.key, one.command[0]), "install it, or set targets.%s.%s", f.parts.Name, one.key)
 		}
 		found = append(found, path)
 	}

@@ -60,6 +60,7 @@ func ParseVersion(text string) (Version, error) {
 type Installation struct {
 	Kind     string // snap, deb, or empty when neither is seen
 	Version  Version
+	Mode     string // region, region+rack; empty when unknown
 	Command  string // path of the maas command
 	HTTPDir  string // where regiond writes regiond.nginx.conf; empty when unknown
 	StageDir string
@@ -137,8 +138,9 @@ func Detect(ctx context.Context, config InstallationConfig) (Installation, error
 }
 
 func (i *Installation) detectSnap(config InstallationConfig) error {
-	if mode, err := config.FS.ReadFile(snapMode); err == nil {
-		if mode := strings.TrimSpace(string(mode)); mode == "rack" || mode == "none" || mode == "" {
+	if text, err := config.FS.ReadFile(snapMode); err == nil {
+		mode := strings.TrimSpace(string(text))
+		if i.Mode = mode; mode == "rack" || mode == "none" || mode == "" {
 			return hint.Add(fmt.Errorf("this host is no region controller (MAAS snap in mode %q)", mode), "run maascert on a region host")
 		}
 	}
@@ -253,8 +255,8 @@ func LocalTLSPort(ctx context.Context, config InstallationConfig) (port int, kno
 	return state.port, state.known
 }
 
-// jujuUnit is the Juju unit that manages MAAS here, or empty.
-func jujuUnit(fsys world.FS) string {
+// JujuUnit is the Juju unit that manages MAAS here, or empty.
+func JujuUnit(fsys world.FS) string {
 	entries, err := fsys.ReadDir(jujuAgents)
 	if err != nil {
 		return ""

@@ -113,7 +113,7 @@ func (m *MAAS) Guards(want Want) []Guard {
 			return fmt.Sprintf("user %d", m.config.UID), m.mayConfigure(ctx)
 		}},
 		{Code: Juju, Promise: "nobody else manages MAAS's certificate", Ask: func(context.Context) (string, error) {
-			unit := jujuUnit(m.config.FS)
+			unit := JujuUnit(m.config.FS)
 			if unit != "" && !want.Accept[Juju] {
 				return unit, refuse(want.Accept, Juju, "Juju manages this region (%s) and would put its own certificate back", unit)
 			}

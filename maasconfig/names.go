@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -326,6 +327,24 @@ func ReadDatabaseURL(ctx context.Context, config InstallationConfig) (string, er
 		address.Host, address.RawQuery = "", url.Values{"host": {conf.Host}, "port": {cmp.Or(conf.Port, "5432")}}.Encode()
 	}
 	return address.String(), nil
+}
+
+// apiKeys are what the maas command prints of one, in a line.
+var apiKeys = regexp.MustCompile(`^[A-Za-z0-9]+:[A-Za-z0-9]+:[A-Za-z0-9]+$`)
+
+// MakeAPIKey has MAAS make another API key of an administrator, with our name on it. No error holds it.
+func MakeAPIKey(ctx context.Context, runner world.Runner, here Installation, user string) (string, error) {
+	result, err := runner.Run(ctx, world.Command{Path: here.Command, Args: []string{"apikey", "--generate", "--name", "maascert", "--username", user}, Timeout: time.Minute})
+	if err != nil {
+		return "", fmt.Errorf("maas apikey: %w", err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(result.Stdout)), "\n")
+	key := strings.TrimSpace(lines[len(lines)-1])
+	if result.Exit != 0 || !apiKeys.MatchString(key) {
+		said := strings.Split(strings.TrimSpace(string(result.Stderr)), "\n")
+		return "", hint.Add(fmt.Errorf("maas apikey: no key of %s was made (exit %d): %s", printable.Phrase(user), result.Exit, printable.Phrase(said[len(said)-1])), "is this a MAAS administrator, and are you root?")
+	}
+	return key, nil
 }
 
 // ReadMAASURL reads MAAS's own URL from this region's configuration, or has the snap tell it. The API does not tell it (MAAS fact 4.3).

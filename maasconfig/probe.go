@@ -3,13 +3,18 @@ package maasconfig
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -81,10 +86,63 @@ func isStopped(ctx context.Context, dial world.Dial, host string) bool {
 	return err == nil && (resp.StatusCode == http.StatusBadGateway || resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusGatewayTimeout)
 }
 
+// LiveRegions are the regions whose regiond runs, as one of them says to anybody (MAAS fact 2.4): the name of each host, and its addresses. It is
+// for proposals: a region that is down is not among them.
+func LiveRegions(ctx context.Context, dial world.Dial, host string) ([]Region, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	resp, err := openPlain(ctx, dial, host, "/MAAS/rpc/")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("it answers %s", printable.Phrase(resp.Status))
+	}
+	var said struct {
+		EventLoops map[string][][]any `json:"eventloops"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxLoops)).Decode(&said); err != nil {
+		return nil, err
+	}
+	found := map[string]Region{}
+	for loop, ends := range said.EventLoops { // region1:pid=5819, and where it listens
+		name, _, _ := strings.Cut(loop, ":")
+		region := found[name]
+		region.Name = printable.Line(name, 253)
+		for _, end := range ends {
+			if text, isText := append(end, nil)[0].(string); isText {
+				if address, err := netip.ParseAddr(text); err == nil && !address.IsLoopback() && !slices.Contains(region.Addresses, address.Unmap()) {
+					region.Addresses = append(region.Addresses, address.Unmap())
+				}
+			}
+		}
+		if len(found) < MostNames {
+			found[name] = region
+		}
+	}
+	var regions []Region
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		regions = append(regions, found[name])
+	}
+	return regions, nil
+}
+
+// maxLoops bounds, in bytes, the list of regions that run.
+const maxLoops = 256 << 10
+
 // askPlain asks a region's plain port for a path. Nothing of the body is wanted: the answer's is closed.
 func askPlain(ctx context.Context, dial world.Dial, host, path string) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
+	resp, err := openPlain(ctx, dial, host, path)
+	if err != nil {
+		return nil, err
+	}
+	return resp, resp.Body.Close()
+}
+
+func openPlain(ctx context.Context, dial world.Dial, host, path string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, strconv.Itoa(httpPort))+path, nil)
 	if err != nil {
 		return nil, err
@@ -95,7 +153,7 @@ func askPlain(ctx context.Context, dial world.Dial, host, path string) (*http.Re
 		_, err = classify(err)
 		return nil, err
 	}
-	return resp, resp.Body.Close()
+	return resp, nil
 }
 
 // maxHeader bounds, in bytes, the headers of a region's answer.

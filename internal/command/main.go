@@ -196,7 +196,7 @@ func (a *app) root() *cobra.Command {
 	root.SetHelpCommandGroupID(aside)
 	root.AddCommand(
 		a.statusCommand(), a.verifyCommand(), a.checkCommand(), a.monitorCommand(), a.showCommand(), a.historyCommand(), a.configCommand(),
-		a.renewCommand(), a.runCommand(), a.deployCommand(), a.rollbackCommand(), a.revokeCommand(), a.importCommand(), a.deleteCommand(),
+		a.renewCommand(), a.runCommand(), a.deployCommand(), a.rollbackCommand(), a.revokeCommand(), a.initCommand(), a.importCommand(), a.deleteCommand(),
 		a.accountCommand(), a.notifyCommand(), a.storeCommand(), a.respondCommand(), a.completionCommand(), a.versionCommand(),
 	)
 	return root

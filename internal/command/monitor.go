@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"maascert/certstore"
+	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/report"
 	"maascert/maasconfig"
@@ -23,7 +24,7 @@ import (
 const monitorName = "monitor"
 
 // usualStatus is where a pass writes what everybody may know.
-const usualStatus = "/var/lib/maascert/public/status.json"
+const usualStatus = config.UsualStateDir + "/public/status.json"
 
 func (a *app) monitorCommand() *cobra.Command {
 	return a.command(spec{

@@ -60,6 +60,7 @@ func (c *call) arg() string {
 
 func (c *call) text(option string) string { return c.command.Flag(option).Value.String() }
 func (c *call) isOn(option string) bool   { return c.text(option) == "true" }
+func (c *call) isSaid(option string) bool { return c.command.Flag(option).Changed }
 func (c *call) duration(option string) time.Duration {
 	return time.Duration(*value[*duration](c, option))
 }

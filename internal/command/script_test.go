@@ -79,11 +79,12 @@ func port80(port string) world.Dial {
 
 // site is a CA and a MAAS deployment for one test, with a configuration for them.
 type site struct {
-	dir  string
-	ca   *acmetest.CA
-	maas *maastest.Deployment
-	held func() // unlocks what "hold" locked
-	down bool
+	dir       string
+	ca        *acmetest.CA
+	maas      *maastest.Deployment
+	held      func()                    // unlocks what "hold" locked
+	listening map[int][]world.Listening // who takes connections on its host; nil: nobody knows
+	down      bool
 }
 
 // newSite starts a site in a folder.
@@ -570,6 +571,9 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	require.NoError(t, err)
 	defer null.Close()
 	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: s.hostOf(fsys), types: testTypes(), now: time.Now, chat: []string{lookUp(t, "maascert"), "notify", chatCommand}, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
+	if s.listening != nil {
+		a.listening = func(port int) []world.Listening { return s.listening[port] }
+	}
 	defer time.AfterFunc(runTime, func() { panic(fmt.Sprintf("%q does not end", args)) }).Stop()
 	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
 	return code, out.String(), errs.String()

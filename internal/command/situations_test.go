@@ -33,6 +33,7 @@ type situation struct {
 	*site
 	fsys      world.FS
 	authority *certtest.Authority // whom clients trust beside the CA
+	before    string              // a text that was changed
 }
 
 func (s *situation) store() certstore.Store {

@@ -62,6 +62,9 @@ type Metrics struct {
 	Textfile string `yaml:"textfile,path"`
 }
 
+// UsualStateDir is where what is remembered is kept, unless something else is configured.
+const UsualStateDir = "/var/lib/maascert"
+
 // usualListen is where the daemon tells how it is, unless something else is configured.
 const usualListen = "127.0.0.1:9543"
 
@@ -286,7 +289,7 @@ func (v *validator) run() {
 	if !nodeNames.MatchString(c.Node) {
 		v.fault("node", "%q names no host: 1 to 64 letters, digits, dots and hyphens", c.Node)
 	}
-	c.StateDir = cmp.Or(c.StateDir, "/var/lib/maascert")
+	c.StateDir = cmp.Or(c.StateDir, UsualStateDir)
 	section.CheckServers(v.place(""), "resolvers", c.Resolvers)
 	if address := c.ListenAddress(); address != "" && !section.IsHostPort(address) {
 		v.fault("listen", "%q is no address to listen on; write %s, or \"\" for none", address, usualListen)

@@ -40,11 +40,11 @@ type cleanRoot struct {
 const made = `set -e
 mount --make-rprivate /
 mount -t tmpfs none "$1"
-for of in etc var/lib usr/local; do
+for of in etc var usr/local; do
 	mkdir -p "$1/$of/upper" "$1/$of/work"
 	mount -t overlay overlay -o "lowerdir=/$of,upperdir=$1/$of/upper,workdir=$1/$of/work" "/$of"
 done
-rm -rf /etc/maascert /var/lib/maascert
+rm -rf /etc/maascert /var/lib/maascert /etc/letsencrypt /etc/cron.d/certbot
 mkdir -p /etc/maascert /etc/systemd/system /usr/local/bin
 cp "$2" /usr/local/bin/maascert
 cat >/usr/local/bin/sudo <<'END'

@@ -162,16 +162,16 @@ func hstsTime(version maasconfig.Version) string {
 func (h Host) checkCovered(wanted Wanted, seen map[string]sight) []report.Item {
 	var items []report.Item
 	var well []string
-	judge := func(what, name string, isCovered bool) {
+	judge := func(what, name, adds string, isCovered bool) {
 		if isCovered {
 			well = append(well, what)
 			return
 		}
-		items = append(items, report.Warning("coverage", fmt.Sprintf("%s is none of the certificate's names: whoever comes by it is shown one for others", what), name, fmt.Sprintf("add %s to this certificate's names", name)))
+		items = append(items, report.Warning("coverage", fmt.Sprintf("%s is none of the certificate's names: whoever comes by it is shown one for others", what), name, fmt.Sprintf("add %s to this certificate's names", adds)))
 	}
 	if address, err := url.Parse(wanted.MAASURL); err == nil {
 		if name, err := certstore.CanonicalName(address.Hostname()); err == nil && !maasconfig.IsOfThisHost(name) {
-			judge("MAAS's own URL, "+name+",", name, maasconfig.Covers(wanted.Names, name))
+			judge("MAAS's own URL, "+name+",", name, name, maasconfig.Covers(wanted.Names, name))
 		}
 	}
 	leads := func(address netip.Addr) bool {
@@ -183,10 +183,15 @@ func (h Host) checkCovered(wanted Wanted, seen map[string]sight) []report.Item {
 		return slices.Contains(wanted.Names, address.String())
 	}
 	for _, region := range wanted.Regions {
-		judge("region "+printable.Phrase(region.Name), printable.Phrase(region.Name), maasconfig.Covers(wanted.Names, region.Name) || slices.ContainsFunc(region.Addresses, leads))
+		name := printable.Phrase(region.Name)
+		adds := name
+		if len(region.Addresses) > 0 {
+			adds = "the name under which it is reached, or " + region.Addresses[0].String() + ","
+		}
+		judge("region "+name, name, adds, maasconfig.Covers(wanted.Names, region.Name) || slices.ContainsFunc(region.Addresses, leads))
 	}
 	for _, address := range h.VirtualAddresses() {
-		judge("the virtual address "+address.String(), address.String(), leads(address))
+		judge("the virtual address "+address.String(), address.String(), address.String(), leads(address))
 	}
 	if len(items) == 0 && len(well) > 0 {
 		items = append(items, report.Asked("coverage", "the certificate is for every way that leads to MAAS, as far as is known here", strings.Join(well, "; "), nil))

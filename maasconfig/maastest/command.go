@@ -31,6 +31,7 @@ type backend interface {
 	facts() (facts, error)
 	store(secret *Secret) error // nil: TLS off
 	apiKey(username string) (string, error)
+	configure(key string) error // what hardening asks for
 }
 
 // facts are what a maas command needs to know of its deployment.
@@ -39,6 +40,7 @@ type facts struct {
 	Root         int // the user that may configure MAAS
 	Hang         bool
 	DatabaseDown bool
+	Hardening    []string // settings that it asks for; nil: this MAAS has no such command
 }
 
 // Secret is what MAAS stores of config-tls (MAAS fact 1.5), with the port beside it.
@@ -95,12 +97,14 @@ func (in *invocation) dispatch(args []string) error {
 	switch {
 	case len(args) == 0:
 		return &exit{2, usageTop, "too few arguments"}
-	case args[0] == "apikey" && len(args) == 3 && args[1] == "--username":
-		key, err := in.backend.apiKey(args[2])
+	case args[0] == "apikey" && len(args) >= 3 && args[len(args)-2] == "--username":
+		key, err := in.backend.apiKey(args[len(args)-1])
 		if err == nil {
 			fmt.Fprintln(in.stdout, key)
 		}
 		return err
+	case args[0] == "config-hardening" && len(args) > 1:
+		return in.harden(args[1:])
 	case args[0] != "config-tls":
 		return &exit{2, usageTop, fmt.Sprintf("argument COMMAND: invalid choice: '%s' (choose from 'config-tls')", args[0])}
 	case len(args) == 1:
@@ -118,6 +122,29 @@ func (in *invocation) dispatch(args []string) error {
 	default:
 		return &exit{2, usageTLS, fmt.Sprintf("argument COMMAND: invalid choice: '%s' (choose from 'enable', 'disable')", args[1])}
 	}
+}
+
+// harden is what 3.7.4 and later have (MAAS fact 8.1).
+func (in *invocation) harden(args []string) error {
+	f, err := in.backend.facts()
+	switch {
+	case err != nil:
+		return err
+	case f.Hardening == nil:
+		return &exit{2, usageTop, "argument COMMAND: invalid choice: 'config-hardening' (choose from 'config-tls')"}
+	case args[0] == "set" && len(args) == 3:
+		return in.backend.configure(args[1])
+	case args[0] != "validate":
+		return &exit{2, usageTop, "argument COMMAND: invalid choice: '" + args[0] + "'"}
+	case len(f.Hardening) == 0:
+		fmt.Fprintln(in.stdout, "OK: no hardening violations.")
+		return nil
+	}
+	fmt.Fprintf(in.stdout, "VIOLATIONS (%d):\n", len(f.Hardening))
+	for _, key := range f.Hardening {
+		fmt.Fprintf(in.stdout, "  [WILDCARD_BIND_NOT_ALLOWED] %[1]s is not configured\n    Resolution: Run: maas config-hardening set %[1]s <address>\n    Config key: %[1]s\n", key)
+	}
+	return &exit{1, "", "violations were found"}
 }
 
 // admit checks, after the arguments were read, who calls, and whether there is a database.

@@ -266,6 +266,9 @@ func (d *Database) Set(secret *Secret) {
 	}
 }
 
+// Harden has MAAS find that hardening asks for settings, which are not set, each by its key.
+func (d *Database) Harden(keys ...string) { d.change(func(f *facts) { f.Hardening = keys }) }
+
 // Mute has config-tls store what it is given and notify nobody, as when it is killed in between: that is not one
 // transaction (MAAS fact 1.5).
 func (d *Database) Mute(on bool) {
@@ -274,7 +277,7 @@ func (d *Database) Mute(on bool) {
 	d.mute = on
 }
 
-// Calls are the argument lists of all runs of the maas command.
+// Calls are the argument lists of all runs of the maas command, but of those that only ask.
 func (d *Database) Calls() [][]string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -310,6 +313,14 @@ func (d *Database) facts() (facts, error) {
 
 // apiKey makes a key for an administrator, as the maas command does.
 func (d *Database) apiKey(username string) (string, error) { return d.APIKey(username, true), nil }
+
+// configure sets what hardening asks for.
+func (d *Database) configure(key string) error {
+	d.change(func(f *facts) {
+		f.Hardening = slices.DeleteFunc(slices.Clone(f.Hardening), func(one string) bool { return one == key })
+	})
+	return nil
+}
 
 func (d *Database) store(secret *Secret) error {
 	d.Set(secret)
@@ -358,6 +369,9 @@ func (d *Database) Run(stdin io.Reader, stdout, stderr io.Writer, args ...string
 func (d *Database) note(args []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if slices.Contains(args, "validate") {
+		return // it only asks
+	}
 	d.calls = append(d.calls, slices.Clone(args))
 }
 
@@ -421,6 +435,12 @@ func (d *Deployment) serveControl() error {
 			json.NewEncoder(w).Encode(d.APIKey(username, true))
 		}
 	})
+	mux.HandleFunc("/configure", func(w http.ResponseWriter, r *http.Request) {
+		var key string
+		if json.NewDecoder(r.Body).Decode(&key) == nil {
+			_ = d.configure(key)
+		}
+	})
 	d.control, d.done = &http.Server{Handler: mux}, make(chan struct{})
 	go func() {
 		defer close(d.done)
@@ -447,6 +467,8 @@ func (r *remote) store(secret *Secret) error { return r.post("/store", secret, n
 func (r *remote) apiKey(username string) (key string, err error) {
 	return key, r.post("/apikey", username, &key)
 }
+
+func (r *remote) configure(key string) error { return r.post("/configure", key, nil) }
 
 func (r *remote) post(path string, body, into any) error {
 	text, err := json.Marshal(body)

@@ -102,6 +102,13 @@ func (d *Database) Requests() []string {
 	return slices.Clone(d.rest.requests)
 }
 
+// SetSetting sets a setting, as an administrator does.
+func (d *Database) SetSetting(name string, value any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rest.settings[name] = value
+}
+
 // Setting is a setting's value as the API shows it.
 func (d *Database) Setting(name string) any {
 	d.mu.Lock()

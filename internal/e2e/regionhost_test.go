@@ -1,0 +1,164 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"maascert/acme/acmetest"
+	"maascert/maasconfig/maastest"
+)
+
+// regionHost is a clean root on which MAAS is installed as a snap, with two regions in this network namespace, of which this host is the first.
+type regionHost struct {
+	*cleanRoot
+	maas *maastest.Deployment
+}
+
+// regionAddresses are those of its regions.
+var regionAddresses = []string{"10.0.0.11", "10.0.0.12"}
+
+// addAddresses gives this network namespace the regions' addresses.
+func addAddresses(t *testing.T) {
+	t.Helper()
+	for _, address := range regionAddresses {
+		out, err := exec.Command("ip", "address", "add", address+"/32", "dev", "lo").CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
+}
+
+// startResolver is the name server of this network namespace: every name leads to the first region.
+func startResolver(t *testing.T) *acmetest.DNS {
+	t.Helper()
+	resolver, err := acmetest.StartDNS(53)
+	require.NoError(t, err)
+	t.Cleanup(resolver.Stop)
+	resolver.Point(netip.MustParseAddr(regionAddresses[0]))
+	return resolver
+}
+
+// newRegionHost makes one, until the test ends. MAAS serves no TLS.
+func newRegionHost(t *testing.T) *regionHost {
+	t.Helper()
+	for _, dir := range []string{"/snap"} { // where what is mounted needs a place
+		if err := os.Mkdir(dir, 0o755); err == nil {
+			t.Cleanup(func() { _ = os.Remove(dir) })
+		} else {
+			require.True(t, errors.Is(err, os.ErrExist), err)
+		}
+	}
+	var hosts []maastest.Host
+	for _, address := range regionAddresses {
+		hosts = append(hosts, maastest.Host{Address: netip.MustParseAddr(address), Listen: net.Listen})
+	}
+	maas, err := maastest.Start(maastest.Options{Dir: t.TempDir(), Hosts: hosts})
+	require.NoError(t, err)
+	t.Cleanup(maas.Stop)
+	h := &regionHost{newCleanRoot(t, "PATH=/snap/bin:/usr/local/bin:"+os.Getenv("PATH")), maas}
+	// A region's nginx listens at every address.
+	forward(t, "127.0.0.1:5240", regionAddresses[0]+":5240")
+	forward(t, "127.0.0.1:5443", regionAddresses[0]+":5443")
+	answerAsPostgreSQL(t, "127.0.0.1:5432")
+	h.must(fmt.Sprintf(`set -e
+mount -t tmpfs none /snap
+mkdir -p /snap/maas/current/meta /snap/bin /var/snap/maas/common/maas /var/snap/maas/current
+echo "version: 3.7.3-17001-g.abcdef" >/snap/maas/current/meta/snap.yaml
+ln -s %[1]s /snap/bin/maas
+echo region+rack >/var/snap/maas/common/snap_mode
+ln -s %[2]s /var/snap/maas/current/http
+printf 'maas_url: http://maas.example.internal:5240/MAAS\ndatabase_host: 127.0.0.1\n' >/var/snap/maas/current/regiond.conf
+echo secret >/var/snap/maas/common/maas/secret
+chmod 640 /var/snap/maas/current/regiond.conf /var/snap/maas/common/maas/secret
+echo "nameserver 127.0.0.1" >/etc/resolv.conf.new && { umount /etc/resolv.conf 2>/dev/null || true; rm -f /etc/resolv.conf; mv /etc/resolv.conf.new /etc/resolv.conf; }
+printf '127.0.0.1 localhost\n' >/etc/hosts.new && { umount /etc/hosts 2>/dev/null || true; mv /etc/hosts.new /etc/hosts; }
+cp %[3]s/maascert.service /etc/systemd/system/`, maas.Command, maas.Regions[0].HTTPDir, examples(t)))
+	return h
+}
+
+func examples(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs(filepath.Join("..", "..", "examples", "systemd"))
+	require.NoError(t, err)
+	return dir
+}
+
+// must runs a line of a shell there, which has to end well, and returns what it says.
+func (r *cleanRoot) must(line string) string {
+	r.Helper()
+	said, code := r.sh(line, "")
+	require.Zero(r, code, "%s\n%s", line, said)
+	return said
+}
+
+// servesWith tells whether every region serves a certificate that leads to a root.
+func (h *regionHost) servesWith(root []byte) {
+	h.Helper()
+	for _, region := range h.maas.Regions {
+		conn, err := tls.Dial("tcp", net.JoinHostPort(region.Address.String(), "5443"), &tls.Config{ServerName: "maas.example.internal", RootCAs: acmetest.Pool(root)})
+		require.NoError(h, err)
+		require.NoError(h, conn.Close())
+	}
+}
+
+// forward passes connections on until the test ends.
+func forward(t *testing.T, from, to string) {
+	t.Helper()
+	listenAt(t, from, func(conn net.Conn) {
+		other, err := net.Dial("tcp", to)
+		if err != nil {
+			return
+		}
+		defer other.Close()
+		go func() {
+			// Whoever hangs up first ends it.
+			_, _ = io.Copy(other, conn)
+			_ = other.(*net.TCPConn).CloseWrite()
+		}()
+		_, _ = io.Copy(conn, other)
+	})
+}
+
+// answerAsPostgreSQL takes connections as a PostgreSQL does that has no TLS.
+func answerAsPostgreSQL(t *testing.T, address string) {
+	t.Helper()
+	listenAt(t, address, func(conn net.Conn) {
+		if _, err := io.ReadFull(conn, make([]byte, 8)); err == nil {
+			_, _ = conn.Write([]byte{'N'})
+		}
+	})
+}
+
+func listenAt(t *testing.T, address string, serve func(net.Conn)) {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", address)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				serve(conn)
+			}()
+		}
+	}()
+}
+
+// pid is the process that holds the clean root.
+func (r *cleanRoot) pid() string { return strconv.Itoa(r.holder.Process.Pid) }
