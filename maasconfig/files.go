@@ -2,6 +2,7 @@ package maasconfig
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -46,7 +47,7 @@ func (f *Files) Probe(ctx context.Context) []Served {
 	held, err := f.held(ctx)
 	return sideBySide(f.keys.Endpoints, func(endpoint string) Served {
 		host, port := splitEndpoint(endpoint)
-		served := Handshake(ctx, f.parts.Dial, net.JoinHostPort(host, fallback(port, "443")), f.parts.ServerName)
+		served := Handshake(ctx, f.parts.Dial, net.JoinHostPort(host, cmp.Or(port, "443")), f.parts.ServerName)
 		served.Remedy = f.remedy()
 		var unsafe *errUnsafe
 		switch {
@@ -65,7 +66,7 @@ func (f *Files) Probe(ctx context.Context) []Served {
 // Backup reads the pair from the files.
 func (f *Files) Backup(context.Context) (*certstore.Bundle, error) {
 	k := f.keys
-	key, err := f.read(fallback(k.PEM, k.Key))
+	key, err := f.read(cmp.Or(k.PEM, k.Key))
 	if err != nil {
 		return nil, err
 	}

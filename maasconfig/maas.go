@@ -1,6 +1,7 @@
 package maasconfig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -196,17 +197,10 @@ func (m *MAAS) port(ctx context.Context, want Want) (int, error) {
 	case !IsUsablePort(port):
 		certs := filepath.Join(m.here(ctx).HTTPDir, "certs", "regiond-proxy")
 		return 0, hint.Add(fmt.Errorf("MAAS serves TLS on port %d, which it uses itself: racks and machines are to be answered there in plain HTTP", port),
-			"put it on another port: %s config-tls enable %s-key.pem %[2]s.pem --cacert %[2]s.pem --port %d --yes", fallback(m.here(ctx).Command, "maas"), certs, m.firstPort())
+			"put it on another port: %s config-tls enable %s-key.pem %[2]s.pem --cacert %[2]s.pem --port %d --yes", cmp.Or(m.here(ctx).Command, "maas"), certs, m.firstPort())
 	default:
 		return port, nil
 	}
-}
-
-func fallback(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
 }
 
 // firstPort returns the port on which TLS is enabled for the first time.

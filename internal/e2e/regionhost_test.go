@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,24 +54,17 @@ func startResolver(t *testing.T) *acmetest.DNS {
 // newRegionHost makes one, until the test ends. MAAS serves no TLS.
 func newRegionHost(t *testing.T) *regionHost {
 	t.Helper()
-	for _, dir := range []string{"/snap"} { // where what is mounted needs a place
-		if err := os.Mkdir(dir, 0o755); err == nil {
-			t.Cleanup(func() { _ = os.Remove(dir) })
-		} else {
-			require.True(t, errors.Is(err, os.ErrExist), err)
-		}
-	}
+	// What is mounted there needs a place, which stays: to remove it would unmount it under another test.
+	require.NoError(t, os.MkdirAll("/snap", 0o755))
 	var hosts []maastest.Host
 	for _, address := range regionAddresses {
 		hosts = append(hosts, maastest.Host{Address: netip.MustParseAddr(address), Listen: net.Listen})
 	}
+	hosts[0].Listen = listenHereToo
 	maas, err := maastest.Start(maastest.Options{Dir: t.TempDir(), Hosts: hosts})
 	require.NoError(t, err)
 	t.Cleanup(maas.Stop)
 	h := &regionHost{newCleanRoot(t, "PATH=/snap/bin:/usr/local/bin:"+os.Getenv("PATH")), maas}
-	// A region's nginx listens at every address.
-	forward(t, "127.0.0.1:5240", regionAddresses[0]+":5240")
-	forward(t, "127.0.0.1:5443", regionAddresses[0]+":5443")
 	answerAsPostgreSQL(t, "127.0.0.1:5432")
 	h.must(fmt.Sprintf(`set -e
 mount -t tmpfs none /snap
@@ -113,23 +107,65 @@ func (h *regionHost) servesWith(root []byte) {
 	}
 }
 
-// forward passes connections on until the test ends.
-func forward(t *testing.T, from, to string) {
-	t.Helper()
-	listenAt(t, from, func(conn net.Conn) {
-		other, err := net.Dial("tcp", to)
+// hereToo listens as a region's nginx does on its host: also at the loopback.
+type hereToo struct {
+	listeners []net.Listener
+	accepted  chan net.Conn
+	closed    chan struct{}
+	once      sync.Once
+}
+
+func listenHereToo(network, address string) (net.Listener, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	l := &hereToo{accepted: make(chan net.Conn), closed: make(chan struct{})}
+	for _, one := range []string{address, net.JoinHostPort("127.0.0.1", port)} {
+		listener, err := net.Listen(network, one)
+		if err != nil {
+			_ = l.Close()
+			return nil, err
+		}
+		l.listeners = append(l.listeners, listener)
+		go l.pass(listener)
+	}
+	return l, nil
+}
+
+func (l *hereToo) pass(from net.Listener) {
+	for {
+		conn, err := from.Accept()
 		if err != nil {
 			return
 		}
-		defer other.Close()
-		go func() {
-			// Whoever hangs up first ends it.
-			_, _ = io.Copy(other, conn)
-			_ = other.(*net.TCPConn).CloseWrite()
-		}()
-		_, _ = io.Copy(conn, other)
-	})
+		select {
+		case l.accepted <- conn:
+		case <-l.closed:
+			_ = conn.Close()
+		}
+	}
 }
+
+func (l *hereToo) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.accepted:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *hereToo) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	var failures []error
+	for _, one := range l.listeners {
+		failures = append(failures, one.Close())
+	}
+	return errors.Join(failures...)
+}
+
+func (l *hereToo) Addr() net.Addr { return l.listeners[0].Addr() }
 
 // answerAsPostgreSQL takes connections as a PostgreSQL does that has no TLS.
 func answerAsPostgreSQL(t *testing.T, address string) {

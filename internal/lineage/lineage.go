@@ -27,7 +27,7 @@ type FS interface {
 
 // Lineage is one certificate as another client keeps it.
 type Lineage struct {
-	Client    string // certbot, acme.sh or lego
+	Client    string // one of Clients
 	Name      string // that the client gave it
 	Folder    string // of the client
 	Directory string // URL of the CA's ACME directory; empty: the client does not write it down
@@ -52,6 +52,8 @@ func (l Lineage) Path() string {
 	switch l.Client {
 	case "certbot":
 		return filepath.Join(l.Folder, "live", l.Name)
+	case "dehydrated":
+		return filepath.Join(l.Folder, "certs", l.Name)
 	case "lego":
 		return filepath.Join(l.Folder, "certificates", l.Name+".json")
 	}
@@ -74,15 +76,16 @@ type Account struct {
 type Hook struct{ File, Command string }
 
 // Clients are those whose lineages can be read.
-var Clients = []string{"certbot", "acme.sh", "lego"}
+var Clients = []string{"certbot", "acme.sh", "lego", "dehydrated"}
 
 var readers = map[string]struct {
 	usual []string // folders of the client, the first that exists
 	read  func(files FS, path string) ([]Lineage, error)
 }{
-	"certbot": {[]string{"/etc/letsencrypt"}, certbot},
-	"acme.sh": {[]string{"/root/.acme.sh", "/etc/acme.sh"}, acmeSH},
-	"lego":    {[]string{"/var/lib/lego", "/root/.lego"}, lego},
+	"certbot":    {[]string{"/etc/letsencrypt"}, certbot},
+	"acme.sh":    {[]string{"/root/.acme.sh", "/etc/acme.sh"}, acmeSH},
+	"lego":       {[]string{"/var/lib/lego", "/root/.lego"}, lego},
+	"dehydrated": {[]string{"/var/lib/dehydrated", "/etc/dehydrated"}, dehydrated},
 }
 
 // Find reads the only lineage of a client: in its usual folder, or in path, which is the client's folder or leads to one lineage in it.

@@ -92,8 +92,8 @@ func TestFind(t *testing.T) {
 // What is wrong with a certificate is said, and what can be known all the same is.
 func TestBrokenLineages(t *testing.T) {
 	t.Parallel()
-	keyFiles := map[string]string{"certbot": "archive/a.example/privkey1.pem", "acme.sh": "a.example_ecc/a.example.key", "lego": "certificates/a.example.key"}
-	certFiles := map[string]string{"certbot": "archive/a.example/fullchain1.pem", "acme.sh": "a.example_ecc/fullchain.cer", "lego": "certificates/a.example.crt"}
+	keyFiles := map[string]string{"certbot": "archive/a.example/privkey1.pem", "acme.sh": "a.example_ecc/a.example.key", "lego": "certificates/a.example.key", "dehydrated": "certs/a.example/privkey-1700000000.pem"}
+	certFiles := map[string]string{"certbot": "archive/a.example/fullchain1.pem", "acme.sh": "a.example_ecc/fullchain.cer", "lego": "certificates/a.example.crt", "dehydrated": "certs/a.example/fullchain-1700000000.pem"}
 	const encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n"
 	for _, client := range lineage.Clients {
 		for name, row := range map[string]struct {

@@ -3,6 +3,7 @@
 package setup
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -58,17 +59,10 @@ func Look(ctx context.Context, host preflight.Host, here maasconfig.Installation
 	f.Host = hostName(host.Files)
 	for _, port := range []int{httpPort, tlsPort} {
 		for _, one := range host.Listening(port) {
-			f.Owners[port] = orElse(one.Program, fmt.Sprintf("a program of user %d", one.Owner))
+			f.Owners[port] = cmp.Or(one.Program, fmt.Sprintf("a program of user %d", one.Owner))
 		}
 	}
 	return f
-}
-
-func orElse(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
 }
 
 // hostName is this host's, with its domain where /etc/hosts says that (hosts(5): the first name of a line is the canonical one).
@@ -117,7 +111,7 @@ func (f Facts) Words() []string {
 	add := func(format string, args ...any) { lines = append(lines, printable.Text(fmt.Sprintf(format, args...))) }
 	switch {
 	case f.TLSPort != 0 && f.Served != nil:
-		add("TLS is on, on port %d, with a certificate of %s until %s", f.TLSPort, orElse(f.Served.Issuer.CommonName, f.Served.Issuer.String()), printable.Time(f.Served.NotAfter))
+		add("TLS is on, on port %d, with a certificate of %s until %s", f.TLSPort, cmp.Or(f.Served.Issuer.CommonName, f.Served.Issuer.String()), printable.Time(f.Served.NotAfter))
 	case f.TLSPort != 0:
 		add("TLS is on, on port %d", f.TLSPort)
 	case f.TLSKnown:

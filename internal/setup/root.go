@@ -2,6 +2,7 @@ package setup
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -110,7 +111,7 @@ func rootURLs(directory *url.URL, fingerprint string) []string {
 func shownBy(ctx context.Context, dial world.Dial, directory *url.URL) ([]*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, rootTime)
 	defer cancel()
-	port := orElse(directory.Port(), "443")
+	port := cmp.Or(directory.Port(), "443")
 	conn, err := dial(ctx, "tcp", net.JoinHostPort(directory.Hostname(), port))
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-// Package lineagetest lays certificates out as other ACME clients do, for tests: certbot 2 and 5, acme.sh 3 and lego 4.
+// Package lineagetest lays certificates out as other ACME clients do, for tests: certbot 2 and 5, acme.sh 3, lego 4 and dehydrated 0.7.
 package lineagetest
 
 import (
@@ -27,7 +27,7 @@ type Kept struct {
 }
 
 // Writers lay a certificate out in a client's folder, by client. Each returns the path that leads to it alone.
-var Writers = map[string]func(folder string, k Kept) (path string, err error){"certbot": certbot, "acme.sh": acmeSH, "lego": lego}
+var Writers = map[string]func(folder string, k Kept) (path string, err error){"certbot": certbot, "acme.sh": acmeSH, "lego": lego, "dehydrated": dehydrated}
 
 // write writes files by their names below a folder.
 func write(folder string, files map[string]string) error {
@@ -136,4 +136,29 @@ func lego(folder string, k Kept) (string, error) {
 		filepath.Join(account, "account.json"): string(registered),
 		filepath.Join(account, "keys", filepath.Base(account)+".key"): string(key),
 	})
+}
+
+func dehydrated(folder string, k Kept) (string, error) {
+	key, err := certstore.MarshalKey(k.AccountKey)
+	if err != nil {
+		return "", err
+	}
+	account, at := filepath.Join("accounts", base64.RawURLEncoding.EncodeToString([]byte(k.Directory+"\n"))), filepath.Join("certs", k.Name)
+	err = write(folder, map[string]string{
+		filepath.Join(account, "account_key.pem"):        string(key),
+		filepath.Join(account, "account_id.json"):        fmt.Sprintf(`{"url":%q}`, k.AccountURL),
+		filepath.Join(account, "registration_info.json"): `{"contact": ["mailto:ops@example.com"], "status": "valid"}`,
+		filepath.Join(at, "privkey-1700000000.pem"):      string(k.Bundle.KeyPEM()),
+		filepath.Join(at, "cert-1700000000.pem"):         string(k.Bundle.LeafPEM()),
+		filepath.Join(at, "chain-1700000000.pem"):        string(k.Bundle.ChainPEM()),
+		filepath.Join(at, "fullchain-1700000000.pem"):    string(k.Bundle.FullChainPEM()),
+		"config":      fmt.Sprintf("BASEDIR=%s\nCA=%q\nWELLKNOWN=\"${BASEDIR}/acme-challenges\"\nHOOK=%q\n", folder, k.Directory, k.Hook),
+		"domains.txt": k.Name + "\n",
+	})
+	for _, name := range []string{"privkey", "cert", "chain", "fullchain"} {
+		if err == nil {
+			err = os.Symlink(name+"-1700000000.pem", filepath.Join(folder, at, name+".pem"))
+		}
+	}
+	return filepath.Join(folder, at), err
 }
