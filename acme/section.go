@@ -68,6 +68,9 @@ func (s DryRunSection) Roots() *x509.CertPool { return s.roots }
 // Presets are the directories that can be called by name.
 var Presets = map[string]string{"letsencrypt": LetsEncrypt, "letsencrypt-staging": LetsEncryptStaging}
 
+// IsMailAddress tells whether a text could be a mail address that a CA writes to.
+func IsMailAddress(text string) bool { return mailAddress.MatchString(text) }
+
 var mailAddress = regexp.MustCompile(`^[^@\s]+@[^@\s]+$`)
 
 // Check fills in defaults, finds what is wrong, and reads roots and secrets.

@@ -32,7 +32,7 @@ func TestM9TheAdviceIsACommandOfTheInstallation(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, maastest.Options{Regions: 1})
 	s.enable(t, 5443)
-	for kind, command := range map[string]string{"snap": "maas status", "deb": "systemctl status maas-regiond"} {
+	for kind, command := range map[string]string{"snap": "maas status", "deb": "systemctl status maas-regiond maas-http"} {
 		config := s.config
 		config.Runner = failing{exit: 1}
 		config.Detect = func(ctx context.Context) (maasconfig.Installation, error) {

@@ -1,6 +1,7 @@
 package maasconfig
 
 import (
+	"cmp"
 	"crypto"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/section"
+	"maascert/internal/world"
 )
 
 // service is what is usual for one that reads its certificate from files.
@@ -179,4 +181,16 @@ func (s *FilesSection) paths() []path {
 		{"chain", s.Chain, false, (*certstore.Bundle).ChainPEM},
 	}
 	return slices.DeleteFunc(all, func(p path) bool { return p.path == "" })
+}
+
+// LocalPorts are those of endpoints that are this host's.
+func (s *FilesSection) LocalPorts(int) (ports []int) {
+	for _, endpoint := range s.Endpoints {
+		host, text := splitEndpoint(endpoint)
+		port, err := strconv.Atoi(cmp.Or(text, "443"))
+		if err == nil && world.IsThisHost(host) {
+			ports = append(ports, port)
+		}
+	}
+	return ports
 }

@@ -199,7 +199,7 @@ func (i Installation) Status() string {
 	if i.Kind == "snap" {
 		return "maas status"
 	}
-	return "systemctl status maas-regiond"
+	return "systemctl status maas-regiond maas-http"
 }
 
 // Stages lists the folders in which killed runs may have left stages, whatever is installed now.

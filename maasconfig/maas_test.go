@@ -96,7 +96,7 @@ func TestDetect(t *testing.T) {
 		"the snap": {
 			files: snap, runner: runner{path: "/snap/bin/maas"},
 			want: maasconfig.Installation{
-				Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 7, Patch: 3}, Command: "/snap/bin/maas",
+				Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 7, Patch: 3}, Mode: "region+rack", Command: "/snap/bin/maas",
 				HTTPDir: "/var/snap/maas/current/http", StageDir: "/var/snap/maas/common/maascert",
 			},
 		},
@@ -111,7 +111,7 @@ func TestDetect(t *testing.T) {
 			files: snap, runner: runner{path: "/opt/maas"},
 			config: maasconfig.InstallationConfig{Command: "/opt/maas", StageDir: "/s", HTTPDir: "/h", Version: "3.8.0~beta6"},
 			want: maasconfig.Installation{
-				Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 8}, Command: "/opt/maas", HTTPDir: "/h", StageDir: "/s",
+				Kind: "snap", Version: maasconfig.Version{Major: 3, Minor: 8}, Mode: "region+rack", Command: "/opt/maas", HTTPDir: "/h", StageDir: "/s",
 			},
 		},
 		"a rack controller's snap is refused": {

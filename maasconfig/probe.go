@@ -112,7 +112,9 @@ func LiveRegions(ctx context.Context, dial world.Dial, host string) ([]Region, e
 		region.Name = printable.Line(name, 253)
 		for _, end := range ends {
 			if text, isText := append(end, nil)[0].(string); isText {
-				if address, err := netip.ParseAddr(text); err == nil && !address.IsLoopback() && !slices.Contains(region.Addresses, address.Unmap()) {
+				address, err := netip.ParseAddr(text)
+				isFit := err == nil && address.Zone() == "" && !address.IsLoopback() && !address.IsUnspecified() && !address.IsMulticast() && len(region.Addresses) < mostOfRegion
+				if isFit && !slices.Contains(region.Addresses, address.Unmap()) {
 					region.Addresses = append(region.Addresses, address.Unmap())
 				}
 			}
@@ -127,6 +129,9 @@ func LiveRegions(ctx context.Context, dial world.Dial, host string) ([]Region, e
 	}
 	return regions, nil
 }
+
+// mostOfRegion bounds how many addresses of a region are believed.
+const mostOfRegion = 20
 
 // maxLoops bounds, in bytes, the list of regions that run.
 const maxLoops = 256 << 10

@@ -1,6 +1,7 @@
 package maasconfig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ type TargetSection interface {
 	// Entrusted are the programs that are run as the user that we are, by name or path, and the files that a key goes to: nobody
 	// else may be able to replace any of them.
 	Entrusted() []string
+	// LocalPorts are those of this host at which the target is asked; MAAS serves TLS on one port, 0 for none.
+	LocalPorts(maas int) []int
 	// Make makes the target. It touches nothing yet.
 	Make(parts Parts) Target
 }
@@ -91,6 +94,9 @@ func (s *MAASSection) Check(at section.Place) {
 
 // Entrusted are none: the maas command and the stage have their keys elsewhere.
 func (s *MAASSection) Entrusted() []string { return nil }
+
+// LocalPorts is the one that MAAS serves TLS on, or will.
+func (s *MAASSection) LocalPorts(maas int) []int { return []int{cmp.Or(maas, s.Port, DefaultPort)} }
 
 // Make makes the MAAS deployment that this host belongs to.
 func (s *MAASSection) Make(parts Parts) Target {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"maascert/acme/challenge"
+	"maascert/internal/hint"
 	"maascert/internal/preflight"
 	"maascert/internal/report"
 	"maascert/internal/world"
@@ -55,15 +56,19 @@ func (p *assembly) ports(host preflight.Host) (ports []preflight.Port) {
 	for _, cert := range p.config.Certificates {
 		for _, way := range p.config.Issuers[cert.Issuer].Ways() {
 			switch {
-			case way.Type == "dns-01" || way.Type == "":
+			case way.Type == "dns-01" || way.Type == "" || len(way.Before) > 0: // which may open it
 			case way.Type == "tls-alpn-01":
 				add(443, "the CA's look at names (tls-alpn-01)")
 			default:
 				add(80, "the CA's look at names (http-01)")
 			}
 		}
+		for _, name := range cert.Targets {
+			for _, port := range p.config.Targets[name].LocalPorts(host.Port) {
+				add(port, "whoever asks what "+name+" serves")
+			}
+		}
 	}
-	add(host.Port, "MAAS's page and API")
 	return ports
 }
 
@@ -71,19 +76,22 @@ func (p *assembly) ports(host preflight.Host) (ports []preflight.Port) {
 func checkOwnFiles(p *assembly) []report.Item {
 	for _, one := range entrusted(p.config.File(), p.config) {
 		if err := world.Replaceable(one.path, os.Geteuid()); err != nil {
-			return []report.Item{report.Warning("own-files", fmt.Sprintf("the daemon will not start: %s is not safe: %v", one.what, err), one.path, ownFix(err))}
+			return []report.Item{report.Asked("own-files", "", one.path, hint.Add(fmt.Errorf("the daemon will not start: %s is not safe: %w", one.what, err), "%s", ownFix(err, one.path)))}
 		}
 	}
 	return []report.Item{report.Asked("own-files", "nobody else may write what the daemon reads and runs", p.config.File(), nil)}
 }
 
-// ownFix is what makes a path safe that is not.
-func ownFix(err error) string {
+// ownFix is what makes a path safe that is not. A folder above it may be somebody's own, and stays his.
+func ownFix(err error, path string) string {
 	var unsafe *world.UnsafeError
-	if !errors.As(err, &unsafe) {
-		return "only root may be able to write it and the folders above it: chown root, chmod go-w"
+	switch {
+	case !errors.As(err, &unsafe) || unsafe.Path != path:
+		return "put it into a folder that only root may write, such as /etc/maascert, and name it there in the configuration"
+	case unsafe.IsForeign:
+		return "look at what is in it, which somebody else may have written; then put a copy of root's in its place"
 	}
-	return fmt.Sprintf("chown root %[1]s && chmod go-w %[1]s", unsafe.Path)
+	return world.Command{Path: "chmod", Args: []string{"go-w", path}}.String() + " # and look at what is in it, which others could change"
 }
 
 // checkForMAAS looks at what the certificate of a MAAS is, is to be, and leads to.

@@ -145,7 +145,7 @@ func (s *situation) snap(version string) {
 var everyCheck = []checkRow{
 	{code: "store", breaks: func(s *situation) { s.fails("Writable", "store", syscall.ENOSPC) }, state: report.CheckFail, fix: "free or mount it", follow: works},
 	{code: "public", breaks: func(s *situation) { s.fails("Writable", "public", syscall.EACCES) }, state: report.CheckFail, fix: "run maascert as root", follow: works},
-	{code: "own-files", breaks: func(s *situation) { s.shell("chmod 0666 " + s.dir + "/maascert.yaml") }, state: report.CheckWarn, fix: "chown root ", follow: ownFollowed},
+	{code: "own-files", breaks: func(s *situation) { s.shell("chmod 0666 " + s.dir + "/maascert.yaml") }, state: report.CheckFail, fix: "chmod go-w ", follow: runs("")},
 	{code: "managers", breaks: func(s *situation) {
 		s.file("/etc/cron.d/maas", "0 3 * * * root maas config-tls enable k c --yes\n", 0o644)
 	}, state: report.CheckWarn, fix: "sed -i", follow: runs("")},
@@ -309,7 +309,7 @@ var everyCheck = []checkRow{
 	{code: "maas-files", first: func(s *situation) { s.snap("3.7.3-1-g.abc") }, breaks: func(s *situation) { s.shell("chmod 0644 /var/snap/maas/current/regiond.conf") }, state: report.CheckWarn, fix: "chmod 0640 /var/snap/maas/current/regiond.conf", follow: runs("")},
 	{code: "left-keys", first: func(s *situation) { s.snap("3.7.3-1-g.abc") }, breaks: func(s *situation) {
 		s.file("/var/snap/maas/common/privkey.pem", "-----BEGIN PRIVATE KEY-----\n", 0o600)
-	}, state: report.CheckWarn, fix: "if nothing else uses it: rm /var/snap/maas/common/privkey.pem", follow: runs("if nothing else uses it: ")},
+	}, state: report.CheckWarn, fix: "rm /var/snap/maas/common/privkey.pem # if nothing else uses it", follow: runs("")},
 	{code: "cluster-ca", first: func(s *situation) {
 		s.snap("3.7.3-1-g.abc")
 		s.clusterCertificate(time.Hour, years)
@@ -338,7 +338,7 @@ var everyCheck = []checkRow{
 	}, state: report.CheckFail, fix: "is PostgreSQL up there, and is database_host in /var/snap/maas/current/regiond.conf right?", follow: func(s *situation, _ string) {
 		s.shell("sed -i 's/database_host: .*/database_host: 127.0.0.1/' /var/snap/maas/current/regiond.conf")
 	}},
-	{code: "maas-ports", first: func(s *situation) { s.listening = map[int][]world.Listening{5240: {{Program: "nginx (process 1)"}}} }, breaks: func(s *situation) { delete(s.listening, 5240) }, state: report.CheckFail, fix: "is MAAS up? ", follow: func(s *situation, _ string) { s.listening[5240] = []world.Listening{{Program: "nginx (process 2)"}} }},
+	{code: "maas-ports", first: func(s *situation) { s.listening = map[int][]world.Listening{5240: {{Name: "nginx (process 1)"}}} }, breaks: func(s *situation) { delete(s.listening, 5240) }, state: report.CheckFail, fix: "is MAAS up? ", follow: func(s *situation, _ string) { s.listening[5240] = []world.Listening{{Name: "nginx (process 2)"}} }},
 	{code: "hardening", first: func(s *situation) { s.maas.Harden("dns_bind") }, isBroken: true, breaks: func(*situation) {}, state: report.CheckWarn, fix: "maas config-hardening set dns_bind <address>", follow: func(s *situation, fix string) {
 		s.shell(strings.NewReplacer("maas config-hardening", s.maas.Command+" config-hardening", "<address>", "10.0.0.5").Replace(fix))
 	}},
@@ -355,13 +355,6 @@ func withFront(s *situation) {
 	require.NoError(s, err)
 	s.serves(bundle) // MAAS's own TLS
 	s.edit(s.T, "certificates:\n", "certificates:\n  - {name: front, names: [front.example.internal], key_type: ec256, targets: [front]}\n")
-}
-
-func ownFollowed(s *situation, fix string) {
-	if os.Geteuid() != 0 { // root is who we are, to an ordinary user
-		fix = regexp.MustCompile(`chown root \S+ && `).ReplaceAllString(fix, "")
-	}
-	runs("")(s, fix)
 }
 
 func (s *situation) snapVersion(version string) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"charm.land/huh/v2"
+
+	"maascert/internal/printable"
 )
 
 // choice is one of several answers.
@@ -48,6 +50,7 @@ func newForm(in io.Reader, out io.Writer) *form {
 var _ asker = (*form)(nil)
 
 func (f *form) text(ctx context.Context, title, more string, value *string, check func(string) error) error {
+	title, more = printable.Text(title), printable.Text(more)
 	if f.isPlain && *value != "" {
 		more = strings.TrimSpace(more + " [" + *value + "]")
 	}
@@ -55,11 +58,12 @@ func (f *form) text(ctx context.Context, title, more string, value *string, chec
 }
 
 func (f *form) choose(ctx context.Context, title, more string, choices []choice, value *string) error {
-	*value = choices[0].value
+	title, more, *value = printable.Text(title), printable.Text(more), choices[0].value
 	return f.run(ctx, more, huh.NewSelect[string]().Title(title).Description(more).Options(options(choices)...).Value(value))
 }
 
 func (f *form) tick(ctx context.Context, title, more string, choices []choice, values *[]string) error {
+	title, more = printable.Text(title), printable.Text(more)
 	if f.isPlain {
 		more = strings.TrimSpace(more + " A number ticks it or takes the tick away, 0 goes on.")
 	}
@@ -67,13 +71,14 @@ func (f *form) tick(ctx context.Context, title, more string, choices []choice, v
 }
 
 func (f *form) agree(ctx context.Context, title, more string, yes *bool) error {
+	title, more = printable.Text(title), printable.Text(more)
 	return f.run(ctx, more, huh.NewConfirm().Title(title).Description(more).Value(yes))
 }
 
 func options(choices []choice) []huh.Option[string] {
 	var all []huh.Option[string]
 	for _, one := range choices {
-		all = append(all, huh.NewOption(one.words, one.value).Selected(one.tick))
+		all = append(all, huh.NewOption(printable.Text(one.words), one.value).Selected(one.tick))
 	}
 	return all
 }

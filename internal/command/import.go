@@ -51,7 +51,7 @@ func (a *app) importCommand() *cobra.Command {
 func (a *app) importFrom(c *call) error {
 	client := c.arg()
 	if client != fromMAAS && !slices.Contains(lineage.Clients, client) {
-		return hint.Add(fmt.Errorf("import: %q is no client that can be imported from", client), "maascert import certbot, acme.sh, lego or maas")
+		return hint.Add(fmt.Errorf("import: %q is no client that can be imported from", client), "maascert import takes one of: %s", strings.Join(slices.Concat(lineage.Clients, []string{fromMAAS}), ", "))
 	}
 	if len(c.Args) > 2 || client == fromMAAS && len(c.Args) > 1 {
 		return fmt.Errorf("import takes no argument %q", c.Args[len(c.Args)-1])

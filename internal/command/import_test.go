@@ -220,7 +220,7 @@ func TestImportWritesAConfiguration(t *testing.T) {
 	code, stdout, stderr := inSite(t, s, others, "--config", file, "import", "acme.sh", path, "--root", filepath.Join(s.dir, "root.pem"))
 	require.Equal(t, exitAttention, code, stderr)
 	require.Contains(t, stdout, "wrote "+file)
-	require.Contains(t, stderr, `the maas command "maas" is not here`)
+	require.Contains(t, stderr, "the certificate was not taken: maas: ")
 	conf, err := config.Load(file, testTypes())
 	require.NoError(t, err)
 	require.Equal(t, s.ca.Directory, conf.ACME.Directory)

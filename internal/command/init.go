@@ -1,7 +1,7 @@
 package command
 
 import (
-	"crypto/x509"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,12 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"maascert/acme"
-	"maascert/acme/challenge"
 	"maascert/certstore"
 	"maascert/internal/config"
 	"maascert/internal/hint"
@@ -22,7 +21,6 @@ import (
 	"maascert/internal/preflight"
 	"maascert/internal/printable"
 	"maascert/internal/report"
-	"maascert/internal/secret"
 	"maascert/internal/setup"
 	"maascert/internal/world"
 	"maascert/maasconfig"
@@ -50,8 +48,9 @@ func (a *app) initCommand() *cobra.Command {
 			textOption("webroot", "", "`DIR` of a web server on port 80 in which answers to http-01 are put"),
 			listOption("endpoint", "`ADDRESS` of a region (may be repeated); default: the regions that run now"),
 			textOption("api-user", "", "make an API key of the MAAS administrator `USER`, so that MAAS tells which regions there are"),
-			textOption("haproxy", "", "PEM `FILE` from which an HAProxy on this host serves the certificate too"),
-			switchOption("force", "replace the configuration file; the one before stays beside it, as FILE.old"),
+			textOption("haproxy", "", "PEM `FILE` from which an HAProxy on this host is to serve the certificate too"),
+			textOption("haproxy-endpoint", "", "`HOST:PORT` at which that HAProxy is asked; default: as its configuration says"),
+			switchOption("force", "replace the configuration file; what is replaced stays beside it, with .old at its end"),
 			switchOption("rehearse", "rehearse the first renewal at the end; changes nothing"),
 			switchOption("yes", "ask nothing"),
 		},
@@ -68,20 +67,6 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// interview is one run of init.
-type interview struct {
-	*app
-	c       *call
-	ask     asker // nil: nobody is asked
-	file    string
-	folder  string // of the file
-	facts   setup.Facts
-	answers setup.Answers
-	// The CA's directory, which may be called by name among the answers.
-	directory string
-	roots     *x509.CertPool // that the CA's directory is trusted by; nil: the system's
-}
-
 func (a *app) initialize(c *call) error {
 	file, err := a.configFile(c)
 	if err != nil {
@@ -90,9 +75,14 @@ func (a *app) initialize(c *call) error {
 	if file, err = filepath.Abs(file); err != nil {
 		return err
 	}
-	i := &interview{app: a, c: c, file: file, folder: filepath.Dir(file)}
+	i := &interview{app: a, c: c, file: file, folder: filepath.Dir(file), roots: map[string][]byte{}}
 	if _, err := a.fsys.Stat(file); err == nil && !c.isOn("force") {
-		return hint.Add(fmt.Errorf("init: %s is there already", file), "maascert check looks at it; init --force writes another, and keeps this one as %s.old", file)
+		return hint.Add(fmt.Errorf("init: %s is there already", file), "maascert check looks at it; init --force writes another, and keeps this one beside it")
+	}
+	for _, path := range []string{i.folder, file} {
+		if err := world.Replaceable(path, os.Geteuid()); err != nil {
+			return hint.Add(fmt.Errorf("init: a configuration there would not be safe: %w", err), "have it in a folder that only root may write, such as /etc/maascert")
+		}
 	}
 	switch {
 	case c.isOn("yes"):
@@ -110,7 +100,7 @@ func (a *app) initialize(c *call) error {
 	case errors.As(err, &usage):
 		return fmt.Errorf("init: %w", err)
 	case errors.Is(err, errEnded):
-		a.complain(errors.New("init: nothing was written"))
+		a.complain(errors.New("init: ended; nothing was written"))
 		return outcome(exitInterrupted)
 	case err != nil:
 		a.complain(fmt.Errorf("init: %w", err))
@@ -150,358 +140,14 @@ func (i *interview) look() error {
 	return nil
 }
 
-// findCA asks for the directory (RFC 8555 section 7.1.1).
-func (i *interview) findCA() error {
-	directory := i.c.text("directory")
-	if directory == "" && i.ask == nil {
-		return usageError{hint.Add(errors.New("which CA?"), "--directory URL, of its ACME directory; or letsencrypt")}
-	}
-	if directory == "" {
-		err := i.ask.choose(i.c.Context, "Which CA is to issue the certificate?", "", []choice{
-			{value: "own", words: "one of our own: step-ca, Caddy, or another that speaks ACME"},
-			{value: "letsencrypt", words: "Let's Encrypt, for names that the whole world can look up"},
-			{value: "letsencrypt-staging", words: "Let's Encrypt's CA for tests, which no client trusts"},
-		}, &directory)
-		if err != nil {
-			return err
-		}
-	}
-	if directory == "own" {
-		directory = ""
-		err := i.ask.text(i.c.Context, "URL of its ACME directory", "step-ca: https://CA/acme/acme/directory. Caddy: https://CA/acme/local/directory.", &directory, isDirectory)
-		if err != nil {
-			return err
-		}
-	}
-	var err error
-	directory = strings.TrimSpace(directory)
-	i.answers.Directory = directory
-	if i.directory, err = acme.DirectoryURL(directory); err != nil {
-		return usageError{fmt.Errorf("--directory: %w", err)}
-	}
-	return nil
-}
-
-func isDirectory(text string) error {
-	_, err := acme.DirectoryURL(text)
-	return err
-}
-
-// findTrust finds the root by which the CA's own server is trusted: the system's trust, a file, or one that the CA shows and somebody vouches for.
-func (i *interview) findTrust() error {
-	for _, named := range []struct {
-		option string
-		into   *string
-	}{{"root", &i.answers.Root}, {"issuer-root", &i.answers.IssuerRoot}} {
-		path := i.c.text(named.option)
-		if path == "" {
-			continue
-		}
-		path, err := filepath.Abs(path)
-		if err == nil {
-			_, err = readRoots(i.fsys, path)
-		}
-		if err != nil {
-			return usageError{fmt.Errorf("--%s: %w", named.option, err)}
-		}
-		*named.into = path
-	}
-	wanted := ""
-	if text := i.c.text("root-fingerprint"); text != "" {
-		var err error
-		if wanted, err = setup.ParseFingerprint(text); err != nil {
-			return usageError{fmt.Errorf("--root-fingerprint: %w", err)}
-		}
-	}
-	if i.answers.Root != "" {
-		return i.useRoots(wanted)
-	}
-	_, err := i.client().Requirements(i.c.Context)
-	var unknown x509.UnknownAuthorityError
-	if wanted == "" && !errors.As(err, &unknown) {
-		return nil // it is trusted; or what else is wrong is said when it is asked next
-	}
-	return i.fetchRoot(wanted)
-}
-
-// useRoots takes the roots of a file, one of which has a fingerprint where one is wanted.
-func (i *interview) useRoots(wanted string) error {
-	roots, err := readRoots(i.fsys, i.answers.Root)
-	if err != nil {
-		return err
-	}
-	i.roots = x509.NewCertPool()
-	isThere := wanted == ""
-	for _, root := range roots {
-		i.roots.AddCert(root)
-		isThere = isThere || certstore.Fingerprint(root) == "sha256:"+wanted
-		fmt.Fprintf(i.words, "root: %s, SHA-256 %s\n", printable.Phrase(root.Subject.String()), setup.Root{Cert: root}.Fingerprint())
-	}
-	if !isThere {
-		return usageError{fmt.Errorf("--root: no certificate in %s has the fingerprint that --root-fingerprint says", i.answers.Root)}
-	}
-	return nil
-}
-
-func readRoots(files world.FS, path string) ([]*x509.Certificate, error) {
-	text, err := files.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return certstore.ParseCertificates(text)
-}
-
-// fetchRoot has the CA show its root, and a person or a fingerprint vouch for it.
-func (i *interview) fetchRoot(wanted string) error {
-	root, err := setup.FindRoot(i.c.Context, new(net.Dialer).DialContext, i.directory, wanted)
-	if err != nil {
-		return fmt.Errorf("this host does not trust the CA: %w", err)
-	}
-	fmt.Fprintf(i.words, "root: %s, SHA-256 %s, from %s\n", printable.Phrase(root.Cert.Subject.String()), root.Fingerprint(), printable.Text(root.From))
-	why := "its fingerprint was given"
-	switch {
-	case wanted != "":
-	case i.ask == nil:
-		return usageError{hint.Add(errors.New("this host does not trust the CA, and nobody vouches for the root that it shows"),
-			"compare its fingerprint with what the CA's operator says; then: --root-fingerprint %s", root.Fingerprint())}
-	default:
-		isSo := false
-		err := i.ask.agree(i.c.Context, "Is this the fingerprint of the CA's root that its operator knows?", root.Fingerprint()+" (step certificate fingerprint root_ca.crt prints it)", &isSo)
-		if err != nil {
-			return err
-		}
-		if !isSo {
-			return hint.Add(errors.New("nobody vouches for the root that the CA shows"), "bring the file from the CA's operator: --root FILE")
-		}
-		why = "a person compared its fingerprint"
-	}
-	i.answers.Root, i.answers.RootWhy = filepath.Join(i.folder, "root_ca.pem"), why
-	i.roots = x509.NewCertPool()
-	i.roots.AddCert(root.Cert)
-	if err := i.fsys.MkdirAll(i.folder, 0o755); err != nil {
-		return err
-	}
-	return i.fsys.Replace(i.answers.Root, root.PEM(), 0o644)
-}
-
-// client asks the CA, without an account.
-func (i *interview) client() *acme.Client {
-	return acme.New(acme.Config{Directory: i.directory, Roots: i.roots, UserAgent: "maascert/" + version(), Store: certstore.NewOverlay(nil), Log: i.log, Observe: i.observe})
-}
-
-// meetCA asks the CA what it wants of an account.
-func (i *interview) meetCA() error {
-	wants, err := i.client().Requirements(i.c.Context)
-	if err != nil {
-		return err
-	}
-	i.answers.Profile, i.answers.Email = i.c.text("profile"), i.c.text("email")
-	if i.answers.Profile != "" {
-		if err := acme.CheckProfile(i.answers.Profile, wants.Profiles); err != nil {
-			return err
-		}
-	}
-	if i.answers.AcceptTerms = i.c.isOn("accept-terms"); wants.Terms != "" && !i.answers.AcceptTerms {
-		if i.ask == nil {
-			return usageError{hint.Add(fmt.Errorf("the CA has terms of service: %s", wants.Terms), "read them; then: --accept-terms")}
-		}
-		if err := i.ask.agree(i.c.Context, "Do you agree to the CA's terms of service?", wants.Terms, &i.answers.AcceptTerms); err != nil {
-			return err
-		}
-		if !i.answers.AcceptTerms {
-			return errors.New("the CA issues nothing to those who do not agree to its terms")
-		}
-	}
-	i.answers.EABKeyID, i.answers.EABKey = i.c.text("eab-key-id"), secret.Reference(i.c.text("eab-hmac"))
-	if wants.ExternalAccount && i.ask != nil && i.answers.EABKeyID == "" {
-		if err := i.ask.text(i.c.Context, "ID of the external account (EAB)", "The CA registers only accounts that are bound to one; its operator gives you ID and key.", &i.answers.EABKeyID, notEmpty); err != nil {
-			return err
-		}
-		key := "file:" + filepath.Join(i.folder, "eab.key")
-		if err := i.ask.text(i.c.Context, "Where its key is", "Write it there first, readable by root alone.", &key, func(text string) error { return secret.Reference(text).Check() }); err != nil {
-			return err
-		}
-		i.answers.EABKey = secret.Reference(key)
-	}
-	if wants.ExternalAccount && (i.answers.EABKeyID == "" || i.answers.EABKey == "") {
-		return usageError{hint.Add(acme.ErrExternalAccount, "--eab-key-id ID --eab-hmac file:PATH, as the CA's operator gave them to you")}
-	}
-	if i.ask != nil && !i.c.isSaid("email") {
-		return i.ask.text(i.c.Context, "Mail address that the CA may write to", "May stay empty.", &i.answers.Email, func(string) error { return nil })
-	}
-	return nil
-}
-
-func notEmpty(text string) error {
-	if text == "" {
-		return errors.New("it is needed")
-	}
-	return nil
-}
-
-// findAPI makes a key for MAAS's API, where somebody says whose.
-func (i *interview) findAPI() error {
-	path := filepath.Join(i.folder, "api.key")
-	if _, err := i.fsys.Stat(path); err == nil {
-		i.answers.APIKey = secret.Reference("file:" + path)
-		fmt.Fprintf(i.words, "the API key in %s is used\n", path)
-		return nil
-	}
-	user := i.c.text("api-user")
-	if user == "" && i.ask != nil && !i.c.isSaid("api-user") {
-		if err := i.ask.text(i.c.Context, "Make an API key of which MAAS administrator?", "With one MAAS tells which regions there are, and shows notices of ours. Empty: none.", &user, func(string) error { return nil }); err != nil {
-			return err
-		}
-	}
-	if user = strings.TrimSpace(user); user == "" {
-		return nil
-	}
-	key, err := maasconfig.MakeAPIKey(i.c.Context, i.runner(), i.facts.MAAS, user)
-	if err != nil {
-		return err
-	}
-	if err := i.fsys.MkdirAll(i.folder, 0o755); err != nil {
-		return err
-	}
-	if err := i.fsys.Create(path, []byte(key+"\n"), 0o600); err != nil {
-		return err
-	}
-	fmt.Fprintf(i.words, "made an API key of %s: %s\n", printable.Phrase(user), path)
-	i.answers.APIKey = secret.Reference("file:" + path)
-	return nil
-}
-
-// findNames asks under which names people and programs reach MAAS.
-func (i *interview) findNames() error {
-	for _, text := range i.c.list("name") {
-		name, err := certstore.CanonicalName(strings.TrimSpace(text))
-		if err != nil {
-			return usageError{fmt.Errorf("--name: %w", err)}
-		}
-		i.answers.Names = append(i.answers.Names, setup.Name{Name: name})
-	}
-	if len(i.answers.Names) > 0 {
-		return nil
-	}
-	proposed := i.facts.Names(i.c.Context, challenge.NewView(nil, nil), i.directory)
-	var ticked []string
-	if i.ask == nil {
-		for _, one := range proposed {
-			if one.Tick {
-				ticked = append(ticked, one.Name)
-			}
-		}
-	} else if err := i.askNames(proposed, &ticked); err != nil {
-		return err
-	}
-	for _, one := range proposed {
-		if slices.Contains(ticked, one.Name) {
-			i.answers.Names = append(i.answers.Names, one)
-		}
-	}
-	for _, name := range ticked {
-		if !slices.ContainsFunc(proposed, func(one setup.Name) bool { return one.Name == name }) {
-			i.answers.Names = append(i.answers.Names, setup.Name{Name: name})
-		}
-	}
-	if len(i.answers.Names) == 0 {
-		return usageError{hint.Add(errors.New("no name is known under which MAAS is reached"), "--name NAME")}
-	}
-	return nil
-}
-
-func (i *interview) askNames(proposed []setup.Name, ticked *[]string) error {
-	var choices []choice
-	for _, one := range proposed {
-		choices = append(choices, choice{one.Name, one.Name + " (" + printable.Phrase(one.Why) + ")", one.Tick})
-	}
-	if len(choices) > 0 {
-		if err := i.ask.tick(i.c.Context, "Under which names and addresses is MAAS reached?", "", choices, ticked); err != nil {
-			return err
-		}
-	}
-	more := ""
-	err := i.ask.text(i.c.Context, "Further names, with blanks between them", "May stay empty.", &more, func(text string) error {
-		for _, name := range strings.Fields(text) {
-			if _, err := certstore.CanonicalName(name); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	*ticked = append(*ticked, strings.Fields(more)...)
-	return err
-}
-
-// findChallenge asks how the names are proven to be ours.
-func (i *interview) findChallenge() error {
-	kind, webroot := i.c.text("challenge"), i.c.text("webroot")
-	if webroot != "" {
-		i.answers.Challenge = setup.Challenge{Type: "http-01", Webroot: webroot, Why: "a web server on port 80 shows what is in this folder"}
-		return nil
-	}
-	var names []string
-	for _, one := range i.answers.Names {
-		names = append(names, one.Name)
-	}
-	ways := i.facts.Challenges(names, i.answers.APIKey != "")
-	if kind == "" && i.ask != nil && len(ways) > 1 {
-		var choices []choice
-		for _, way := range ways {
-			choices = append(choices, choice{value: way.Type, words: way.Type + ": " + printable.Phrase(way.Why)})
-		}
-		if err := i.ask.choose(i.c.Context, "How is the CA to see that the names are ours?", "", choices, &kind); err != nil {
-			return err
-		}
-	}
-	for _, way := range ways {
-		if kind == "" || way.Type == kind {
-			i.answers.Challenge = way
-			return nil
-		}
-	}
-	switch kind {
-	case "http-01", "tls-alpn-01":
-		i.answers.Challenge = setup.Challenge{Type: kind, Why: "as it was asked for"}
-		return nil
-	}
-	return usageError{hint.Add(errors.New("these names cannot be proven by what is here: wildcards need dns-01, and dns-01 by MAAS's own DNS needs --api-user"),
-		"write the section acme.challenge by hand (the README shows how); or leave such names out")}
-}
-
-// findEndpoints says where the regions are, which MAAS's API would tell.
-func (i *interview) findEndpoints() error {
-	if i.answers.Endpoints = i.c.list("endpoint"); len(i.answers.Endpoints) > 0 || i.answers.APIKey != "" || len(i.facts.Regions) < 2 {
-		return nil
-	}
-	for _, region := range i.facts.Regions {
-		if len(region.Addresses) > 0 {
-			i.answers.Endpoints = append(i.answers.Endpoints, region.Addresses[0].String())
-		}
-	}
-	return nil
-}
-
-// findProxy asks whether an HAProxy on this host serves the certificate too.
-func (i *interview) findProxy() error {
-	i.answers.KeyType = certstore.KeyType(i.c.text("key-type"))
-	i.answers.HAProxy = i.c.text("haproxy")
-	if i.answers.HAProxy != "" || i.ask == nil || len(i.facts.HAProxy) != 1 || i.c.isSaid("haproxy") {
-		return nil
-	}
-	wants := false
-	err := i.ask.agree(i.c.Context, "Is the HAProxy on this host to serve the certificate too?", "It would be written to "+i.facts.HAProxy[0]+", in the place of what is there.", &wants)
-	if wants {
-		i.answers.HAProxy = i.facts.HAProxy[0]
-	}
-	return err
-}
-
-// write shows the configuration and writes it.
+// write shows the configuration, and writes it with the files that it names.
 func (i *interview) write() (*config.Config, error) {
 	text, err := i.answers.YAML(i.now())
 	if err != nil {
 		return nil, err
+	}
+	if err := config.CheckAlone(i.file, []byte(text), i.types); err != nil {
+		return nil, usageError{fmt.Errorf("what was said makes no configuration: %s", printable.Phrase(err.Error()))}
 	}
 	if i.ask != nil {
 		fmt.Fprintf(i.words, "\n%s\n", text)
@@ -510,14 +156,84 @@ func (i *interview) write() (*config.Config, error) {
 			return nil, err
 		}
 		if !isRight {
-			return nil, errEnded
+			return nil, errors.New("nothing was written")
 		}
 	}
-	conf, err := i.putConfig(i.file, text, i.c.isOn("force"))
-	if err == nil {
-		fmt.Fprintf(i.words, "wrote %s\n", i.file)
+	if err := i.writeBeside(); err != nil {
+		return nil, err
 	}
-	return conf, err
+	before, _ := i.fsys.ReadFile(i.file) // where there was one
+	conf, err := i.putConfig(i.file, text, i.c.isOn("force"))
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(i.words, "wrote %s\n", i.file)
+	if lost := config.Sections(before, []byte(text)); len(lost) > 0 {
+		i.warnAll([]error{fmt.Errorf("not taken over from the configuration before: %s", strings.Join(lost, ", "))})
+	}
+	return conf, nil
+}
+
+// writeBeside writes the files that the configuration names: roots, and the API key, which MAAS makes now.
+func (i *interview) writeBeside() error {
+	if err := i.fsys.MkdirAll(i.folder, 0o755); err != nil {
+		return err
+	}
+	for path, text := range i.roots {
+		if err := i.replace(path, text, 0o644); err != nil {
+			return err
+		}
+	}
+	if i.apiUser == "" {
+		return nil
+	}
+	key, err := maasconfig.MakeAPIKey(i.c.Context, i.runner(), i.facts.MAAS, i.apiUser)
+	if err != nil {
+		return err
+	}
+	path := i.answers.APIKey.File(i.folder)
+	if err := i.replace(path, []byte(key+"\n"), 0o600); err != nil {
+		return err
+	}
+	fmt.Fprintf(i.words, "made an API key of %s: %s\n", printable.Phrase(i.apiUser), path)
+	return nil
+}
+
+// replace writes a file. What was there before, and was another, stays beside it.
+func (a *app) replace(path string, text []byte, mode fs.FileMode) error {
+	before, err := a.fsys.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case bytes.Equal(before, text):
+		return nil
+	default:
+		if err := a.keep(path, before, mode); err != nil {
+			return err
+		}
+	}
+	return a.fsys.Replace(path, text, mode)
+}
+
+// mostKept bounds how many files are kept that were replaced by others.
+const mostKept = 100
+
+// keep writes what was in a file beside it, as FILE.old, or FILE.old2 where there is one, and so on.
+func (a *app) keep(path string, text []byte, mode fs.FileMode) error {
+	for n := 1; n <= mostKept; n++ {
+		kept := path + ".old"
+		if n > 1 {
+			kept += strconv.Itoa(n)
+		}
+		if err := a.fsys.Create(kept, text, mode); !errors.Is(err, fs.ErrExist) {
+			if err == nil {
+				fmt.Fprintf(a.words, "what was in %s is in %s\n", path, kept)
+			}
+			return err
+		}
+	}
+	return fmt.Errorf("%s.old, %[1]s.old2 and so on are all there", path)
 }
 
 // prove looks whether it would work, rehearses where that is wanted, and says what is left.
@@ -531,14 +247,16 @@ func (i *interview) prove(conf *config.Config) error {
 	if i.ask != nil && !rehearses {
 		rehearses = doc.OK
 		if err := i.ask.agree(i.c.Context, "Rehearse the first renewal?", "The CA proves every name; nothing is changed.", &rehearses); err != nil {
-			return err
+			i.printLeft(doc)
+			i.complain(fmt.Errorf("init: ended; %s is written, and was not rehearsed", i.file))
+			return outcome(exitInterrupted)
 		}
 	}
 	if rehearses {
 		options := lifecycle.Options{ByHand: true, Accept: maasconfig.Accept{maasconfig.FirstEnable: true}}
 		shown = errors.Join(shown, i.rehearse(i.c.Context, p, options, false))
 	}
-	i.printLeft()
+	i.printLeft(doc)
 	var end outcome
 	if errors.As(shown, &end) {
 		return end
@@ -546,13 +264,36 @@ func (i *interview) prove(conf *config.Config) error {
 	return shown
 }
 
-// printLeft says what a person has to do yet.
-func (i *interview) printLeft() {
-	renew := "maascert renew"
+// units are where systemd would find ours.
+var units = []string{"/etc/systemd/system/maascert.service", "/usr/lib/systemd/system/maascert.service", "/lib/systemd/system/maascert.service"}
+
+// printLeft says what a person has to do yet, in the order in which it has to be done.
+func (i *interview) printLeft(doc report.Checklist) {
+	fmt.Fprintln(i.words, "\nwhat is left:")
+	program := "maascert"
+	if i.c.isSaid("config") {
+		program += " --config " + world.Quoted(i.file)
+	}
+	if !doc.OK {
+		fmt.Fprintf(i.words, "  %s check   # once what failed above is mended\n", program)
+	}
+	for _, item := range doc.Checks {
+		if item.Code == "reachable" && item.State == report.CheckWarn {
+			fmt.Fprintf(i.words, "  maascert respond --thumbprint T   # on the host that %s leads to; %s account show prints T\n", item.Evidence, program)
+		}
+	}
+	renew := program + " renew"
+	if i.facts.Juju != "" {
+		renew += " --accept juju"
+	}
 	if i.facts.TLSKnown && i.facts.TLSPort == 0 {
 		renew += " --enable-tls   # browsers remember for up to two years that this MAAS is to be reached by HTTPS only"
 	}
-	fmt.Fprintf(i.words, "\nwhat is left:\n  %s\n  systemctl enable --now maascert\n", renew)
+	fmt.Fprintf(i.words, "  %s\n  systemctl enable --now maascert", renew)
+	if !slices.ContainsFunc(units, func(path string) bool { _, err := i.fsys.Stat(path); return err == nil }) {
+		fmt.Fprint(i.words, "   # there is no such unit here yet: it comes with maascert, and goes to "+units[0])
+	}
+	fmt.Fprintln(i.words)
 	for _, one := range i.facts.Managers {
 		fmt.Fprintf(i.words, "  %s   # %s gives MAAS a certificate as well\n", printable.Text(one.Off), one.Client)
 	}
@@ -570,22 +311,23 @@ func (a *app) putConfig(file, text string, mayReplace bool) (*config.Config, err
 	}
 	if _, err := config.Load(tried, a.types); err != nil {
 		fmt.Fprint(a.words, text)
-		why := fmt.Errorf("this is not right yet, and was not written to %s: %s", file, printable.Phrase(err.Error()))
+		why := fmt.Errorf("this is not right yet, and was not written to %s: %s", file, printable.Phrase(strings.ReplaceAll(err.Error(), tried, file)))
 		return nil, errors.Join(why, a.fsys.Remove(tried))
 	}
 	before, err := a.fsys.ReadFile(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		err = nil
 	case err == nil && mayReplace:
-		err = a.fsys.Replace(file+".old", before, 0o640)
+		err = a.keep(file, before, 0o640)
 	case err == nil:
 		err = fs.ErrExist
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.Join(err, a.fsys.Remove(tried))
+	if err == nil {
+		err = a.fsys.Rename(tried, file)
 	}
-	if err := a.fsys.Rename(tried, file); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, errors.Join(err, a.fsys.Remove(tried))
 	}
 	return config.Load(file, a.types)
 }

@@ -48,6 +48,8 @@ func (s *reloaded) Check(at section.Place) {
 	}
 }
 
+func (s *reloaded) LocalPorts(int) []int { return nil }
+
 func (s *reloaded) Entrusted() []string { return []string{s.File, s.Reload[0]} }
 
 func (s *reloaded) Make(parts maasconfig.Parts) maasconfig.Target {

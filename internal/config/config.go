@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/goccy/go-yaml"
 	"github.com/robfig/cron/v3"
 
 	"maascert/acme"
@@ -254,11 +255,39 @@ func Load(file string, types maasconfig.Types) (*Config, error) { return load(fi
 // LoadAlone reads and checks a configuration file by itself: no file, variable or credential that it refers to is read.
 func LoadAlone(file string, types maasconfig.Types) (*Config, error) { return load(file, types, true) }
 
+// CheckAlone checks the text of a configuration file by itself, as LoadAlone does, without the file.
+func CheckAlone(file string, text []byte, types maasconfig.Types) error {
+	_, err := read(file, text, types, true)
+	return err
+}
+
+// Sections are the sections of one configuration that another has not; of a text that is none there are none.
+func Sections(before, after []byte) []string {
+	keys := func(text []byte) map[string]any {
+		var all map[string]any
+		// What cannot be read has no sections.
+		_ = yaml.Unmarshal(text, &all)
+		return all
+	}
+	var lost []string
+	has := keys(after)
+	for _, name := range slices.Sorted(maps.Keys(keys(before))) {
+		if _, isThere := has[name]; !isThere {
+			lost = append(lost, name)
+		}
+	}
+	return lost
+}
+
 func load(file string, types maasconfig.Types, alone bool) (*Config, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, withoutOp(err)
 	}
+	return read(file, text, types, alone)
+}
+
+func read(file string, text []byte, types maasconfig.Types, alone bool) (*Config, error) {
 	config := Config{MAAS: MAAS{HostSection: maasconfig.UsualHostSection()}, file: file, digest: fmt.Sprintf("%x", sha256.Sum256(text))}
 	doc := decodeYAML(file, text, types, alone, &config)
 	if !doc.broken {

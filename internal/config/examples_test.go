@@ -246,5 +246,6 @@ type otherSection struct {
 }
 
 func (*otherSection) Check(section.Place)                     {}
+func (*otherSection) LocalPorts(int) []int                    { return nil }
 func (*otherSection) Entrusted() []string                     { return nil }
 func (*otherSection) Make(maasconfig.Parts) maasconfig.Target { return nil }

@@ -64,8 +64,7 @@ END`, "nft flush ruleset"},
 			require.Equal(t, "warn", closed["80"].State, closed)
 			require.Equal(t, "warn", closed["5443"].State, closed)
 			for _, port := range []string{"80", "5443"} {
-				command, _, _ := strings.Cut(closed[port].Fix, "; ")
-				h.must(command)
+				h.must(closed[port].Fix)
 			}
 			opened := firewall()
 			require.Equal(t, "ok", opened["80"].State, opened)

@@ -169,6 +169,9 @@ func TestInitTakesNothingOnTrust(t *testing.T) {
 	resolver := startResolver(t)
 	step, pebble := startStepCA(t, resolver), startPebble(t)
 	h := newRegionHost(t)
+	h.must("rm -f /etc/maascert/.ready; mkdir -p /etc/haproxy/certs; mkdir -m 0777 /tmp/open; printf 'frontend maas\\n bind *:8443 ssl crt /etc/haproxy/certs/maas.pem\\n' >/etc/haproxy/haproxy.cfg")
+	t.Cleanup(func() { _ = os.Remove("/tmp/open") })
+	h.givesUp(step)
 	for _, row := range []struct {
 		line, says string
 		code       int
@@ -185,24 +188,42 @@ func TestInitTakesNothingOnTrust(t *testing.T) {
 		{"maascert init --yes --directory " + pebble.directory, "nobody vouches for the root that it shows", 2},
 		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --name 'not a name'", "not a name", 2},
 		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --name '*.example.internal'", "wildcards need dns-01", 2},
-		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --api-user nosuch:user", "", 0},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --name maas.example.internal --name 10.0.0.11 --challenge dns-01 --api-user admin", "dns-01 cannot prove addresses: 10.0.0.11", 2},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --challenge dns-01", "records in MAAS's DNS need its API: --api-user", 2},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --challenge tls-alpn-01 --webroot www", "answers in a folder are those of http-01", 2},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --endpoint 'foo bar'", "--endpoint:", 2},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --email nobody", "--email: \"nobody\" is no mail address", 2},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --eab-key-id kid", "bound to an external one", 2},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --eab-key-id kid --eab-hmac Zm9vYmFyYmF6cXV4", "--eab-hmac: a secret is not written here", 2},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --key-type dsa", "what was said makes no configuration", 2},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --haproxy /etc/haproxy/certs", "--haproxy: ", 2},
+		{"maascert init --yes --directory letsencrypt-staging", "no client trusts what Let's Encrypt's CA for tests issues", 2},
+		{"maascert --config /tmp/open/maascert.yaml init --yes --directory " + step.directory + " " + strings.Join(step.options, " "), "a configuration there would not be safe", 2},
+		{"maascert init --yes --directory " + step.directory + " " + strings.Join(step.options, " ") + " --name MAAS.example.internal --name maas.example.internal --api-user nosuch:user " +
+			"--haproxy /etc/haproxy/certs/maas.pem", "", 0},
 	} {
 		said, code := h.sh(row.line, "")
 		require.Equal(t, row.code, code, "%s\n%s", row.line, said)
 		require.Contains(t, said, row.says, row.line)
 		if code != 0 {
-			_, code := h.sh("test -e /etc/maascert/maascert.yaml", "")
-			require.NotZero(t, code, "%s wrote a configuration", row.line)
+			require.Empty(t, h.must("ls /etc/maascert"), "%s wrote something", row.line)
 		}
 	}
-	require.Regexp(t, `^file:|api: \{key: "file:/etc/maascert/api.key"\}`, h.must("cat /etc/maascert/maascert.yaml"))
+	require.Contains(t, h.must("cat /etc/maascert/maascert.yaml"), `front: {type: haproxy, pem: /etc/haproxy/certs/maas.pem, endpoints: ["127.0.0.1:8443"]}`)
+	require.Contains(t, h.must("cat /etc/maascert/maascert.yaml"), `api: {key: "file:api.key"}`)
 	require.Equal(t, "600\n", h.must("stat -c %a /etc/maascert/api.key"))
 	said, code := h.sh("maascert init --yes --directory "+step.directory, "")
 	require.Equal(t, 2, code)
 	require.Contains(t, said, "/etc/maascert/maascert.yaml is there already")
 	before := h.must("cat /etc/maascert/maascert.yaml")
+	h.must("printf 'notify: []\\n' >>/etc/maascert/maascert.yaml; echo other >/etc/maascert/root_ca.pem")
+	said = h.must("maascert init --yes --force --directory " + step.directory + " " + strings.Join(step.options, " ") + " --name maas.example.internal")
+	require.Contains(t, said, "not taken over from the configuration before: notify")
+	require.Equal(t, before+"notify: []\n", h.must("cat /etc/maascert/maascert.yaml.old"))
+	require.Equal(t, "other\n", h.must("cat /etc/maascert/root_ca.pem.old"))
 	h.must("maascert init --yes --force --directory " + step.directory + " " + strings.Join(step.options, " ") + " --name maas.example.internal")
-	require.Equal(t, before, h.must("cat /etc/maascert/maascert.yaml.old"))
+	require.Equal(t, before+"notify: []\n", h.must("cat /etc/maascert/maascert.yaml.old"), "what a person wrote is kept however often that is done")
+	h.must("test -e /etc/maascert/maascert.yaml.old2")
 	require.NotContains(t, h.must("cat /etc/maascert/maascert.yaml"), "  - region")
 
 	// What is served now is proposed, and what else gives MAAS a certificate is named.
@@ -218,20 +239,11 @@ func TestInitTakesNothingOnTrust(t *testing.T) {
 // init drives the form: at a terminal, or line by line at one that can do no more.
 func (h *regionHost) init(ca realCA, isPlain bool) {
 	h.Helper()
-	args := []string{"-t", h.pid(), "-m", "--", "maascert", "init"}
+	var options []string
 	if !ca.isShown {
-		args = append(args, ca.options...)
+		options = ca.options
 	}
-	cmd := exec.CommandContext(h.Context(), "nsenter", args...)
-	term := "TERM=xterm-256color"
-	if isPlain {
-		term = "TERM=dumb"
-	}
-	cmd.Env = append(slices.Clone(h.env), term, "NO_COLOR=")
-	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 50, Cols: 120})
-	require.NoError(h, err)
-	s := &screen{T: h.T, terminal: terminal, isPlain: isPlain, term: cmd}
-	go s.read()
+	cmd, s := h.ask(isPlain, options...)
 	s.answer("Which CA is to issue the certificate?", "1", "")
 	s.answer("URL of its ACME directory", ca.directory, ca.directory)
 	if ca.isShown {
@@ -256,11 +268,55 @@ func (h *regionHost) init(ca realCA, isPlain bool) {
 	h.Logf("%s", s.said.String())
 }
 
+// ask starts init at a terminal.
+func (h *regionHost) ask(isPlain bool, options ...string) (*exec.Cmd, *screen) {
+	h.Helper()
+	args := append([]string{"-t", h.pid(), "-m", "--", "maascert", "init"}, options...)
+	cmd := exec.CommandContext(h.Context(), "nsenter", args...)
+	term := "TERM=xterm-256color"
+	if isPlain {
+		term = "TERM=dumb"
+	}
+	cmd.Env = append(slices.Clone(h.env), term, "NO_COLOR=")
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 50, Cols: 120})
+	require.NoError(h, err)
+	s := &screen{T: h.T, terminal: terminal, isPlain: isPlain}
+	go s.read()
+	return cmd, s
+}
+
+// givesUp begins to answer, and ends: by Ctrl-C, and by a no. Nothing is left then, in MAAS neither.
+func (h *regionHost) givesUp(ca realCA) {
+	h.Helper()
+	for _, row := range []struct {
+		question, answer string
+		code             int
+	}{{"Under which names", "\x03", 130}, {"Write that to", "n\n", 1}} {
+		cmd, s := h.ask(true)
+		s.answer("Which CA is to issue the certificate?", "1", "")
+		s.answer("URL of its ACME directory", ca.directory, "")
+		s.agree("Is this the fingerprint")
+		s.answer("Mail address", "", "")
+		s.answer("Make an API key of which MAAS administrator?", "admin", "")
+		if row.code == 1 {
+			s.answer("Under which names", "0", "")
+			s.answer("Further names", "", "")
+			s.answer("How is the CA to see", "1", "")
+			s.answer("Is HAProxy to serve the certificate at 127.0.0.1:8443 too?", "n", "")
+		}
+		s.wait(row.question)
+		s.write(row.answer)
+		_ = cmd.Wait()
+		require.Equal(h, row.code, cmd.ProcessState.ExitCode())
+		require.Empty(h, h.must("ls /etc/maascert"))
+	}
+	require.Empty(h, h.maas.Calls(), "no key was made")
+}
+
 // screen is a terminal at which a person answers.
 type screen struct {
 	*testing.T
 	terminal *os.File
-	term     *exec.Cmd
 	isPlain  bool
 	mu       sync.Mutex
 	said     strings.Builder

@@ -219,7 +219,7 @@ func (l *Lineage) Take(leaf *x509.Certificate) {
 }
 
 // setting is a line of a client's settings: NAME=VALUE, around which may be spaces and quotes.
-var setting = regexp.MustCompile(`(?m)^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t\r]*$`)
+var setting = regexp.MustCompile(`(?m)^[ \t]*([\w-]+)[ \t]*=[ \t]*(.*?)[ \t\r]*$`)
 
 // settings reads a file of settings. Of one that stands there twice the last counts.
 func settings(files FS, file string) (map[string]string, error) {

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/base64"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -207,23 +208,26 @@ func TestManagers(t *testing.T) {
 		found    lineage.Manager
 	}{
 		"a hook of certbot's": {map[string]string{"/etc/letsencrypt/renewal-hooks/post/maas.sh": script}, []string{"/etc/letsencrypt/renewal-hooks/post/maas.sh"},
-			lineage.Manager{Client: "certbot", File: "/etc/letsencrypt/renewal-hooks/post/maas.sh", Off: "chmod a-x /etc/letsencrypt/renewal-hooks/post/maas.sh"}},
+			lineage.Manager{Client: "certbot", File: "/etc/letsencrypt/renewal-hooks/post/maas.sh", Off: "chmod a-x /etc/letsencrypt/renewal-hooks/post/maas.sh # if it does nothing else"}},
 		"a hook of certbot's that does not run": {map[string]string{"/etc/letsencrypt/renewal-hooks/post/maas.sh": script}, nil, lineage.Manager{}},
 		"a hook of one of certbot's certificates": {map[string]string{"/etc/letsencrypt/renewal/a.conf": "[renewalparams]\nrenew_hook = /opt/maas.sh\n", "/opt/maas.sh": script}, nil,
 			lineage.Manager{Client: "certbot", File: "/etc/letsencrypt/renewal/a.conf", Off: "sed -i '/^ *renew_hook *=/d' /etc/letsencrypt/renewal/a.conf"}},
+		"certbot's own settings": {map[string]string{"/etc/letsencrypt/cli.ini": "deploy-hook = maas config-tls enable k c --yes\n"}, nil,
+			lineage.Manager{Client: "certbot", File: "/etc/letsencrypt/cli.ini", Off: "sed -i '/^ *deploy-hook *=/d' /etc/letsencrypt/cli.ini"}},
+		"a comment":                 {map[string]string{"/etc/cron.daily/told": "#!/bin/sh\n# what config-tls enable gave MAAS\necho config-tls | mail root\n"}, []string{"/etc/cron.daily/told"}, lineage.Manager{}},
 		"another hook of certbot's": {map[string]string{"/etc/letsencrypt/renewal/a.conf": "[renewalparams]\nrenew_hook = systemctl reload nginx\n"}, nil, lineage.Manager{}},
 		"a command of acme.sh's": {map[string]string{"/root/.acme.sh/a.example_ecc/a.example.conf": "Le_Domain='a.example'\nLe_ReloadCmd='" + coded + "'\n"}, nil,
 			lineage.Manager{Client: "acme.sh", File: "/root/.acme.sh/a.example_ecc/a.example.conf", Off: "sed -i '/^ *Le_ReloadCmd *=/d' /root/.acme.sh/a.example_ecc/a.example.conf"}},
 		"a hook of dehydrated's": {map[string]string{"/etc/dehydrated/conf.d/hook.sh": "HOOK=/etc/dehydrated/maas.sh\n", "/etc/dehydrated/maas.sh": script}, nil,
 			lineage.Manager{Client: "dehydrated", File: "/etc/dehydrated/conf.d/hook.sh", Off: "sed -i '/^ *HOOK *=/d' /etc/dehydrated/conf.d/hook.sh"}},
 		"a line of a crontab": {map[string]string{"/etc/cron.d/maas": "MAILTO=root\n0 3 * * * root lego renew --renew-hook \"maas config-tls enable k c --yes\"\n"}, nil,
-			lineage.Manager{Client: "cron", File: "/etc/cron.d/maas", Off: `sed -i 's|^0 3 . . . root lego renew --renew-hook .maas config-tls enable k c --yes.|#&|' /etc/cron.d/maas`}},
+			lineage.Manager{Client: "cron", File: "/etc/cron.d/maas", Off: "sed -i '2s/^/#/' /etc/cron.d/maas"}},
 		"a script of a crontab's": {map[string]string{"/var/spool/cron/crontabs/root": "@daily /opt/maas.sh\n", "/opt/maas.sh": script}, nil,
-			lineage.Manager{Client: "cron", File: "/var/spool/cron/crontabs/root", Off: `sed -i 's|^.daily /opt/maas.sh|#&|' /var/spool/cron/crontabs/root`}},
+			lineage.Manager{Client: "cron", File: "/var/spool/cron/crontabs/root", Off: "sed -i '1s/^/#/' /var/spool/cron/crontabs/root"}},
 		"a script of cron's": {map[string]string{"/etc/cron.daily/maas": script}, []string{"/etc/cron.daily/maas"},
-			lineage.Manager{Client: "cron", File: "/etc/cron.daily/maas", Off: "chmod a-x /etc/cron.daily/maas"}},
+			lineage.Manager{Client: "cron", File: "/etc/cron.daily/maas", Off: "chmod a-x /etc/cron.daily/maas # if it does nothing else"}},
 		"a unit": {map[string]string{
-			"/etc/systemd/system/renew.service": "[Service]\nExecStart=/opt/maas.sh\n", "/etc/systemd/system/renew.timer": "[Timer]\nOnCalendar=daily\n[Install]\nWantedBy=timers.target\n",
+			"/etc/systemd/system/renew.service": "[Service]\nExecStart=/usr/bin/env \\\n  /opt/maas.sh\n", "/etc/systemd/system/renew.timer": "[Timer]\nOnCalendar=daily\n[Install]\nWantedBy=timers.target\n",
 			"/etc/systemd/system/timers.target.wants/renew.timer": "", "/opt/maas.sh": script,
 		}, nil, lineage.Manager{Client: "systemd", File: "/etc/systemd/system/renew.timer", Off: "systemctl disable --now renew.timer"}},
 	} {
@@ -238,7 +242,8 @@ func TestManagers(t *testing.T) {
 				require.NoError(t, os.Chmod(filepath.Join(root, program), 0o700))
 			}
 			files := worldtest.Elsewhere{FS: world.OS{}, Root: root}
-			found := lineage.Managers(files)
+			found, closed := lineage.Managers(files)
+			require.Empty(t, closed)
 			if row.found == (lineage.Manager{}) {
 				require.Empty(t, found)
 				return
@@ -250,7 +255,22 @@ func TestManagers(t *testing.T) {
 			off := strings.ReplaceAll(row.found.Off, row.found.File, filepath.Join(root, row.found.File))
 			said, err := exec.Command("sh", "-c", off).CombinedOutput()
 			require.NoError(t, err, string(said))
-			require.Empty(t, lineage.Managers(files))
+			found, _ = lineage.Managers(files)
+			require.Empty(t, found)
 		})
 	}
+}
+
+// What may not be looked at is told, and not taken for nothing.
+func TestManagersThatMayNotBeLookedAt(t *testing.T) {
+	t.Parallel()
+	files := worldtest.FS{FS: worldtest.Elsewhere{FS: world.OS{}, Root: t.TempDir()}, Fail: func(_, name string) error {
+		if name == "/etc/crontab" {
+			return fs.ErrPermission
+		}
+		return nil
+	}}
+	found, closed := lineage.Managers(files)
+	require.Empty(t, found)
+	require.Equal(t, []string{"/etc/crontab"}, closed)
 }

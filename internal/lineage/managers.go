@@ -2,10 +2,15 @@ package lineage
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+
+	"maascert/internal/world"
 )
 
 // Manager is something else on this host that gives MAAS a certificate.
@@ -18,22 +23,53 @@ type Manager struct {
 // KnownHooks are the clients whose hooks are looked at.
 var KnownHooks = []string{"certbot", "acme.sh", "dehydrated"}
 
-// takes is the command by which MAAS takes a certificate; whoever writes it down means to give it one.
-const takes = "config-tls"
+// takes is the command by which MAAS takes a certificate, on a line that is no comment; whoever writes it down means to give it one.
+var takes = regexp.MustCompile(`(?m)^[^#\n]*\bconfig-tls\s+enable\b`)
 
 // Managers finds what else gives MAAS a certificate: hooks that call config-tls, by themselves or in a script that they name, and lines of
-// crontabs and systemd's units that do. A file that cannot be read is passed over; twenty at most are told of.
-func Managers(files FS) []Manager {
-	found := slices.Concat(certbotManagers(files), acmeSHManagers(files), dehydratedManagers(files))
+// crontabs and systemd's units that do; twenty at most are told of. closed are the places that may not be looked at.
+func Managers(looked FS) (found []Manager, closed []string) {
+	files := &attentive{FS: looked}
+	found = slices.Concat(certbotManagers(files), acmeSHManagers(files), dehydratedManagers(files))
 	for _, one := range scheduled(files, func(line string) bool { return gives(files, line) }) {
 		found = append(found, one.manager())
 	}
-	return found[:min(len(found), mostListed)]
+	return found[:min(len(found), mostListed)], files.closed
+}
+
+// attentive notes what may not be read.
+type attentive struct {
+	FS
+	closed []string
+}
+
+func (a *attentive) note(path string, err error) {
+	if errors.Is(err, fs.ErrPermission) && len(a.closed) < mostListed {
+		a.closed = append(a.closed, path)
+	}
+}
+
+func (a *attentive) ReadFile(path string) ([]byte, error) {
+	text, err := a.FS.ReadFile(path)
+	a.note(path, err)
+	return text, err
+}
+
+func (a *attentive) ReadDir(path string) ([]fs.DirEntry, error) {
+	found, err := a.FS.ReadDir(path)
+	a.note(path, err)
+	return found, err
+}
+
+func (a *attentive) Stat(path string) (fs.FileInfo, error) {
+	info, err := a.FS.Stat(path)
+	a.note(path, err)
+	return info, err
 }
 
 // gives tells whether a line calls config-tls, by itself or in a script that it names.
 func gives(files FS, line string) bool {
-	return strings.Contains(line, takes) || slices.ContainsFunc(words(line), func(word string) bool { return filepath.IsAbs(word) && calls(files, word) })
+	return takes.MatchString(line) || slices.ContainsFunc(words(line), func(word string) bool { return filepath.IsAbs(word) && calls(files, word) })
 }
 
 // calls tells whether a program is a script with config-tls in it.
@@ -43,7 +79,7 @@ func calls(files FS, program string) bool {
 		return false
 	}
 	text, err := files.ReadFile(program)
-	return err == nil && bytes.HasPrefix(text, []byte("#!")) && bytes.Contains(text, []byte(takes))
+	return err == nil && bytes.HasPrefix(text, []byte("#!")) && takes.Match(text)
 }
 
 // mostScript bounds a script that is looked through, in bytes.
@@ -54,7 +90,7 @@ func certbotManagers(files FS) (found []Manager) {
 	for _, when := range []string{"pre", "deploy", "post"} {
 		for _, program := range entriesAt(files, folder, "renewal-hooks", when) {
 			if info, err := files.Stat(program); err == nil && info.Mode()&0o111 != 0 && calls(files, program) {
-				found = append(found, Manager{"certbot", program, "chmod a-x " + program})
+				found = append(found, Manager{"certbot", program, "chmod a-x " + world.Quoted(program) + " # if it does nothing else"})
 			}
 		}
 	}
@@ -89,7 +125,7 @@ func inSettings(files FS, client, file string, keys ...string) (found []Manager)
 	}
 	for _, key := range keys {
 		if gives(files, decoded(said[key])) {
-			found = append(found, Manager{client, file, fmt.Sprintf("sed -i '/^ *%s *=/d' %s", key, file)})
+			found = append(found, Manager{client, file, fmt.Sprintf("sed -i '/^ *%s *=/d' %s", key, world.Quoted(file))})
 		}
 	}
 	return found

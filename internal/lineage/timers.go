@@ -1,13 +1,14 @@
 package lineage
 
 import (
+	"fmt"
 	"io/fs"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"maascert/internal/printable"
+	"maascert/internal/world"
 )
 
 // schedules are where what runs by itself is written down, by root alone: the folders of cron and systemd, and tables of cron's.
@@ -32,6 +33,7 @@ func Timers(files FS, client string) []Hook {
 // schedule is a line of something that runs by itself.
 type schedule struct {
 	file, line string
+	number     int    // of the line, 1 for the first
 	timer      string // the unit that starts it; empty: cron does
 }
 
@@ -41,15 +43,14 @@ func (s schedule) manager() Manager {
 	case s.timer != "":
 		return Manager{"systemd", s.timer, disables(s.timer)}
 	case strings.HasPrefix(folder, "cron.") && folder != "cron.d":
-		return Manager{"cron", s.file, "chmod a-x " + s.file}
+		return Manager{"cron", s.file, "chmod a-x " + world.Quoted(s.file) + " # if it does nothing else"}
 	}
-	return Manager{"cron", s.file, "sed -i 's|^" + pattern.ReplaceAllString(s.line, ".") + "|#&|' " + s.file}
+	return Manager{"cron", s.file, fmt.Sprintf("sed -i '%ds/^/#/' %s", s.number, world.Quoted(s.file))}
 }
 
-// pattern is what means something in a pattern of sed's, or to a shell.
-var pattern = regexp.MustCompile(`[^\w /:-]`)
-
-func disables(timer string) string { return "systemctl disable --now " + filepath.Base(timer) }
+func disables(timer string) string {
+	return "systemctl disable --now " + world.Quoted(filepath.Base(timer))
+}
 
 // scheduled are the lines of all schedules that are meant.
 func scheduled(files FS, isMeant func(line string) bool) (found []schedule) {
@@ -104,10 +105,17 @@ func scheduledIn(files FS, file string, on []string, isMeant func(line string) b
 	if err != nil {
 		return nil
 	}
+	number, whole := 0, ""
 	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
+		number++
+		line = whole + strings.TrimSpace(line)
+		if before, goesOn := strings.CutSuffix(line, "\\"); goesOn && len(whole) < mostValue { // with the next line
+			whole = before + " "
+			continue
+		}
+		whole = ""
 		if !strings.HasPrefix(line, "#") && (!isUnit || strings.HasPrefix(line, "ExecStart")) && isMeant(line) {
-			found = append(found, schedule{file, line, timer})
+			found = append(found, schedule{file, line, number, timer})
 		}
 	}
 	return found

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"maascert/internal/hint"
@@ -54,11 +55,11 @@ func (h Host) CheckFirewall(ctx context.Context, ports []Port) []report.Item {
 		evidence := fmt.Sprintf("port %d: %v", port.Number, filter)
 		switch filter.passage(port.Number) {
 		case open:
-			items = append(items, report.Asked("firewall", fmt.Sprintf("the firewall lets everybody in to port %d, for %s", port.Number, port.For), evidence, nil))
+			items = append(items, report.Asked("firewall", fmt.Sprintf("the firewall lets everybody in to port %d over IPv4, for %s", port.Number, port.For), evidence, nil))
 		case partly:
-			items = append(items, report.Asked("firewall", fmt.Sprintf("the firewall lets some in to port %d, for %s; whom, it decides by more than can be told here", port.Number, port.For), evidence, nil))
+			items = append(items, report.Asked("firewall", fmt.Sprintf("the firewall lets some in to port %d over IPv4, for %s; whom, it decides by more than can be told here", port.Number, port.For), evidence, nil))
 		case closed:
-			items = append(items, report.Warning("firewall", fmt.Sprintf("the firewall lets nobody in to port %d, for %s", port.Number, port.For), evidence, filter.opening(port.Number)))
+			items = append(items, report.Warning("firewall", fmt.Sprintf("the firewall lets nobody in to port %d over IPv4, for %s", port.Number, port.For), evidence, filter.opening(port.Number)))
 		}
 	}
 	return items
@@ -66,24 +67,73 @@ func (h Host) CheckFirewall(ctx context.Context, ports []Port) []report.Item {
 
 // filter is the packet filter in force: ufw where it is active, whose rules nftables shows only in part, else nftables. Nil: none.
 func (h Host) filter(ctx context.Context) (filter, error) {
+	var all filters
 	if h.exists(ufwProgram) {
 		text, err := h.show(ctx, ufwProgram, "status", "verbose")
 		if err != nil {
 			return nil, err
 		}
 		if strings.Contains(text, "Status: active") {
-			return parseUFW(text), nil
+			all = append(all, parseUFW(text))
 		}
 	}
-	if !h.exists(nftProgram) {
+	if h.exists(nftProgram) {
+		rules, err := h.nftables(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if len(all) > 0 { // ufw's own rules are there as well, in a form that shows only a part of them
+			rules.bases = slices.DeleteFunc(rules.bases, func(base chainID) bool { return base.family == "ip" && base.table == "filter" })
+		}
+		if len(rules.bases)+len(rules.aside) > 0 {
+			all = append(all, rules)
+		}
+	}
+	if legacy := strings.Fields(string(h.read("/proc/net/ip_tables_names"))); slices.Contains(legacy, "filter") {
+		all = append(all, unread("iptables-legacy"))
+	}
+	if len(all) == 0 {
 		return nil, nil
 	}
-	rules, err := h.nftables(ctx)
-	if err != nil || len(rules.bases) == 0 {
-		return nil, err
-	}
-	return rules, nil
+	return all, nil
 }
+
+// filters are all those that a connection has to pass.
+type filters []filter
+
+func (f filters) passage(port int) passage {
+	all := open
+	for _, one := range f {
+		all = max(all, one.passage(port))
+	}
+	return all
+}
+
+func (f filters) opening(port int) string {
+	for _, one := range f {
+		if one.passage(port) == closed {
+			return one.opening(port)
+		}
+	}
+	return ""
+}
+
+func (f filters) String() string {
+	var names []string
+	for _, one := range f {
+		names = append(names, one.String())
+	}
+	return strings.Join(names, "; ")
+}
+
+// unread is a packet filter that is there, and of which nobody here knows the rules.
+type unread string
+
+func (unread) passage(int) passage { return partly }
+func (unread) opening(int) string  { return "" }
+func (u unread) String() string    { return string(u) + ", whose rules are not read" }
+
+var errTooLong = errors.New("prints more than is read")
 
 // show is what a program prints.
 func (h Host) show(ctx context.Context, program string, args ...string) (string, error) {
@@ -95,7 +145,7 @@ func (h Host) show(ctx context.Context, program string, args ...string) (string,
 		said := strings.TrimSpace(string(result.Stderr) + string(result.Stdout))
 		return "", hint.Add(fmt.Errorf("%s ends with %d: %s", world.Command{Path: program, Args: args}, result.Exit, printable.Phrase(said)), "run maascert as root")
 	case len(result.Stdout) >= world.MaxOutput:
-		return "", errors.New(program + " prints more than is read")
+		return "", fmt.Errorf("%s %w", program, errTooLong)
 	}
 	return string(result.Stdout), nil
 }

@@ -15,7 +15,8 @@ New profiles: skip
 
 To                         Action      From
 --                         ------      ----
-22/tcp                     LIMIT IN    Anywhere                  
+22/tcp                     LIMIT IN    Anywhere                   # for (v6) OUT too
+2222/tcp                   DENY IN     Anywhere (log)             # not for (v6) either
 80/tcp                     ALLOW IN    10.0.0.0/8                
 5241:5247/tcp              ALLOW IN    Anywhere                  
 443,8443/tcp (Web Full)    ALLOW IN    Anywhere                  
@@ -39,7 +40,7 @@ func TestUFW(t *testing.T) {
 		return said(h.CheckFirewall(t.Context(), []preflight.Port{{Number: port, For: "us"}}))
 	}
 	for port, words := range map[int]string{
-		22: open, 80: partly, 5240: closed, 5244: open, 443: open, 5353: closed, 9000: partly, 9001: partly, 9002: partly, 9100: closed, 9200: closed, 9300: closed,
+		22: partly, 2222: closed, 80: partly, 5240: closed, 5244: open, 443: open, 5353: closed, 9000: partly, 9001: partly, 9002: partly, 9100: closed, 9200: closed, 9300: closed,
 	} {
 		require.Contains(t, ask(ufwStatus, port), words, "port %d", port)
 	}
@@ -103,7 +104,12 @@ func TestNftables(t *testing.T) {
 		"from some":                       {"drop", input(nftMatch("==", `{"payload": {"protocol": "ip", "field": "saddr"}}`, `{"prefix": {"addr": "10.0.0.0", "len": 8}}`) + accept), partly},
 		"not from some":                   {"accept", input(nftMatch("==", `{"payload": {"protocol": "ip", "field": "saddr"}}`, `"10.0.0.1"`) + drop), partly},
 		"as many as there may be":         {"drop", input(nftMatch("==", port, "80") + `{"limit": {"rate": 10, "per": "second"}}, ` + accept), partly},
-		"by an extension of iptables":     {"drop", input(`{"xt": null}, ` + accept), partly},
+		"by an extension of iptables":     {"drop", input(`{"xt": {"type": "match", "name": "recent"}}, ` + accept), partly},
+		"iptables rejects the rest":       {"accept", input(nftMatch("==", port, "81")+accept, `{"xt": {"type": "target", "name": "REJECT"}}`), closed},
+		"iptables only logs":              {"accept", input(`{"xt": {"type": "target", "name": "LOG"}}`), open},
+		"iptables does something else":    {"accept", input(`{"xt": {"type": "target", "name": "CLUSTERIP"}}`), partly},
+		"a statement nobody knows":        {"accept", input(`{"queue": {"num": 1}}`), partly},
+		"by a map that has the rest":      {"accept", input(`{"vmap": {"key": ` + port + `, "data": {"set": [["*", {"drop": null}], [22, {"accept": null}]]}}}`), closed},
 		"by a jump":                       {"drop", input(`{"jump": {"target": "web"}}`) + nftRule("web", nftMatch("==", port, "80")+accept), open},
 		"by a jump, and back":             {"accept", input(`{"jump": {"target": "web"}}`, drop) + nftRule("web", nftMatch("==", port, "81")+accept), closed},
 		"by a jump that leaves":           {"drop", input(`{"goto": {"target": "web"}}`, accept) + nftRule("web", `{"return": null}`), closed},
@@ -136,6 +142,22 @@ func TestAFirewallThatCannotBeRead(t *testing.T) {
 		require.Contains(t, found, "warn firewall: whether a firewall keeps people out is not known: ", text)
 	}
 	require.Empty(t, host(t, files, printed{"/usr/sbin/nft -j list chains": `{"nftables": [{"metainfo": {}}]}`}).CheckFirewall(t.Context(), ports), "no chain decides anything")
+}
+
+// What leads a connection elsewhere, and what is not read, leaves it open who gets in.
+func TestWhatIsAsideOfAFirewall(t *testing.T) {
+	t.Parallel()
+	ports := []preflight.Port{{Number: 80, For: "us"}}
+	nat := printed{
+		"/usr/sbin/nft -j list chains":       `{"nftables": [{"chain": {"family": "ip", "table": "nat", "name": "pre", "type": "nat", "hook": "prerouting", "policy": "accept"}}]}`,
+		"/usr/sbin/nft -j list table ip nat": `{"nftables": [{"chain": {"family": "ip", "table": "nat", "name": "pre", "type": "nat", "hook": "prerouting", "policy": "accept"}}, {"rule": {"family": "ip", "table": "nat", "chain": "pre", "expr": [{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 80}}, {"dnat": {"addr": "10.0.0.9"}}]}}]}`,
+	}
+	require.Contains(t, said(host(t, map[string]string{"/usr/sbin/nft": ""}, nat).CheckFirewall(t.Context(), ports)), "lets some in to port 80")
+	require.Contains(t, said(host(t, map[string]string{"/usr/sbin/nft": ""}, nat).CheckFirewall(t.Context(), []preflight.Port{{Number: 81, For: "us"}})), "lets everybody in to port 81")
+	require.Contains(t, said(host(t, map[string]string{"/proc/net/ip_tables_names": "filter\n"}, nil).CheckFirewall(t.Context(), ports)), "lets some in to port 80")
+	both := nftTable("drop", "")
+	both["/usr/sbin/ufw status verbose"] = "Status: active\nDefault: allow (incoming)\n"
+	require.Contains(t, said(host(t, map[string]string{"/usr/sbin/ufw": "", "/usr/sbin/nft": ""}, both).CheckFirewall(t.Context(), ports)), "lets nobody in to port 80", "ufw is not all that decides")
 }
 
 // What a ruleset says may be anything: it is gone through in bounded time and without a panic.

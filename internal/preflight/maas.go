@@ -52,7 +52,7 @@ func (h Host) CheckVersion(cert Certificate) []report.Item {
 	case !version.AtLeast(3, 8) && (servesEC || !cert.KeyType.IsRSA()):
 		items = append(items, report.Warning("ec-key", "MAAS 3.8 loads RSA keys alone: after an upgrade, regions would not serve this certificate", why,
 			"before that upgrade set key_type: rsa3072 in this certificate's section, then: maascert renew"))
-	default:
+	case cert.KeyType.IsRSA():
 		items = append(items, report.Asked("ec-key", "this and later versions of MAAS load keys of this type", why, nil))
 	}
 	if !slices.ContainsFunc(items, func(item report.Item) bool { return item.Code == "version" }) {
@@ -63,10 +63,11 @@ func (h Host) CheckVersion(cert Certificate) []report.Item {
 
 // upgrade is what brings MAAS to the last release of a series.
 func (h Host) upgrade(series string) string {
+	const everywhere = " # on every region host, as MAAS's release notes say"
 	if h.MAAS.Kind == "snap" {
-		return "snap refresh maas --channel=" + series + "/stable"
+		return "snap refresh maas --channel=" + series + "/stable" + everywhere
 	}
-	return "apt-get install --only-upgrade maas-region-api"
+	return "apt-get install --only-upgrade maas-region-api" + everywhere
 }
 
 // CheckStage tells whether the snap can read what is staged for it (MAAS fact 5.1).
@@ -95,19 +96,28 @@ func (h Host) CheckModes() []report.Item {
 	var well []string
 	for _, path := range h.MAAS.Confidential() {
 		info, err := h.Files.Stat(path)
-		if err != nil {
-			continue // a host without a rack has no rackd.conf
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // a host without a rack has no rackd.conf
+		case err != nil:
+			items = append(items, report.Warning("maas-files", "who gets at MAAS's settings cannot be seen: "+printable.Error(err), path, "run maascert as root"))
+		case info.Mode().Perm()&^settingsMode != 0:
+			items = append(items, report.Warning("maas-files", fmt.Sprintf("%s has the mode %04o: others get at what is MAAS's and root's alone", path, info.Mode().Perm()), path, fmt.Sprintf("chmod %04o %s", settingsMode, world.Quoted(path))))
+		case isOfAPerson(world.OwnerOf(info), h.UID):
+			owner := world.OwnerOf(info)
+			items = append(items, report.Warning("maas-files", fmt.Sprintf("%s belongs to user %d and group %d: it is MAAS's and root's alone", path, owner.UID, owner.GID), path, "chown root:root "+world.Quoted(path)))
+		default:
+			well = append(well, path)
 		}
-		if more := info.Mode().Perm() &^ settingsMode; more != 0 {
-			items = append(items, report.Warning("maas-files", fmt.Sprintf("%s has the mode %04o: others get at what is MAAS's and root's alone", path, info.Mode().Perm()), path, fmt.Sprintf("chmod %04o %s", settingsMode, path)))
-			continue
-		}
-		well = append(well, path)
 	}
 	if len(items) == 0 && len(well) > 0 {
 		items = append(items, report.Asked("maas-files", "nobody but MAAS and root gets at MAAS's settings and its secret", strings.Join(well, ", "), nil))
 	}
 	return items
+}
+
+// isOfAPerson tells whether a file belongs to a person, or to a group of theirs. We are to be trusted.
+func isOfAPerson(owner world.Owner, uid int) bool {
+	return owner.UID != uid && (world.IsOrdinary(owner.UID) || world.IsOrdinary(owner.GID))
 }
 
 // Keys are looked for in so many files, each so long at most, in bytes.
@@ -122,6 +132,9 @@ func (h Host) CheckLeftKeys() []report.Item {
 		return nil
 	}
 	const common = "/var/snap/maas/common"
+	if _, err := h.Files.ReadDir(common); err != nil {
+		return []report.Item{report.Warning("left-keys", "whether private keys were left for the snap cannot be seen: "+printable.Error(err), common, "run maascert as root")}
+	}
 	folders := append([]string{common, "/var/snap/maas/certs"}, h.below("/var/snap/maas", "root")...)
 	for _, entry := range h.entries(common) {
 		path := filepath.Join(common, entry.Name())
@@ -138,8 +151,13 @@ func (h Host) CheckLeftKeys() []report.Item {
 			if seen++; seen > mostFiles || strings.Contains(used, path) || !h.isKey(path) {
 				continue
 			}
-			items = append(items, report.Warning("left-keys", "a private key was left where it is not needed: MAAS keeps its own copy of what it is given", path, "if nothing else uses it: rm "+path))
+			if len(items) < mostTold {
+				items = append(items, report.Warning("left-keys", "a private key was left where it is not needed: MAAS keeps its own copy of what it is given", path, "rm "+world.Quoted(path)+" # if nothing else uses it"))
+			}
 		}
+	}
+	if seen > mostFiles {
+		items = append(items, report.Warning("left-keys", fmt.Sprintf("more than %d files lie where the snap can read them; the rest was not looked at", mostFiles), common, "look for private keys there yourself: grep -rl 'PRIVATE KEY' "+common))
 	}
 	if len(items) == 0 {
 		items = append(items, report.Asked("left-keys", "no private key lies about where the snap can read it", common, nil))
@@ -207,7 +225,7 @@ func (h Host) lasts(code, what, evidence string, cert *x509.Certificate, fix str
 	words := fmt.Sprintf("%s lasts until %s", what, report.Time{Time: cert.NotAfter})
 	switch {
 	case left <= 0:
-		return report.Asked(code, "", evidence, hint.Add(fmt.Errorf("%s expired on %s", what, report.Time{Time: cert.NotAfter}), "%s", fix))
+		return report.Warning(code, fmt.Sprintf("%s expired on %s", what, report.Time{Time: cert.NotAfter}), evidence, fix)
 	case left < min(soon, cert.NotAfter.Sub(cert.NotBefore)/3):
 		return report.Warning(code, words, evidence, fix)
 	default:
@@ -221,31 +239,44 @@ var violation = regexp.MustCompile(`(?m)^\s*\[([A-Z_]+)\] (.*)$(?:\n\s+Resolutio
 // hardeningTime bounds the question; the maas command takes some seconds to start.
 const hardeningTime = 30 * time.Second
 
-// CheckHardening asks MAAS what it finds itself, where its command can be asked; config-hardening validate changes nothing (MAAS fact 8.1).
+// CheckHardening asks MAAS what it finds itself, where its command can be asked and hardening is on: neither question changes anything (MAAS
+// fact 8.1).
 func (h Host) CheckHardening(ctx context.Context) []report.Item {
-	command := world.Command{Path: h.MAAS.Command, Args: []string{"config-hardening", "validate"}, Timeout: hardeningTime}
-	result, err := h.Runner.Run(ctx, command)
-	said := string(result.Stdout) + string(result.Stderr)
+	said, exit, err := h.hardening(ctx, "get", "hardening_enabled")
 	switch {
-	case err != nil:
-		return []report.Item{report.Warning("hardening", "MAAS does not say whether it is hardened: "+printable.Error(err), command.String(), h.MAAS.Status())}
-	case strings.Contains(said, "invalid choice"):
+	case err == nil && strings.Contains(said, "invalid choice"):
 		return nil
-	case result.Exit == 0:
-		return []report.Item{report.Asked("hardening", "MAAS finds nothing that its hardening asks for and lacks", command.String(), nil)}
+	case err == nil && exit == 0 && !strings.HasSuffix(strings.TrimSpace(said), "= on") && strings.TrimSpace(string(h.read("/proc/sys/crypto/fips_enabled"))) != "1":
+		return []report.Item{report.Asked("hardening", "MAAS's hardening is not on, so nothing is asked for by it", printable.Phrase(said), nil)}
+	case err == nil:
+		said, exit, err = h.hardening(ctx, "validate")
+	}
+	const command = "maas config-hardening validate"
+	found := violation.FindAllStringSubmatch(said, 20)
+	switch {
+	case err == nil && exit == 0:
+		return []report.Item{report.Asked("hardening", "MAAS finds nothing that its hardening asks for and lacks", command, nil)}
+	case err != nil || len(found) == 0:
+		why := lastLine(said)
+		if err != nil {
+			why = err.Error()
+		}
+		return []report.Item{report.Warning("hardening", "MAAS does not say whether it is as hardened as it should be: "+printable.Phrase(why), command, h.MAAS.Status())}
 	}
 	var items []report.Item
-	for _, found := range violation.FindAllStringSubmatch(said, 20) {
-		fix := strings.TrimPrefix(found[3], "Run: ")
-		if strings.HasPrefix(found[1], "MISSING_TLS_") {
+	for _, one := range found {
+		fix := strings.TrimPrefix(one[3], "Run: ")
+		if strings.HasPrefix(one[1], "MISSING_TLS_") {
 			fix = "maascert renew --enable-tls"
 		}
-		items = append(items, report.Warning("hardening", "MAAS itself finds: "+found[2]+" ("+found[1]+")", command.String(), cmp.Or(fix, command.String()+" says more")))
-	}
-	if len(items) == 0 {
-		items = append(items, report.Warning("hardening", fmt.Sprintf("MAAS does not say whether it is hardened: exit %d", result.Exit), printable.Phrase(lastLine(said)), h.MAAS.Status()))
+		items = append(items, report.Warning("hardening", "MAAS itself finds: "+one[2]+" ("+one[1]+")", command, cmp.Or(fix, command+" says more")))
 	}
 	return items
+}
+
+func (h Host) hardening(ctx context.Context, args ...string) (said string, exit int, err error) {
+	result, err := h.Runner.Run(ctx, world.Command{Path: h.MAAS.Command, Args: append([]string{"config-hardening"}, args...), Timeout: hardeningTime})
+	return string(result.Stdout) + string(result.Stderr), result.Exit, err
 }
 
 func lastLine(text string) string {
@@ -269,16 +300,20 @@ func (h Host) CheckPorts() []report.Item {
 			continue
 		}
 		for _, one := range h.Listening(port) {
-			if world.IsOrdinary(one.Owner) {
-				items = append(items, report.Warning("maas-ports", fmt.Sprintf("port %d is MAAS's, and user %d, who is no service, listens there", port, one.Owner), one.Program, fmt.Sprintf("end that program: %s", one.Program)))
+			if world.IsOrdinary(one.Owner) && len(items) < mostTold {
+				program := one.Program()
+				items = append(items, report.Warning("maas-ports", fmt.Sprintf("port %d is MAAS's, and user %d, who is no service, listens there", port, one.Owner), fmt.Sprintf("port %d: %s", port, program), "end that program: "+program))
 			}
 		}
 	}
 	if len(items) == 0 {
-		items = append(items, report.Asked("maas-ports", "MAAS is where racks and machines look for it, and nobody else has its ports", "port 5240: "+listening[0].Program, nil))
+		items = append(items, report.Asked("maas-ports", "somebody listens at port 5240, where racks and machines look for MAAS, and no ordinary user has a port of MAAS's", "port 5240: "+listening[0].Program(), nil))
 	}
 	return items
 }
+
+// mostTold bounds how many of a kind are told of.
+const mostTold = 10
 
 // lastPort is the last of the ports that MAAS takes (MAAS fact 2.6).
 const lastPort = 5284

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -39,6 +40,7 @@ type sight struct {
 	addresses []string // without ports
 	err       error
 	isApex    bool // of a zone
+	zoneErr   error
 }
 
 // atOnce is how many names are looked up side by side.
@@ -74,7 +76,7 @@ func look(ctx context.Context, resolver Resolver, name string) (s sight) {
 		s.addresses = append(s.addresses, host)
 	}
 	zone, zoneErr := resolver.Zone(ctx, name+".")
-	s.err, s.isApex = err, zoneErr == nil && zone == name+"."
+	s.err, s.zoneErr, s.isApex = err, zoneErr, zoneErr == nil && zone == name+"."
 	return s
 }
 
@@ -133,6 +135,10 @@ func (h Host) hostsFile() map[string][]string {
 func (h Host) checkApex(wanted Wanted, seen map[string]sight) []report.Item {
 	var items []report.Item
 	for _, name := range wanted.Names {
+		if err := seen[name].zoneErr; wanted.TLS && err != nil && len(items) == 0 {
+			items = append(items, report.Warning("hsts", fmt.Sprintf("whether %s is a zone of its own, about all of which MAAS's HSTS would be, DNS does not say: %s", name, printable.Error(err)), name,
+				"mend the name servers that this host asks (resolvers:, or /etc/resolv.conf)"))
+		}
 		if !wanted.TLS || !seen[name].isApex {
 			continue
 		}
@@ -140,7 +146,7 @@ func (h Host) checkApex(wanted Wanted, seen map[string]sight) []report.Item {
 			fmt.Sprintf("give MAAS a name below it, maas.%[1]s say, and that to this certificate instead of %[1]s", name)))
 	}
 	if len(items) == 0 && wanted.TLS {
-		items = append(items, report.Asked("hsts", "MAAS's HSTS is about no zone as a whole", strings.Join(wanted.Names, ", "), nil))
+		items = append(items, report.Asked("hsts", "no name of the certificate is a zone of its own, about all of which MAAS's HSTS would be", strings.Join(wanted.Names, ", "), nil))
 	}
 	return items
 }
@@ -182,7 +188,12 @@ func (h Host) checkCovered(wanted Wanted, seen map[string]sight) []report.Item {
 		}
 		return slices.Contains(wanted.Names, address.String())
 	}
+	// Where people come by an address that leads to all, nobody asks one region by its name.
+	isReached := len(well) > 0 || slices.ContainsFunc(h.VirtualAddresses(), leads)
 	for _, region := range wanted.Regions {
+		if isReached {
+			break
+		}
 		name := printable.Phrase(region.Name)
 		adds := name
 		if len(region.Addresses) > 0 {
@@ -199,6 +210,9 @@ func (h Host) checkCovered(wanted Wanted, seen map[string]sight) []report.Item {
 	return items
 }
 
+// keepalivedComment is one of keepalived's.
+var keepalivedComment = regexp.MustCompile(`(?m)[#!].*$`)
+
 // mostAddresses bounds how many virtual addresses are believed.
 const mostAddresses = 20
 
@@ -211,19 +225,18 @@ func (h Host) VirtualAddresses() (found []netip.Addr) {
 	}
 	for _, file := range files {
 		isWithin := false
-		for line := range strings.Lines(string(h.read(file))) {
-			line, _, _ = strings.Cut(strings.TrimSpace(line), "#")
-			for _, word := range strings.Fields(strings.NewReplacer("{", " { ", "}", " } ").Replace(line)) {
-				bare, _, _ := strings.Cut(word, "/")
-				address, err := netip.ParseAddr(bare)
-				switch {
-				case word == "virtual_ipaddress" || word == "virtual_ipaddress_excluded":
-					isWithin = true
-				case word == "}":
-					isWithin = false
-				case isWithin && err == nil && len(found) < mostAddresses && !slices.Contains(found, address):
-					found = append(found, address)
-				}
+		text := keepalivedComment.ReplaceAllString(string(h.read(file)), "")
+		for line := range strings.Lines(strings.NewReplacer("{", "\n", "}", "\n}\n").Replace(text)) {
+			word, _, _ := strings.Cut(strings.TrimSpace(line), " ") // what follows an address is about it
+			bare, _, _ := strings.Cut(word, "/")
+			address, err := netip.ParseAddr(bare)
+			switch {
+			case word == "virtual_ipaddress" || word == "virtual_ipaddress_excluded":
+				isWithin = true
+			case word == "}":
+				isWithin = false
+			case isWithin && err == nil && len(found) < mostAddresses && !slices.Contains(found, address):
+				found = append(found, address)
 			}
 		}
 	}

@@ -45,7 +45,8 @@ func (n names) Zone(_ context.Context, name string) (string, error) {
 const keepalived = `vrrp_instance maas {
 	interface eth0 # 10.9.9.9
 	virtual_ipaddress {
-		10.0.0.100/24 dev eth0
+		10.0.0.100/24 brd 10.0.0.255 dev eth0 # and 10.7.7.7
+		! 10.6.6.6
 		fd00::100/64
 	}
 	virtual_routes { 10.8.8.8 }
@@ -124,7 +125,7 @@ func TestFilesOfMAAS(t *testing.T) {
 	for _, name := range []string{"/var/snap/maas/common/privkey.pem", "/var/snap/maas/current/root/k.pem", "/var/snap/maas/certs/server-key.pem", "/var/snap/maas/common/tls/k.pem"} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(key), 0o600))
-		require.Contains(t, said(h.CheckLeftKeys()), "if nothing else uses it: rm "+name)
+		require.Contains(t, said(h.CheckLeftKeys()), "-> rm "+name+" # if nothing else uses it")
 		require.NoError(t, os.Remove(filepath.Join(root, name)))
 	}
 	for dir, words := range map[string]string{"/var/snap/maas/current/stage": "warn stage-place", "/root/stage": "fail stage-place: the snap cannot read /root/stage", "/var/snap/maas/commons": "warn stage-place"} {
@@ -140,10 +141,10 @@ func TestMAASsPorts(t *testing.T) {
 	t.Parallel()
 	h := host(t, nil, nil)
 	require.Empty(t, h.CheckPorts(), "nobody can tell")
-	who := map[int][]world.Listening{5240: {{Program: "nginx (process 12)"}}, 5249: {{Owner: 4242, Program: "ok"}}}
+	who := map[int][]world.Listening{5240: {{Name: "nginx (process 12)"}}, 5249: {{Owner: 4242, Name: "ok"}}}
 	h.Listening = func(port int) []world.Listening { return who[port] }
 	require.Contains(t, said(h.CheckPorts()), "ok maas-ports: ")
-	who[5271] = []world.Listening{{Owner: 4242, Program: "nc (process 13)"}}
+	who[5271] = []world.Listening{{Owner: 4242, Name: "nc (process 13)"}}
 	require.Contains(t, said(h.CheckPorts()), "warn maas-ports: port 5271 is MAAS's, and user 4242, who is no service, listens there -> end that program: nc (process 13)")
 	delete(who, 5240)
 	require.Contains(t, said(h.CheckPorts()), "fail maas-ports: nobody listens on port 5240, where racks and machines look for MAAS -> is MAAS up? maas status")

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"maascert/internal/hint"
@@ -39,7 +40,7 @@ func (h Host) CheckDatabase(ctx context.Context, regiond maasconfig.Regiond) []r
 		return []report.Item{report.Asked("database", "", address, hint.Add(fmt.Errorf("who answers at the address of MAAS's database is no PostgreSQL that takes connections: %w", err),
 			"is PostgreSQL up there, and is database_host in %s right?", h.MAAS.RegiondConf()))}
 	}
-	items := []report.Item{report.Asked("database", "MAAS's database takes connections", address, nil)}
+	items := []report.Item{report.Asked("database", "somebody answers as PostgreSQL does where MAAS's database is", address, nil)}
 	host, _, _ := net.SplitHostPort(address)
 	switch {
 	case leaf != nil:
@@ -83,7 +84,7 @@ func postgresCertificate(ctx context.Context, conn net.Conn) (*x509.Certificate,
 }
 
 // vaultStates are what a Vault's health can be beside well (its API, /sys/health): the status, and what it means.
-var vaultStates = map[int]string{http.StatusNotImplemented: "it is not initialised", http.StatusServiceUnavailable: "it is sealed"}
+var vaultStates = map[int]struct{ what, fix string }{http.StatusNotImplemented: {"it is not initialised", "vault operator init"}, http.StatusServiceUnavailable: {"it is sealed", "vault operator unseal"}}
 
 // CheckVault tells whether the Vault in which MAAS keeps its secrets answers, as MAAS asks it: by the system's trust (MAAS fact 7.1).
 func (h Host) CheckVault(ctx context.Context, regiond maasconfig.Regiond) []report.Item {
@@ -112,8 +113,11 @@ func (h Host) CheckVault(ctx context.Context, regiond maasconfig.Regiond) []repo
 	// Its status says it all.
 	_ = answer.Body.Close()
 	var items []report.Item
-	if what := vaultStates[answer.StatusCode]; what != "" {
-		items = append(items, report.Asked("vault", "", base.Host, hint.Add(errors.New("MAAS keeps its secrets in Vault, and "+what), "vault operator unseal")))
+	isWell := slices.Contains([]int{http.StatusOK, http.StatusTooManyRequests, 472, 473}, answer.StatusCode)
+	if state, isWrong := vaultStates[answer.StatusCode]; !isWell && !isWrong {
+		items = append(items, report.Warning("vault", "whether MAAS's Vault is well cannot be told: it answers "+printable.Phrase(answer.Status), base.Host, "vault status"))
+	} else if isWrong {
+		items = append(items, report.Asked("vault", "", base.Host, hint.Add(errors.New("MAAS keeps its secrets in Vault, and "+state.what), "%s", state.fix)))
 	} else {
 		items = append(items, report.Asked("vault", "MAAS's Vault answers", printable.Phrase(base.Host+", "+answer.Status), nil))
 	}

@@ -1,8 +1,10 @@
 package preflight
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -12,7 +14,8 @@ import (
 // nftables are the chains that decide on what comes in, as nft prints them in JSON (libnftables-json(5)). What becomes of a connection is
 // found by going through them with what is known of it; a rule that is about anything else may be meant or not.
 type nftables struct {
-	bases  []chainID // those that the kernel begins with
+	bases  []chainID // those that the kernel begins with, and that decide
+	aside  []chainID // those that may lead a connection elsewhere before it comes to them
 	chains map[chainID]*nftChain
 	sets   map[chainID][]any
 }
@@ -54,10 +57,18 @@ func (h Host) nftables(ctx context.Context) (*nftables, error) {
 	read := map[chainID]bool{}
 	for _, object := range listing.Nftables {
 		chain := object.Chain
-		if chain == nil || chain.Type != "filter" || !slices.Contains([]string{"input", "prerouting"}, chain.Hook) || !slices.Contains([]string{"ip", "inet"}, chain.Family) {
+		if chain == nil {
 			continue
 		}
-		rules.bases = append(rules.bases, chainID{chain.Family, chain.Table, chain.Name})
+		id := chainID{chain.Family, chain.Table, chain.Name}
+		switch isIPv4 := chain.Family == "ip" || chain.Family == "inet"; {
+		case isIPv4 && chain.Type == "filter" && (chain.Hook == "input" || chain.Hook == "prerouting"):
+			rules.bases = append(rules.bases, id)
+		case isIPv4 && chain.Type == "nat" && chain.Hook == "prerouting", chain.Hook == "ingress":
+			rules.aside = append(rules.aside, id)
+		default:
+			continue
+		}
 		table := chainID{family: chain.Family, table: chain.Table}
 		if read[table] {
 			continue
@@ -74,6 +85,9 @@ func (h Host) nftables(ctx context.Context) (*nftables, error) {
 
 func (h Host) nft(ctx context.Context, what ...string) (listing nftListing, err error) {
 	text, err := h.show(ctx, nftProgram, append([]string{"-j", "list"}, what...)...)
+	if errors.Is(err, errTooLong) { // by sets with many elements, which can be left out: what is in them is not known then
+		text, err = h.show(ctx, nftProgram, append([]string{"-j", "-t", "list"}, what...)...)
+	}
 	if err == nil {
 		if err = json.Unmarshal([]byte(text), &listing); err != nil {
 			err = fmt.Errorf("nft -j list %s: %w", what[0], err)
@@ -87,7 +101,7 @@ func (n *nftables) add(listing nftListing) {
 		if c := object.Chain; c != nil {
 			n.chains[chainID{c.Family, c.Table, c.Name}] = c
 		}
-		if s := object.Set; s != nil {
+		if s := object.Set; s != nil && s.Elem != nil {
 			n.sets[chainID{s.Family, s.Table, s.Name}] = s.Elem
 		}
 		if r := object.Rule; r != nil {
@@ -116,6 +130,11 @@ func (n *nftables) passage(port int) passage {
 	all := open
 	for _, base := range n.bases {
 		all = max(all, n.passageOf(base, port))
+	}
+	for _, base := range n.aside {
+		if n.passageOf(base, port) != open {
+			all = max(all, partly)
+		}
 	}
 	return all
 }
@@ -172,11 +191,17 @@ func (n *nftables) apply(at chainID, rule []map[string]any, port, depth int) (me
 			case "vmap":
 				end = n.choose(at, body, port, depth)
 			case "counter", "log", "comment", "notrack", "mangle":
-			default:
-				if verdict := n.verdict(at, name, body, port, depth); verdict != 0 {
-					end = verdict
+			case "limit", "quota", "ct count", "set", "map", "meter", "ct helper", "ct timeout", "flow":
+				means = min(means, maybe)
+			case "xt":
+				if target := xtTarget(body); target != 0 {
+					end = target
 				} else {
-					means = min(means, maybe) // a limit, say, or an extension of iptables
+					means = min(means, maybe) // what an extension of iptables compares
+				}
+			default:
+				if end = n.verdict(at, name, body, port, depth); end == 0 {
+					means, end = min(means, maybe), undecided|goingOn // nobody knows what it does
 				}
 			}
 		}
@@ -187,12 +212,31 @@ func (n *nftables) apply(at chainID, rule []map[string]any, port, depth int) (me
 	return means, end
 }
 
+// xtTarget is what an extension of iptables ends in, of which nft tells the name alone; 0: it ends nothing, it compares something.
+func xtTarget(body any) outcome {
+	extension := object(body)
+	if extension["type"] != "target" {
+		return 0
+	}
+	switch extension["name"] {
+	case "ACCEPT":
+		return accepted
+	case "REJECT", "DROP":
+		return dropped
+	case "RETURN":
+		return returned
+	case "LOG", "NFLOG", "MARK", "CONNMARK", "TCPMSS", "AUDIT", "TRACE":
+		return goingOn
+	}
+	return undecided | goingOn
+}
+
 // verdict is what a statement ends in; 0: it is no verdict.
 func (n *nftables) verdict(at chainID, name string, body any, port, depth int) outcome {
 	switch name {
 	case "accept":
 		return accepted
-	case "drop", "reject":
+	case "drop", "reject", "dnat", "redirect", "tproxy": // or led elsewhere
 		return dropped
 	case "return":
 		return returned
@@ -219,10 +263,16 @@ func (n *nftables) choose(at chainID, body any, port, depth int) outcome {
 		return undecided | goingOn
 	}
 	var possible outcome
+	slices.SortStableFunc(entries, func(a, b any) int { return cmp.Compare(others(a), others(b)) })
 	for _, entry := range entries {
 		pair, _ := entry.([]any)
 		if len(pair) != 2 {
 			return undecided | goingOn
+		}
+		if pair[0] == "*" {
+			for name, target := range object(pair[1]) {
+				return possible | n.verdict(at, name, target, port, depth)
+			}
 		}
 		means := n.matches(at, map[string]any{"op": "==", "left": vmap["key"], "right": pair[0]}, port)
 		for name, target := range object(pair[1]) {
@@ -236,6 +286,14 @@ func (n *nftables) choose(at chainID, body any, port, depth int) outcome {
 		}
 	}
 	return possible | goingOn
+}
+
+// others tells, by 1, that an entry of a map is for whatever no other is for.
+func others(entry any) int {
+	if pair, isPair := entry.([]any); isPair && len(pair) > 0 && pair[0] == "*" {
+		return 1
+	}
+	return 0
 }
 
 func object(value any) map[string]any {
@@ -257,8 +315,8 @@ var known = map[string][]string{
 	"meta l4proto": {"tcp", "6"}, "meta nfproto": {"ipv4"}, "meta protocol": {"ip"}, "ip protocol": {"tcp", "6"}, "ct state": {"new"},
 }
 
-// others are protocols that the connection is not of.
-var others = []string{"udp", "udplite", "icmp", "icmpv6", "igmp", "ip6", "sctp", "dccp", "esp", "ah", "comp", "arp"}
+// foreign are protocols that the connection is not of.
+var foreign = []string{"udp", "udplite", "icmp", "icmpv6", "igmp", "ip6", "sctp", "dccp", "esp", "ah", "comp", "arp"}
 
 // matches compares what is known of a connection with what a rule asks for.
 func (n *nftables) matches(at chainID, body any, port int) answer {
@@ -275,7 +333,7 @@ func (n *nftables) matches(at chainID, body any, port int) answer {
 			subject = protocol + " " + field
 		}
 	}
-	if slices.Contains(others, protocol) {
+	if slices.Contains(foreign, protocol) {
 		return no
 	}
 	values := known[subject]
@@ -364,7 +422,13 @@ func answerOf(isSo bool) answer {
 func (n *nftables) opening(port int) string {
 	for _, base := range n.bases {
 		if n.passageOf(base, port) == closed {
-			return fmt.Sprintf("nft insert rule %s %s %s tcp dport %d accept; add it to /etc/nftables.conf too, or it is gone after a restart", base.family, base.table, base.name, port)
+			switch {
+			case base.table == "firewalld":
+				return fmt.Sprintf("firewall-cmd --permanent --add-port=%d/tcp && firewall-cmd --reload", port)
+			case base.name == "INPUT": // iptables made it
+				return fmt.Sprintf("iptables -I INPUT -p tcp --dport %d -j ACCEPT # and where this host keeps its rules for the next start", port)
+			}
+			return fmt.Sprintf("nft insert rule %s %s %s tcp dport %d accept # and in /etc/nftables.conf, for the next start", base.family, base.table, base.name, port)
 		}
 	}
 	return ""

@@ -121,9 +121,9 @@ func TestClusterCertificates(t *testing.T) {
 	require.NoError(t, err)
 	const file = "/var/snap/maas/current/certificates/cluster.pem"
 	for words, lifetime := range map[string][2]time.Duration{
-		"ok cluster-ca: MAAS's own certificate ":   {time.Hour, 1000 * time.Hour},
-		"warn cluster-ca: MAAS's own certificate ": {2000 * time.Hour, 2100 * time.Hour},
-		"fail cluster-ca: MAAS's own certificate ": {2 * time.Hour, time.Hour},
+		"ok cluster-ca: MAAS's own certificate ":             {time.Hour, 1000 * time.Hour},
+		"warn cluster-ca: MAAS's own certificate ":           {2000 * time.Hour, 2100 * time.Hour},
+		"warn cluster-ca: MAAS's own certificate expired on": {2 * time.Hour, time.Hour},
 	} {
 		bundle, err := authority.Issue(certstore.EC256, lifetime[0], lifetime[1], "maas")
 		require.NoError(t, err)
@@ -134,21 +134,25 @@ func TestClusterCertificates(t *testing.T) {
 
 func TestHardening(t *testing.T) {
 	t.Parallel()
-	const asked = "maas config-hardening validate"
+	const asked, isOn = "maas config-hardening validate", "maas config-hardening get hardening_enabled"
 	for text, words := range map[string]string{
 		"exit 1: usage: maas\n\nargument COMMAND: invalid choice: 'config-hardening' (choose from 'config-tls')\n": "",
 		"OK: no hardening violations.\n": "ok hardening",
 		"exit 1: VIOLATIONS (2):\n  [MISSING_TLS_CERT] TLS certificate is not configured\n    Resolution: Run: maas config-tls enable <key> <cert>\n    Config key: tls\n" +
 			"  [WILDCARD_BIND_NOT_ALLOWED] dns_bind is not configured\n    Resolution: Run: maas config-hardening set dns_bind <address>\n": "warn hardening: MAAS itself finds: TLS certificate is not configured (MISSING_TLS_CERT) -> maascert renew --enable-tls\n" +
 			"warn hardening: MAAS itself finds: dns_bind is not configured (WILDCARD_BIND_NOT_ALLOWED) -> maas config-hardening set dns_bind <address>\n",
-		"exit 1: the database is down\n": "warn hardening: MAAS does not say whether it is hardened: exit 1 -> maas status\n",
+		"exit 1: the database is down\n": "warn hardening: MAAS does not say whether it is as hardened as it should be: the database is down -> maas status\n",
 	} {
-		found := said(host(t, nil, printed{asked: text}).CheckHardening(t.Context()))
+		found := said(host(t, nil, printed{isOn: "hardening_enabled [config] = on\n", asked: text}).CheckHardening(t.Context()))
 		if words == "" {
+			found = said(host(t, nil, printed{isOn: text}).CheckHardening(t.Context()))
 			require.Empty(t, found)
 		}
 		require.Contains(t, found, words)
 	}
+	off := printed{isOn: "hardening_enabled [config] = auto\n", asked: "exit 1: VIOLATIONS (1):\n  [MISSING_TLS_CERT] TLS certificate is not configured\n"}
+	require.Equal(t, "ok hardening: MAAS's hardening is not on, so nothing is asked for by it\n", said(host(t, nil, off).CheckHardening(t.Context())))
+	require.Contains(t, said(host(t, map[string]string{"/proc/sys/crypto/fips_enabled": "1\n"}, off).CheckHardening(t.Context())), "(MISSING_TLS_CERT)")
 }
 
 // secured is TLS by an authority, for a server on the loopback.
@@ -227,7 +231,7 @@ func TestMAASsDatabase(t *testing.T) {
 	}
 	require.Regexp(t, `^ok database: .*\nok database-tls: the certificate of MAAS's database lasts until .*\n$`, check(postgres(t, 'S', config)))
 	require.Contains(t, check(postgres(t, 'S', ending)), "warn database-tls: ")
-	require.Equal(t, "ok database: MAAS's database takes connections\n", check(postgres(t, 'N', nil)), "nobody reads along on this host")
+	require.Equal(t, "ok database: somebody answers as PostgreSQL does where MAAS's database is\n", check(postgres(t, 'N', nil)), "nobody reads along on this host")
 	require.Contains(t, check(postgres(t, 'H', nil)), "fail database: who answers at the address of MAAS's database is no PostgreSQL")
 	closed := postgres(t, 'N', nil)
 	h.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("connection refused") }

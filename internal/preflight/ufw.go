@@ -26,7 +26,10 @@ type ufwRule struct {
 //
 //	5241:5247/tcp              ALLOW IN    Anywhere
 //	80,443/tcp (Nginx Full)    LIMIT IN    10.0.0.0/8
-var ufwRules = regexp.MustCompile(`^(.+?)\s+(ALLOW|LIMIT|DENY|REJECT)(?: IN)?\s+(.+?)\s*$`)
+var ufwRules = regexp.MustCompile(`^(.+?)\s+(ALLOW|LIMIT|DENY|REJECT)( IN| OUT| FWD)?\s+(.+?)\s*$`)
+
+// ufwAside is what is said of a rule beside it: a comment, and that it is logged.
+var ufwAside = regexp.MustCompile(` +# .*$| +\(log(-all)?\)`)
 
 // ufwPorts begin such a line: the address of this host, where it is about one, ports, and an interface.
 var ufwPorts = regexp.MustCompile(`^([\da-f.:/]+ )?([\d:,]+)(?:/(tcp|udp))?(?: \([^)]*\))?( on \S+)?$`)
@@ -35,16 +38,16 @@ var ufwPorts = regexp.MustCompile(`^([\da-f.:/]+ )?([\d:,]+)(?:/(tcp|udp))?(?: \
 func parseUFW(text string) *ufw {
 	rules := &ufw{}
 	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
+		line = ufwAside.ReplaceAllString(strings.TrimSpace(line), "")
 		if defaults, isDefault := strings.CutPrefix(line, "Default: "); isDefault {
 			rules.lets = strings.HasPrefix(defaults, "allow (incoming)")
 			continue
 		}
 		parts := ufwRules.FindStringSubmatch(line)
-		if parts == nil || strings.Contains(line, "(v6)") || strings.Contains(line, " OUT ") || strings.Contains(line, " FWD ") {
+		if parts == nil || strings.HasSuffix(parts[1], "(v6)") || strings.HasSuffix(parts[4], "(v6)") || parts[3] == " OUT" || parts[3] == " FWD" {
 			continue
 		}
-		rule := ufwRule{lets: parts[2] == "ALLOW" || parts[2] == "LIMIT", isFor: parts[3] == "Anywhere", isTold: true}
+		rule := ufwRule{lets: parts[2] == "ALLOW" || parts[2] == "LIMIT", isFor: parts[4] == "Anywhere" && parts[2] != "LIMIT", isTold: true}
 		about := ufwPorts.FindStringSubmatch(parts[1])
 		switch {
 		case parts[1] == "Anywhere":

@@ -1,11 +1,11 @@
 package setup
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 	"time"
@@ -30,7 +30,7 @@ type Answers struct {
 	Names       []Name
 	KeyType     certstore.KeyType
 	Endpoints   []string
-	HAProxy     string // PEM file of an HAProxy on this host; empty: it is left alone
+	HAProxy     Bind // of an HAProxy on this host; empty: it is left alone
 	APIKey      secret.Reference
 }
 
@@ -70,18 +70,18 @@ certificates:
       - {{q .Name}}{{with .Why}}   # {{words .}}{{end}}
 {{- end}}
     key_type: {{q .KeyType}}   # from 3.8 on MAAS loads RSA keys alone
-{{- if .HAProxy}}
+{{- if .HAProxy.PEM}}
     targets: [maas, front]
 {{- end}}
-{{- if or .Endpoints .HAProxy}}
+{{- if or .Endpoints .HAProxy.PEM}}
 
 targets:
 {{- with .Endpoints}}
   maas:
     endpoints: [{{range $i, $e := .}}{{if $i}}, {{end}}{{q $e}}{{end}}]   # every region: each is asked what it serves
 {{- end}}
-{{- with .HAProxy}}
-  front: {type: haproxy, pem: {{q .}}}   # this host's own proxy
+{{- if .HAProxy.PEM}}
+  front: {type: haproxy, pem: {{q .HAProxy.PEM}}, endpoints: [{{q .HAProxy.Endpoint}}]}   # this host's own proxy
 {{- end}}
 {{- end}}
 {{- with .APIKey}}
@@ -106,13 +106,12 @@ func (a Answers) YAML(at time.Time) (string, error) {
 var plain = regexp.MustCompile(`^((/|https://|[A-Za-z]+[-.0-9])[-A-Za-z0-9_./:]*[-A-Za-z0-9_/]|\d+\.\d+\.\d+\.\d+)$`)
 
 // quoted is a value as YAML takes it, wherever it stands on a line.
-func quoted(value any) (string, error) {
+func quoted(value any) string {
 	text := fmt.Sprint(value)
 	if plain.MatchString(text) || slices.Contains(keywords, text) {
-		return text, nil
+		return text
 	}
-	quoted, err := json.Marshal(text) // a text in JSON is one in YAML
-	return string(quoted), err
+	return strconv.QuoteToASCII(text) // what Go escapes, YAML escapes in the same way
 }
 
 // keywords are values of ours that are plain as well.

@@ -7,10 +7,16 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"maascert/acme"
 	"maascert/certstore"
@@ -27,14 +33,16 @@ type Facts struct {
 	TLSPort  int  // on which this host's region serves TLS; 0: it does not
 	TLSKnown bool // whether that could be seen
 	Served   *x509.Certificate
-	URL      string // MAAS's own; empty: unknown
-	Regions  []maasconfig.Region
-	Virtual  []netip.Addr // that keepalived moves between hosts
-	Host     string       // this host's name
-	Owners   map[int]string
-	Juju     string // unit; empty: none
-	Managers []lineage.Manager
-	HAProxy  []string // PEM files that HAProxy here serves certificates from
+	URL      string              // MAAS's own; empty: unknown
+	Regions  []maasconfig.Region // that run now
+	// Where each of Regions is asked, in their order; empty where no address of one takes connections that is its alone.
+	Endpoints []string
+	Virtual   []netip.Addr // that keepalived moves between hosts
+	Host      string       // this host's name
+	Owners    map[int]string
+	Juju      string // unit; empty: none
+	Managers  []lineage.Manager
+	HAProxy   []Bind // of an HAProxy on this host
 }
 
 // The ports at which CAs look for answers (RFC 8555 section 8.3, RFC 8737).
@@ -45,7 +53,8 @@ const (
 
 // Look finds the facts of a host that has a region.
 func Look(ctx context.Context, host preflight.Host, here maasconfig.InstallationConfig) Facts {
-	f := Facts{MAAS: host.MAAS, Virtual: host.VirtualAddresses(), Owners: map[int]string{}, Juju: maasconfig.JujuUnit(host.Files), Managers: lineage.Managers(host.Files), HAProxy: haproxyPEMs(host.Files)}
+	f := Facts{MAAS: host.MAAS, Virtual: host.VirtualAddresses(), Owners: map[int]string{}, Juju: maasconfig.JujuUnit(host.Files), HAProxy: haproxyBinds(host.Files)}
+	f.Managers, _ = lineage.Managers(host.Files)
 	f.TLSPort, f.TLSKnown = maasconfig.LocalTLSPort(ctx, here)
 	target := maasconfig.New(maasconfig.Config{
 		Detect: func(context.Context) (maasconfig.Installation, error) { return host.MAAS, nil }, FS: host.Files, Runner: host.Runner, Dial: host.Dial, UID: host.UID,
@@ -55,11 +64,14 @@ func Look(ctx context.Context, host preflight.Host, here maasconfig.Installation
 	}
 	// What cannot be found is not proposed.
 	f.URL, _ = maasconfig.ReadMAASURL(ctx, here)
-	f.Regions, _ = maasconfig.LiveRegions(ctx, host.Dial, "127.0.0.1")
+	if world.CheckListener("127.0.0.1", "5240") == nil { // else a person stands in MAAS's place
+		f.Regions, _ = maasconfig.LiveRegions(ctx, host.Dial, "127.0.0.1")
+	}
+	f.Endpoints = f.findEndpoints(ctx, host.Dial)
 	f.Host = hostName(host.Files)
 	for _, port := range []int{httpPort, tlsPort} {
 		for _, one := range host.Listening(port) {
-			f.Owners[port] = cmp.Or(one.Program, fmt.Sprintf("a program of user %d", one.Owner))
+			f.Owners[port] = cmp.Or(one.Program(), fmt.Sprintf("a program of user %d", one.Owner))
 		}
 	}
 	return f
@@ -85,29 +97,59 @@ func hostName(files world.FS) string {
 	return short
 }
 
-// haproxyPEMs are the files that HAProxy's configuration here serves certificates from: what follows crt on its lines bind.
-func haproxyPEMs(files world.FS) (found []string) {
+// Bind is an address at which an HAProxy on this host serves a certificate, and the file that it has it from.
+type Bind struct{ PEM, Endpoint string }
+
+// haproxyBinds are what HAProxy's configuration here serves certificates at: the address and what follows crt on its lines bind. A folder of
+// certificates is left out: which file is meant nobody knows.
+func haproxyBinds(files world.FS) (found []Bind) {
 	text, err := files.ReadFile("/etc/haproxy/haproxy.cfg")
 	if err != nil {
 		return nil
 	}
 	for line := range strings.Lines(string(text)) {
+		line, _, _ = strings.Cut(line, "#")
 		words := strings.Fields(line)
-		if len(words) == 0 || words[0] != "bind" {
+		if len(words) < 2 || words[0] != "bind" {
 			continue
 		}
 		for i, word := range words[:len(words)-1] {
-			if word == "crt" && strings.HasPrefix(words[i+1], "/") && !slices.Contains(found, words[i+1]) {
-				found = append(found, words[i+1])
+			pem := words[i+1]
+			info, err := files.Stat(pem)
+			if word != "crt" || !filepath.IsAbs(pem) || err == nil && info.IsDir() || strings.HasSuffix(pem, "/") {
+				continue
+			}
+			one := Bind{pem, reachable(words[1])}
+			if one.Endpoint != "" && !slices.ContainsFunc(found, func(known Bind) bool { return known.PEM == pem }) && len(found) < mostBinds {
+				found = append(found, one)
 			}
 		}
 	}
 	return found
 }
 
+// mostBinds bounds how many of them are proposed.
+const mostBinds = 10
+
+// reachable is where somebody on this host connects to what HAProxy calls *:443, :443 or 10.0.0.10:443; empty: nowhere that is known.
+func reachable(bind string) string {
+	host, port, err := net.SplitHostPort(strings.Split(bind, ",")[0])
+	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
+		return ""
+	}
+	address, err := netip.ParseAddr(host)
+	switch {
+	case host == "" || host == "*" || err == nil && address.IsUnspecified():
+		return net.JoinHostPort("127.0.0.1", port)
+	case err != nil:
+		return ""
+	}
+	return net.JoinHostPort(address.String(), port)
+}
+
 // Words are the facts for a person, a line each.
 func (f Facts) Words() []string {
-	lines := []string{strings.TrimSpace(fmt.Sprintf("MAAS %s, %s %s", f.MAAS.Version, f.MAAS.Kind, f.MAAS.Mode))}
+	lines := []string{printable.Text(fmt.Sprintf("MAAS %s, %s %s", f.MAAS.Version, f.MAAS.Kind, f.MAAS.Mode))}
 	add := func(format string, args ...any) { lines = append(lines, printable.Text(fmt.Sprintf(format, args...))) }
 	switch {
 	case f.TLSPort != 0 && f.Served != nil:
@@ -132,8 +174,8 @@ func (f Facts) Words() []string {
 			add("port %d is free", port)
 		}
 	}
-	if len(f.HAProxy) > 0 {
-		add("HAProxy serves certificates from %s", strings.Join(f.HAProxy, ", "))
+	for _, one := range f.HAProxy {
+		add("HAProxy serves at %s what is in %s", one.Endpoint, one.PEM)
 	}
 	if f.Juju != "" {
 		add("Juju manages this region (%s) and may put its own certificate back", f.Juju)
@@ -146,14 +188,57 @@ func (f Facts) Words() []string {
 
 func (f Facts) regionNames() []string {
 	var names []string
-	for _, region := range f.Regions {
-		words := region.Name
-		if len(region.Addresses) > 0 {
-			words += " (" + region.Addresses[0].String() + ")"
-		}
-		names = append(names, words)
+	for i, region := range f.Regions {
+		names = append(names, fmt.Sprintf("%s (%s)", region.Name, cmp.Or(f.Endpoints[i], "no address of its own answers")))
 	}
 	return names
+}
+
+// connectTime bounds one connection that is tried.
+const connectTime = 2 * time.Second
+
+// findEndpoints finds, for each region that runs, the address at which it is asked: one that no other region has as well, that does not move
+// between hosts, that is this host's for this host alone, and that takes connections where MAAS answers.
+func (f Facts) findEndpoints(ctx context.Context, dial world.Dial) []string {
+	short, _, _ := strings.Cut(f.Host, ".")
+	endpoints := make([]string, len(f.Regions))
+	var group errgroup.Group
+	for i, region := range f.Regions {
+		group.Go(func() error {
+			for _, address := range region.Addresses {
+				isShared := slices.Contains(f.Virtual, address)
+				for j, other := range f.Regions {
+					isShared = isShared || i != j && slices.Contains(other.Addresses, address)
+				}
+				isHere := world.IsThisHost(address.String())
+				if isShared || len(f.Regions) > 1 && isHere && short != "" && !strings.EqualFold(region.Name, short) && f.hasRegion(short) || !connects(ctx, dial, address) {
+					continue
+				}
+				endpoints[i] = address.String()
+				return nil
+			}
+			return nil
+		})
+	}
+	// The functions above return no error.
+	_ = group.Wait()
+	return endpoints
+}
+
+func (f Facts) hasRegion(name string) bool {
+	return slices.ContainsFunc(f.Regions, func(region maasconfig.Region) bool { return strings.EqualFold(region.Name, name) })
+}
+
+func connects(ctx context.Context, dial world.Dial, address netip.Addr) bool {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	conn, err := dial(ctx, "tcp", net.JoinHostPort(address.String(), "5240"))
+	if err != nil {
+		return false
+	}
+	// That it was accepted is all that matters.
+	_ = conn.Close()
+	return true
 }
 
 // Name is one that the certificate may have.
@@ -185,26 +270,48 @@ func (f Facts) Names(ctx context.Context, resolver preflight.Resolver, directory
 	for _, address := range f.Virtual {
 		add(address.String(), "moves between region hosts", true)
 	}
-	isKnown := func(name string) bool {
-		found, err := resolver.Addresses(ctx, name+".", "80")
-		return err == nil && len(found) > 0
-	}
+	var hosts []Name
 	if strings.Contains(f.Host, ".") {
-		add(f.Host, "this host", isKnown(f.Host))
+		hosts = append(hosts, Name{Name: f.Host, Why: "this host"})
 	}
 	for _, region := range f.Regions {
 		if strings.Contains(region.Name, ".") {
-			add(region.Name, "a region", isKnown(region.Name))
+			hosts = append(hosts, Name{Name: region.Name, Why: "a region"})
 		}
 	}
+	for i, isKnown := range inDNS(ctx, resolver, hosts) {
+		add(hosts[i].Name, hosts[i].Why, isKnown)
+	}
 	isAlone := !slices.ContainsFunc(all, func(one Name) bool { return one.Tick })
-	for i, region := range f.Regions {
-		for _, address := range region.Addresses {
-			add(address.String(), "address of region "+region.Name, isAlone && i == 0)
+	for i, endpoint := range f.Endpoints {
+		if endpoint != "" {
+			add(endpoint, "address of region "+f.Regions[i].Name, isAlone && world.IsThisHost(endpoint))
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Name) int { return boolean(b.Tick) - boolean(a.Tick) })
 	return all
+}
+
+// lookUpTime bounds the questions which names DNS knows.
+const lookUpTime = 10 * time.Second
+
+// inDNS tells which names DNS has an address for.
+func inDNS(ctx context.Context, resolver preflight.Resolver, names []Name) []bool {
+	ctx, cancel := context.WithTimeout(ctx, lookUpTime)
+	defer cancel()
+	known := make([]bool, len(names))
+	var group errgroup.Group
+	group.SetLimit(20)
+	for i, one := range names {
+		group.Go(func() error {
+			found, err := resolver.Addresses(ctx, strings.TrimSuffix(one.Name, ".")+".", "80")
+			known[i] = err == nil && len(found) > 0
+			return nil
+		})
+	}
+	// The functions above return no error.
+	_ = group.Wait()
+	return known
 }
 
 func boolean(is bool) int {
@@ -250,8 +357,27 @@ func (f Facts) Challenges(names []string, hasAPI bool) []Challenge {
 			slices.Reverse(ways)
 		}
 	}
-	if hasAPI && !hasAddress {
-		ways = append(ways, Challenge{Type: "dns-01", Provider: "maas", Why: "MAAS's own DNS has the names, and the CA asks it"})
+	if hasAPI && !hasAddress && f.publishes() {
+		ways = append(ways, Challenge{Type: "dns-01", Provider: "maas", Why: "MAAS's own DNS takes the records, where it has the names' zones"})
 	}
 	return ways
+}
+
+// publishes tells whether MAAS's DNS shows a new record by itself (MAAS fact 4.5).
+func (f Facts) publishes() bool {
+	return f.MAAS.Version.AtLeast(3, 7) || f.MAAS.Version.IsKnown() && !f.MAAS.Version.AtLeast(3, 3)
+}
+
+// WhyNot says why names cannot be proven by dns-01 in MAAS's own DNS; empty: they can.
+func (f Facts) WhyNot(names []string, hasAPI bool) string {
+	addresses := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !certstore.IsAddress(name) })
+	switch {
+	case len(addresses) > 0:
+		return "dns-01 cannot prove addresses: " + strings.Join(addresses, ", ")
+	case !hasAPI:
+		return "records in MAAS's DNS need its API: --api-user"
+	case !f.publishes():
+		return fmt.Sprintf("MAAS %s does not publish new records by itself", f.MAAS.Version)
+	}
+	return ""
 }

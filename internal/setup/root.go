@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -55,6 +54,10 @@ const (
 	// rootTime bounds one question for a root, and maxRoot the answer, in bytes.
 	rootTime = 10 * time.Second
 	maxRoot  = 256 << 10
+	// mostRoots bounds how many certificates of an answer are looked at, and mostInChain those that the CA's own server may show: each costs
+	// signatures.
+	mostRoots   = 20
+	mostInChain = 10
 )
 
 // FindRoot asks a CA for the root of its own server's certificate, at the URLs at which step-ca and Caddy show theirs, and in the handshake. A
@@ -72,15 +75,21 @@ func FindRoot(ctx context.Context, dial world.Dial, directory, fingerprint strin
 		return Root{}, err
 	}
 	asked := rootURLs(at, fingerprint)
+	if len(chain) > mostInChain {
+		return Root{}, fmt.Errorf("the CA's server shows %d certificates; more than %d are not looked at", len(chain), mostInChain)
+	}
 	candidates := []Root{{chain[len(chain)-1], directory}}
 	for _, address := range asked {
 		// One of them answers; which, depends on the CA.
 		certs, _ := ask(ctx, dial, address)
-		for _, cert := range certs {
+		for _, cert := range certs[:min(len(certs), mostRoots)] {
 			candidates = append(candidates, Root{cert, address})
 		}
 	}
 	for _, one := range candidates {
+		if ctx.Err() != nil {
+			return Root{}, context.Cause(ctx)
+		}
 		isMeant := fingerprint == "" || strings.TrimPrefix(certstore.Fingerprint(one.Cert), "sha256:") == fingerprint
 		if isMeant && leadsTo(chain, one.Cert, at.Hostname()) {
 			return one, nil
@@ -167,19 +176,16 @@ func leadsTo(chain []*x509.Certificate, root *x509.Certificate, host string) boo
 	return err == nil
 }
 
-// Fingerprint is a certificate's SHA-256 as people compare it: in pairs.
+// Fingerprint is the certificate's SHA-256 as step prints it: 64 hex digits.
 func (r Root) Fingerprint() string {
-	digits := strings.TrimPrefix(certstore.Fingerprint(r.Cert), "sha256:")
-	raw, err := hex.DecodeString(digits)
-	if err != nil {
-		return digits
+	return strings.TrimPrefix(certstore.Fingerprint(r.Cert), "sha256:")
+}
+
+// Pairs is the fingerprint as openssl prints it.
+func (r Root) Pairs() string {
+	var pairs []string
+	for pair := range slices.Chunk([]byte(strings.ToUpper(r.Fingerprint())), 2) {
+		pairs = append(pairs, string(pair))
 	}
-	pairs := slices.Collect(func(yield func(string) bool) {
-		for _, one := range raw {
-			if !yield(fmt.Sprintf("%02X", one)) {
-				return
-			}
-		}
-	})
 	return strings.Join(pairs, ":")
 }

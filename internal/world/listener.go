@@ -143,15 +143,30 @@ func hasOpen(folder, wanted string, left *int) bool {
 
 // Listening is somebody who takes connections.
 type Listening struct {
-	Owner   int    // a user
-	Program string // and its process; empty where that cannot be told
+	Owner int    // a user
+	Name  string // of the program, where it was told already
+
+	inode string
 }
 
-// Listeners are those who take connections at a TCP port of any address of this host.
+// Program names the program and its process; empty where that cannot be told. All processes are looked through for it.
+func (l Listening) Program() string {
+	if l.Name != "" || l.inode == "" {
+		return l.Name
+	}
+	return programWith(l.inode)
+}
+
+// mostListening bounds how many users are told of who take connections at one port.
+const mostListening = 3
+
+// Listeners are the users who take connections at a TCP port of any address of this host.
 func Listeners(port int) []Listening {
 	var found []Listening
 	for _, one := range listenersAt(netip.IPv4Unspecified(), port) {
-		found = append(found, Listening{one.owner, programWith(one.inode)})
+		if len(found) < mostListening && !slices.ContainsFunc(found, func(known Listening) bool { return known.Owner == one.owner }) {
+			found = append(found, Listening{Owner: one.owner, inode: one.inode})
+		}
 	}
 	return found
 }

@@ -27,11 +27,12 @@ func Replaceable(path string, uid int) error {
 
 // UnsafeError says of which path somebody else could replace what is there.
 type UnsafeError struct {
-	Path string
-	why  string // who, with the path where %s is
+	Path      string
+	IsForeign bool   // it is somebody else's already, and what is in it may be too
+	why       string // who, with the path where %s is
 }
 
-func (e *UnsafeError) Error() string { return fmt.Sprintf(e.why, e.Path) }
+func (e *UnsafeError) Error() string { return strings.ReplaceAll(e.why, "%s", e.Path) }
 
 type owned struct {
 	uid  int
@@ -53,7 +54,7 @@ func (o *owned) check(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if o.open == filepath.Dir(path) {
-			return &UnsafeError{path, "everybody may make %s"}
+			return &UnsafeError{path, true, "everybody may make %s"}
 		}
 		return nil
 	}
@@ -61,7 +62,7 @@ func (o *owned) check(path string) error {
 		return err
 	}
 	if owner := ownerOf(info); owner != 0 && owner != o.uid {
-		return &UnsafeError{path, "%s belongs to user " + strconv.Itoa(owner)}
+		return &UnsafeError{path, true, "%s belongs to user " + strconv.Itoa(owner)}
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
 		return o.follow(path)
@@ -74,9 +75,9 @@ func (o *owned) check(path string) error {
 		o.open = path
 		return nil
 	case mode.Perm()&0o002 != 0:
-		return &UnsafeError{path, "everybody may write %s"}
+		return &UnsafeError{path, false, "everybody may write %s"}
 	case !isAlone(groupOf(info), o.uid):
-		return &UnsafeError{path, fmt.Sprintf("group %d may write %%s", groupOf(info))}
+		return &UnsafeError{path, false, fmt.Sprintf("group %d may write %%s", groupOf(info))}
 	default:
 		return nil
 	}

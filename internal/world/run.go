@@ -35,12 +35,17 @@ type Command struct {
 func (c Command) String() string {
 	words := make([]string, 0, 1+len(c.Args))
 	for _, word := range append([]string{c.Path}, c.Args...) {
-		if word == "" || strings.ContainsAny(word, " \t\n'\"\\$`*?[]{}()<>|&;#~!") {
-			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-		}
-		words = append(words, word)
+		words = append(words, Quoted(word))
 	}
 	return strings.Join(words, " ")
+}
+
+// Quoted is a word as a shell takes it for itself.
+func Quoted(word string) string {
+	if word == "" || strings.ContainsAny(word, " \t\n'\"\\$`*?[]{}()<>|&;#~!") {
+		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+	}
+	return word
 }
 
 // Result holds the exit code and the outputs of a program that ended; each output is cut after 64 KiB.

@@ -132,6 +132,9 @@ func (in *invocation) harden(args []string) error {
 		return err
 	case f.Hardening == nil:
 		return &exit{2, usageTop, "argument COMMAND: invalid choice: 'config-hardening' (choose from 'config-tls')"}
+	case args[0] == "get" && len(args) == 2 && args[1] == "hardening_enabled":
+		fmt.Fprintln(in.stdout, "hardening_enabled [config] = on")
+		return nil
 	case args[0] == "set" && len(args) == 3:
 		return in.backend.configure(args[1])
 	case args[0] != "validate":
