@@ -117,7 +117,8 @@ func (h Host) CheckModes() []report.Item {
 
 // isOfAPerson tells whether a file belongs to a person, or to a group of theirs. We are to be trusted.
 func isOfAPerson(owner world.Owner, uid int) bool {
-	return owner.UID != uid && (world.IsOrdinary(owner.UID) || world.IsOrdinary(owner.GID))
+	isOurs := uid != 0 && owner.UID == uid
+	return !isOurs && (world.IsOrdinary(owner.UID) || world.IsOrdinary(owner.GID))
 }
 
 // Keys are looked for in so many files, each so long at most, in bytes.

@@ -34,6 +34,9 @@ func (n names) Addresses(_ context.Context, name, port string) (found []string, 
 }
 
 func (n names) Zone(_ context.Context, name string) (string, error) {
+	if name == "silent.example." {
+		return "", errors.New("no server answers")
+	}
 	for _, zone := range n.zones {
 		if name == zone {
 			return zone, nil
@@ -69,14 +72,16 @@ func TestNames(t *testing.T) {
 		"well": {map[string]string{"/etc/hosts": "127.0.1.1 maas.example maas\n10.0.0.11\tregion1.example # this one\n", "/etc/keepalived/keepalived.conf": keepalived},
 			preflight.Wanted{Names: []string{"maas.example", "region1.example", "10.0.0.12", "*.example"}, MAASURL: "http://maas.example:5240/MAAS", Regions: []maasconfig.Region{region("vm.maas", "10.0.0.11"), region("vm2.maas", "10.0.0.12")}, TLS: true},
 			[]string{"ok resolves: ", "ok hsts: ", "ok coverage: "}},
-		"no address":         {nil, preflight.Wanted{Names: []string{"nosuch.example"}}, []string{"warn resolves: nosuch.example has no address in DNS: nobody finds MAAS by it -> give nosuch.example an address in DNS"}},
-		"nobody answers":     {nil, preflight.Wanted{Names: []string{"broken.example"}}, []string{"warn resolves: DNS does not say where broken.example is: no server answers"}},
-		"led elsewhere here": {map[string]string{"/etc/hosts": "10.0.0.99 Maas.Example.\n"}, preflight.Wanted{Names: []string{"maas.example"}}, []string{"warn resolves: /etc/hosts leads maas.example elsewhere than DNS", "-> take maas.example out of /etc/hosts"}},
-		"a zone of its own":  {nil, preflight.Wanted{Names: []string{"apex.example"}, TLS: true}, []string{"warn hsts: apex.example is a zone of its own, and MAAS has browsers ask every host below it by HTTPS alone, for two years -> give MAAS a name below it, maas.apex.example say"}},
-		"another URL":        {nil, preflight.Wanted{Names: []string{"maas.example"}, MAASURL: "http://10.0.0.5:5240/MAAS"}, []string{"warn coverage: MAAS's own URL, 10.0.0.5, is none of the certificate's names", "-> add 10.0.0.5 to this certificate's names"}},
-		"a URL for itself":   {nil, preflight.Wanted{Names: []string{"maas.example"}, MAASURL: "http://localhost:5240/MAAS"}, []string{"ok resolves"}},
-		"another region":     {nil, preflight.Wanted{Names: []string{"maas.example"}, Regions: []maasconfig.Region{region("region9.maas", "10.0.0.19")}}, []string{"warn coverage: region region9.maas is none of the certificate's names"}},
-		"a virtual address":  {map[string]string{"/etc/keepalived/conf.d/maas": keepalived}, preflight.Wanted{Names: []string{"region1.example"}}, []string{"warn coverage: the virtual address 10.0.0.100 is none", "warn coverage: the virtual address fd00::100 is none"}},
+		"no address":                           {nil, preflight.Wanted{Names: []string{"nosuch.example"}}, []string{"warn resolves: nosuch.example has no address in DNS: nobody finds MAAS by it -> give nosuch.example an address in DNS"}},
+		"nobody answers":                       {nil, preflight.Wanted{Names: []string{"broken.example"}}, []string{"warn resolves: DNS does not say where broken.example is: no server answers"}},
+		"led elsewhere here":                   {map[string]string{"/etc/hosts": "10.0.0.99 Maas.Example.\n"}, preflight.Wanted{Names: []string{"maas.example"}}, []string{"warn resolves: /etc/hosts leads maas.example elsewhere than DNS", "-> take maas.example out of /etc/hosts"}},
+		"a zone of its own":                    {nil, preflight.Wanted{Names: []string{"apex.example"}, TLS: true}, []string{"warn hsts: apex.example is a zone of its own, and MAAS has browsers ask every host below it by HTTPS alone, for two years -> give MAAS a name below it, maas.apex.example say"}},
+		"a zone that DNS does not tell":        {nil, preflight.Wanted{Names: []string{"silent.example"}, TLS: true}, []string{"warn hsts: whether silent.example is a zone of its own, about all of which MAAS's HSTS would be, DNS does not say: no server answers"}},
+		"people come by one that leads to all": {nil, preflight.Wanted{Names: []string{"maas.example"}, MAASURL: "http://maas.example:5240/MAAS", Regions: []maasconfig.Region{region("region9.maas", "10.0.0.19")}}, []string{"ok coverage"}},
+		"another URL":                          {nil, preflight.Wanted{Names: []string{"maas.example"}, MAASURL: "http://10.0.0.5:5240/MAAS"}, []string{"warn coverage: MAAS's own URL, 10.0.0.5, is none of the certificate's names", "-> add 10.0.0.5 to this certificate's names"}},
+		"a URL for itself":                     {nil, preflight.Wanted{Names: []string{"maas.example"}, MAASURL: "http://localhost:5240/MAAS"}, []string{"ok resolves"}},
+		"another region":                       {nil, preflight.Wanted{Names: []string{"maas.example"}, Regions: []maasconfig.Region{region("region9.maas", "10.0.0.19")}}, []string{"warn coverage: region region9.maas is none of the certificate's names"}},
+		"a virtual address":                    {map[string]string{"/etc/keepalived/conf.d/maas": keepalived}, preflight.Wanted{Names: []string{"region1.example"}}, []string{"warn coverage: the virtual address 10.0.0.100 is none", "warn coverage: the virtual address fd00::100 is none"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -132,6 +137,12 @@ func TestFilesOfMAAS(t *testing.T) {
 		h.MAAS.StageDir = dir
 		require.Contains(t, said(h.CheckStage()), words)
 	}
+	if os.Geteuid() == 0 {
+		require.NoError(t, os.Chmod(filepath.Join(root, "/var/snap/maas/current/regiond.conf"), 0o640))
+		require.NoError(t, os.Chown(filepath.Join(root, "/var/snap/maas/current/regiond.conf"), 0, 4242))
+		require.Contains(t, said(h.CheckModes()), "regiond.conf belongs to user 0 and group 4242: it is MAAS's and root's alone -> chown root:root /var/snap/maas/current/regiond.conf")
+	}
+	require.Contains(t, said(host(t, nil, nil).CheckLeftKeys()), "warn left-keys: whether private keys were left for the snap cannot be seen")
 	h.MAAS.Kind = "deb"
 	require.Empty(t, h.CheckStage())
 	require.Empty(t, h.CheckLeftKeys())

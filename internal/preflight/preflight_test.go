@@ -185,6 +185,10 @@ func TestMAASsVault(t *testing.T) {
 	h.Roots = x509.NewCertPool()
 	require.True(t, h.Roots.AppendCertsFromPEM(authority.RootPEM()))
 	require.Regexp(t, `^ok vault: MAAS's Vault answers\nok vault-tls: the certificate of MAAS's Vault lasts until .*\n$`, said(h.CheckVault(t.Context(), conf)))
+	status = http.StatusInternalServerError
+	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "warn vault: whether MAAS's Vault is well cannot be told: it answers 500")
+	status = http.StatusTooManyRequests // a standby
+	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "ok vault: ")
 	status = http.StatusServiceUnavailable
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "fail vault: MAAS keeps its secrets in Vault, and it is sealed -> vault operator unseal")
 	vault.Close()
