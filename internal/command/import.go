@@ -273,19 +273,9 @@ func (a *app) writeConfig(file string, wanted importedConfig, found lineage.Line
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	text.Write(lines)
-	err = a.fsys.MkdirAll(filepath.Dir(file), 0o755)
-	if err == nil {
-		err = a.fsys.Create(file, []byte(text.String()), 0o640)
-	}
+	conf, err := a.putConfig(file, text.String(), false)
 	if err != nil {
-		return nil, fmt.Errorf("import: %w", err)
-	}
-	conf, err := config.Load(file, a.types)
-	if err != nil {
-		removed := a.fsys.Remove(file)
-		fmt.Fprint(a.words, text.String())
-		why := fmt.Errorf("import: nothing was taken: this is not right yet, and was not written to %s: %s", file, printable.Phrase(err.Error()))
-		return nil, errors.Join(hint.Add(why, "write it there with that mended, and import again"), removed)
+		return nil, hint.Add(fmt.Errorf("import: nothing was taken: %w", err), "write it there with that mended, and import again")
 	}
 	fmt.Fprintf(a.words, "wrote %s\n", file)
 	return conf, nil
