@@ -338,9 +338,13 @@ func MakeAPIKey(ctx context.Context, runner world.Runner, here Installation, use
 	if err != nil {
 		return "", fmt.Errorf("maas apikey: %w", err)
 	}
-	lines := strings.Split(strings.TrimSpace(string(result.Stdout)), "\n")
-	key := strings.TrimSpace(lines[len(lines)-1])
-	if result.Exit != 0 || !apiKeys.MatchString(key) {
+	key := ""
+	for line := range strings.Lines(string(result.Stdout)) { // the last one counts: it lists those that there are
+		if line = strings.TrimSpace(line); apiKeys.MatchString(line) {
+			key = line
+		}
+	}
+	if result.Exit != 0 || key == "" {
 		said := strings.Split(strings.TrimSpace(string(result.Stderr)), "\n")
 		return "", hint.Add(fmt.Errorf("maas apikey: no key of %s was made (exit %d): %s", printable.Phrase(user), result.Exit, printable.Phrase(said[len(said)-1])), "is this a MAAS administrator, and are you root?")
 	}

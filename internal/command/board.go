@@ -42,6 +42,7 @@ func newBoard(now func() time.Time) *board {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: mostAsking, Timeout: askedTime}))
 	mux.HandleFunc("GET /healthz", b.health)
+	mux.HandleFunc("GET /{$}", b.page)
 	b.handler = mux
 	return b
 }
@@ -126,6 +127,27 @@ func (b *board) health(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, "ok")
+}
+
+// pageHeaders are those of the page: it runs nothing, loads nothing, and is shown within nothing.
+var pageHeaders = map[string]string{
+	"Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store", "Refresh": "30",
+	"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+	"Content-Security-Policy": "default-src 'none'; style-src " + report.PageStyleSource() + "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+
+// page shows how everything is to a person.
+func (b *board) page(w http.ResponseWriter, _ *http.Request) {
+	text, err := b.shown.Page(b.now())
+	if err != nil {
+		http.Error(w, "the page cannot be made", http.StatusInternalServerError)
+		return
+	}
+	for name, value := range pageHeaders {
+		w.Header().Set(name, value)
+	}
+	// Whoever asked may have gone away.
+	_, _ = w.Write(text)
 }
 
 // writeTextfile writes the gauges as a file for node_exporter, whole or not at all. The folder may belong to a user with fewer rights than

@@ -90,7 +90,8 @@ func TestDaemonTellsHowItIs(t *testing.T) {
 	s.maas.Regions[2].StopProxy()
 	until(addresses[0], "/healthz", http.StatusServiceUnavailable, "maas: ")
 	until(addresses[0], "/metrics", http.StatusOK, `maascert_endpoint_match{cert="maas",endpoint="`+region+`:5443",target="maas"} 0`, `maascert_last_pass_success{node="region1"} 0`)
-	for _, path := range []string{"/", "/debug/pprof/", "/metrics/"} {
+	until(addresses[0], "/", http.StatusOK, "This needs attention", region+":5443", "serves no certificate")
+	for _, path := range []string{"/x", "/debug/pprof/", "/metrics/"} {
 		status, _ := ask(addresses[0], path)
 		require.Equal(t, http.StatusNotFound, status, path)
 	}

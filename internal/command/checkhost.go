@@ -22,9 +22,7 @@ func (p *assembly) preflightHost(ctx context.Context) (preflight.Host, error) {
 	here := p.config.MAAS.Installation(p.config.StateDir, p.fsys, p.runner)
 	found, err := maasconfig.Detect(ctx, here)
 	host := preflight.Host{Files: p.fsys, Runner: p.runner, Dial: new(net.Dialer).DialContext, Listening: p.listening, Now: p.now, UID: os.Geteuid(), MAAS: found}
-	if port, known := maasconfig.LocalTLSPort(ctx, here); known {
-		host.Port = port
-	}
+	host.Port, host.PortKnown = maasconfig.LocalTLSPort(ctx, here)
 	return host, err
 }
 
@@ -33,7 +31,7 @@ func checkHost(ctx context.Context, p *assembly) []report.Item {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	host, notHere := p.preflightHost(ctx)
-	items := slices.Concat(checkOwnFiles(p), host.CheckManagers(), host.CheckFirewall(ctx, p.ports(host)))
+	items := slices.Concat(checkOwnFiles(p), host.CheckManagers(), host.CheckFirewall(ctx, p.ports(host, notHere == nil)))
 	if notHere != nil || !slices.ContainsFunc(p.config.Certificates, p.servesMAAS) {
 		return items
 	}
@@ -46,8 +44,8 @@ func checkHost(ctx context.Context, p *assembly) []report.Item {
 	return slices.Concat(items, host.CheckHardening(ctx))
 }
 
-// ports are those of this host to which others have to connect, each once.
-func (p *assembly) ports(host preflight.Host) (ports []preflight.Port) {
+// ports are those of this host to which others have to connect, each once; MAAS's own where it is here (MAAS fact 2.6).
+func (p *assembly) ports(host preflight.Host, isMAASHere bool) (ports []preflight.Port) {
 	add := func(number int, for_ string) {
 		if number != 0 && !slices.ContainsFunc(ports, func(one preflight.Port) bool { return one.Number == number }) {
 			ports = append(ports, preflight.Port{Number: number, For: for_})
@@ -64,6 +62,13 @@ func (p *assembly) ports(host preflight.Host) (ports []preflight.Port) {
 			}
 		}
 		for _, name := range cert.Targets {
+			isMAAS := p.config.Targets[name].Type == maasconfig.UsualType
+			if isMAAS && !isMAASHere {
+				continue
+			}
+			if isMAAS {
+				add(5240, "racks and machines")
+			}
 			for _, port := range p.config.Targets[name].LocalPorts(host.Port) {
 				add(port, "whoever asks what "+name+" serves")
 			}
@@ -88,10 +93,17 @@ func ownFix(err error, path string) string {
 	switch {
 	case !errors.As(err, &unsafe) || unsafe.Path != path:
 		return "put it into a folder that only root may write, such as /etc/maascert, and name it there in the configuration"
+	case isMissing(path):
+		return "make it, as root: in such a folder whoever comes first may"
 	case unsafe.IsForeign:
 		return "look at what is in it, which somebody else may have written; then put a copy of root's in its place"
 	}
 	return world.Command{Path: "chmod", Args: []string{"go-w", path}}.String() + " # and look at what is in it, which others could change"
+}
+
+func isMissing(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // checkForMAAS looks at what the certificate of a MAAS is, is to be, and leads to.

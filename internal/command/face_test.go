@@ -72,7 +72,7 @@ func TestWordsFitTheTerminal(t *testing.T) {
 				var all strings.Builder
 				for _, command := range []string{"status", "verify", "check"} {
 					var out bytes.Buffer
-					a := &app{stdin: os.Stdin, stdout: &out, stderr: &out, fsys: world.OS{}, types: testTypes(), now: time.Now, reach: port80(strconv.Itoa(s.ca.HTTPPort)), columns: columns}
+					a := &app{stdin: os.Stdin, stdout: &out, stderr: &out, fsys: s.hostOf(world.OS{}), types: testTypes(), now: time.Now, reach: port80(strconv.Itoa(s.ca.HTTPPort)), columns: columns}
 					code := a.run([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml"), command})
 					for line := range strings.Lines(out.String()) {
 						isWord := len(strings.Fields(line)) == 1

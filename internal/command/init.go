@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -159,13 +160,14 @@ func (i *interview) write() (*config.Config, error) {
 			return nil, errors.New("nothing was written")
 		}
 	}
-	if err := i.writeBeside(); err != nil {
-		return nil, err
-	}
 	before, _ := i.fsys.ReadFile(i.file) // where there was one
+	undo, err := i.writeBeside()
+	if err != nil {
+		return nil, errors.Join(err, undo())
+	}
 	conf, err := i.putConfig(i.file, text, i.c.isOn("force"))
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, undo())
 	}
 	fmt.Fprintf(i.words, "wrote %s\n", i.file)
 	if lost := config.Sections(before, []byte(text)); len(lost) > 0 {
@@ -174,46 +176,65 @@ func (i *interview) write() (*config.Config, error) {
 	return conf, nil
 }
 
-// writeBeside writes the files that the configuration names: roots, and the API key, which MAAS makes now.
-func (i *interview) writeBeside() error {
+// writeBeside writes the files that the configuration names: the API key, which MAAS makes now, and roots. undo puts back what was there; the key
+// stays in MAAS.
+func (i *interview) writeBeside() (undo func() error, err error) {
+	var undone []func() error
+	undo = func() error {
+		var failures []error
+		for _, one := range slices.Backward(undone) {
+			failures = append(failures, one())
+		}
+		return errors.Join(failures...)
+	}
 	if err := i.fsys.MkdirAll(i.folder, 0o755); err != nil {
+		return undo, err
+	}
+	put := func(path string, text []byte, mode fs.FileMode) error {
+		back, err := i.replace(path, text, mode)
+		undone = append(undone, back)
 		return err
+	}
+	if i.apiUser != "" {
+		key, err := maasconfig.MakeAPIKey(i.c.Context, i.runner(), i.facts.MAAS, i.apiUser)
+		if err != nil {
+			return undo, err
+		}
+		path := i.answers.APIKey.File(i.folder)
+		if err := put(path, []byte(key+"\n"), 0o600); err != nil {
+			return undo, err
+		}
+		fmt.Fprintf(i.words, "made an API key of %s, called maascert in MAAS: %s\n", printable.Phrase(i.apiUser), path)
 	}
 	for path, text := range i.roots {
-		if err := i.replace(path, text, 0o644); err != nil {
-			return err
+		if err := put(path, text, 0o644); err != nil {
+			return undo, err
 		}
 	}
-	if i.apiUser == "" {
-		return nil
-	}
-	key, err := maasconfig.MakeAPIKey(i.c.Context, i.runner(), i.facts.MAAS, i.apiUser)
-	if err != nil {
-		return err
-	}
-	path := i.answers.APIKey.File(i.folder)
-	if err := i.replace(path, []byte(key+"\n"), 0o600); err != nil {
-		return err
-	}
-	fmt.Fprintf(i.words, "made an API key of %s: %s\n", printable.Phrase(i.apiUser), path)
-	return nil
+	return undo, nil
 }
 
-// replace writes a file. What was there before, and was another, stays beside it.
-func (a *app) replace(path string, text []byte, mode fs.FileMode) error {
+// replace writes a file. What was there before, and was another, stays beside it. back puts it back.
+func (a *app) replace(path string, text []byte, mode fs.FileMode) (back func() error, err error) {
+	back = func() error { return nil }
 	before, err := a.fsys.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		back = func() error { return a.fsys.Remove(path) }
 	case err != nil:
-		return err
+		return back, err
 	case bytes.Equal(before, text):
-		return nil
+		return back, nil
 	default:
 		if err := a.keep(path, before, mode); err != nil {
-			return err
+			return back, err
 		}
+		back = func() error { return a.fsys.Replace(path, before, mode) }
 	}
-	return a.fsys.Replace(path, text, mode)
+	if err := a.fsys.Replace(path, text, mode); err != nil {
+		return func() error { return nil }, err
+	}
+	return back, nil
 }
 
 // mostKept bounds how many files are kept that were replaced by others.
@@ -254,13 +275,11 @@ func (i *interview) prove(conf *config.Config) error {
 	}
 	if rehearses {
 		options := lifecycle.Options{ByHand: true, Accept: maasconfig.Accept{maasconfig.FirstEnable: true}}
-		shown = errors.Join(shown, i.rehearse(i.c.Context, p, options, false))
+		if rehearsed := i.rehearse(i.c.Context, p, options, false); rehearsed != nil {
+			shown = rehearsed // which says more than the checks before it
+		}
 	}
 	i.printLeft(doc)
-	var end outcome
-	if errors.As(shown, &end) {
-		return end
-	}
 	return shown
 }
 
@@ -288,12 +307,20 @@ func (i *interview) printLeft(doc report.Checklist) {
 	}
 	if i.facts.TLSKnown && i.facts.TLSPort == 0 {
 		renew += " --enable-tls   # browsers remember for up to two years that this MAAS is to be reached by HTTPS only"
+	} else if !i.facts.TLSKnown {
+		renew += "   # with --enable-tls where MAAS serves no TLS yet"
 	}
 	fmt.Fprintf(i.words, "  %s\n  systemctl enable --now maascert", renew)
 	if !slices.ContainsFunc(units, func(path string) bool { _, err := i.fsys.Stat(path); return err == nil }) {
 		fmt.Fprint(i.words, "   # there is no such unit here yet: it comes with maascert, and goes to "+units[0])
+		if i.facts.MAAS.Kind == "deb" {
+			fmt.Fprint(i.words, ", with maascert.service.d beside it")
+		}
 	}
 	fmt.Fprintln(i.words)
+	if i.c.isSaid("config") {
+		fmt.Fprintf(i.words, "  systemctl edit maascert   # before that: ExecStart= and then ExecStart=… %s run, for the daemon reads another file as a rule\n", program)
+	}
 	for _, one := range i.facts.Managers {
 		fmt.Fprintf(i.words, "  %s   # %s gives MAAS a certificate as well\n", printable.Text(one.Off), one.Client)
 	}
@@ -305,8 +332,8 @@ func (a *app) putConfig(file, text string, mayReplace bool) (*config.Config, err
 	if err := a.fsys.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return nil, err
 	}
-	tried := file + ".new"
-	if err := a.fsys.Replace(tried, []byte(text), 0o640); err != nil {
+	tried := fmt.Sprintf("%s.%s", file, rand.Text())
+	if err := a.fsys.Create(tried, []byte(text), 0o640); err != nil {
 		return nil, err
 	}
 	if _, err := config.Load(tried, a.types); err != nil {
@@ -321,7 +348,7 @@ func (a *app) putConfig(file, text string, mayReplace bool) (*config.Config, err
 	case err == nil && mayReplace:
 		err = a.keep(file, before, 0o640)
 	case err == nil:
-		err = fs.ErrExist
+		err = fmt.Errorf("%s is there meanwhile", file)
 	}
 	if err == nil {
 		err = a.fsys.Rename(tried, file)

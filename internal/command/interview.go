@@ -236,6 +236,7 @@ func (i *interview) findExternalAccount(isWanted bool) error {
 		}
 		i.answers.EABKey = secret.Reference(strings.TrimSpace(key))
 	}
+	i.answers.EABKeyID = strings.TrimSpace(i.answers.EABKeyID)
 	switch isComplete := i.answers.EABKeyID != "" && i.answers.EABKey != ""; {
 	case !isComplete && (isWanted || i.answers.EABKeyID != "" || i.answers.EABKey != ""):
 		return usageError{hint.Add(acme.ErrExternalAccount, "--eab-key-id ID --eab-hmac file:PATH, as the CA's operator gave them to you")}
@@ -392,7 +393,7 @@ func (i *interview) findChallenge() error {
 	case isWild:
 		why = "wildcards need dns-01, and " + why
 	}
-	return usageError{hint.Add(errors.New(why), "leave such names out; or write the section acme.challenge yourself, for another DNS provider (the README shows how)")}
+	return usageError{hint.Add(errors.New(why), "say --api-user USER, leave such names out (--name), or have init write the configuration without them and add challenges: for another DNS provider (the README shows how)")}
 }
 
 // findEndpoints asks where the regions are, which MAAS's API would tell.
@@ -403,7 +404,11 @@ func (i *interview) findEndpoints() error {
 			return usageError{fmt.Errorf("--endpoint: %q is no host or host:port", one)}
 		}
 	}
-	if len(i.answers.Endpoints) > 0 || i.answers.APIKey != "" || len(i.facts.Regions) < 2 {
+	isKnown := len(i.answers.Endpoints) > 0 || i.answers.APIKey != ""
+	if !isKnown && i.facts.NoRegions != nil && i.ask == nil {
+		return usageError{hint.Add(errors.New("which regions run could not be seen"), "start MAAS here; or --endpoint ADDRESS for each region; or --api-user USER, and MAAS tells")}
+	}
+	if isKnown || i.facts.NoRegions == nil && len(i.facts.Regions) < 2 {
 		return nil
 	}
 	found := slices.DeleteFunc(slices.Clone(i.facts.Endpoints), func(one string) bool { return one == "" })

@@ -241,6 +241,7 @@ func (s *service) after(ctx context.Context, results []lifecycle.Result, next ti
 	for _, r := range results {
 		s.said.tell(r, next, s.now(), ctx.Err() != nil)
 	}
+	s.board.shown.Passed(report.NewPastPass(results, s.now()))
 	again := s.tellPeople(ctx, results, next)
 	if ctx.Err() != nil {
 		return again

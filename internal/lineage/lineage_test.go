@@ -179,10 +179,10 @@ func TestTimers(t *testing.T) {
 	}
 	require.Equal(t, []string{
 		"/etc/cron.d/certbot: 0 */12 * * * root test -x /usr/bin/certbot && certbot -q renew",
-		"/etc/systemd/system/snap.certbot.renew.service: ExecStart=/usr/bin/snap run --timer=\"00:00~24:00/2\" certbot.renew",
-		"/etc/systemd/system/snap.certbot.renew.timer: systemctl disable --now snap.certbot.renew.timer",
 		"/usr/lib/systemd/system/certbot.service: ExecStart=/usr/bin/certbot -q renew",
-		"/usr/lib/systemd/system/certbot.timer: systemctl disable --now certbot.timer",
+		"certbot.timer: systemctl disable --now certbot.timer",
+		"/etc/systemd/system/snap.certbot.renew.service: ExecStart=/usr/bin/snap run --timer=\"00:00~24:00/2\" certbot.renew",
+		"snap.certbot.renew.timer: systemctl disable --now snap.certbot.renew.timer",
 	}, said("certbot"))
 	require.Len(t, said("acme.sh"), 1)
 	require.Empty(t, said("lego"), "its timer is off")
@@ -229,7 +229,17 @@ func TestManagers(t *testing.T) {
 		"a unit": {map[string]string{
 			"/etc/systemd/system/renew.service": "[Service]\nExecStart=/usr/bin/env \\\n  /opt/maas.sh\n", "/etc/systemd/system/renew.timer": "[Timer]\nOnCalendar=daily\n[Install]\nWantedBy=timers.target\n",
 			"/etc/systemd/system/timers.target.wants/renew.timer": "", "/opt/maas.sh": script,
-		}, nil, lineage.Manager{Client: "systemd", File: "/etc/systemd/system/renew.timer", Off: "systemctl disable --now renew.timer"}},
+		}, nil, lineage.Manager{Client: "systemd", File: "/etc/systemd/system/renew.service", Off: "systemctl disable --now renew.timer"}},
+		"an instance of a template, by what is added to it": {map[string]string{
+			"/usr/lib/systemd/system/cert-renewer@.service": "[Service]\nExecStart=/usr/bin/step ca renew --force cert key\n", "/etc/systemd/system/cert-renewer@maas.service.d/maas.conf": "[Service]\nExecStartPost=/opt/maas.sh\n",
+			"/usr/lib/systemd/system/cert-renewer@.timer": "[Timer]\nOnCalendar=*:1/15\n", "/etc/systemd/system/timers.target.wants/cert-renewer@maas.timer": "", "/opt/maas.sh": script,
+		}, nil, lineage.Manager{Client: "systemd", File: "/etc/systemd/system/cert-renewer@maas.service.d/maas.conf", Off: "systemctl disable --now cert-renewer@maas.timer"}},
+		"a timer that starts another unit": {map[string]string{
+			"/etc/systemd/system/nightly.timer": "[Timer]\nUnit=other.service\n", "/etc/systemd/system/other.service": "[Service]\nExecStart=/opt/maas.sh\n", "/etc/systemd/system/timers.target.wants/nightly.timer": "", "/opt/maas.sh": script,
+		}, nil, lineage.Manager{Client: "systemd", File: "/etc/systemd/system/other.service", Off: "systemctl disable --now nightly.timer"}},
+		"a unit that is off": {map[string]string{"/etc/systemd/system/renew.service": "[Service]\nExecStart=/opt/maas.sh\n", "/etc/systemd/system/renew.timer": "[Timer]\nOnCalendar=daily\n", "/opt/maas.sh": script}, nil, lineage.Manager{}},
+		"a line after a comment that ends in a backslash": {map[string]string{"/etc/cron.d/maas": "# see C:\\\n0 3 * * * root maas config-tls enable k c --yes\n"}, nil,
+			lineage.Manager{Client: "cron", File: "/etc/cron.d/maas", Off: "sed -i '2s/^/#/' /etc/cron.d/maas"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

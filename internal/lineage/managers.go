@@ -111,7 +111,15 @@ func acmeSHManagers(files FS) (found []Manager) {
 }
 
 func dehydratedManagers(files FS) (found []Manager) {
-	for _, file := range slices.Concat([]string{"/etc/dehydrated/config"}, entriesAt(files, "/etc/dehydrated", "conf.d"), entriesAt(files, "/etc/dehydrated", "certs.d")) {
+	read := append([]string{"/etc/dehydrated/config"}, entriesAt(files, "/etc/dehydrated", "conf.d")...)
+	for _, folder := range readers["dehydrated"].usual {
+		read = append(read, filepath.Join(folder, "config"))
+		for _, certificate := range entriesAt(files, folder, "certs") {
+			read = append(read, filepath.Join(certificate, "config"))
+		}
+	}
+	slices.Sort(read)
+	for _, file := range slices.Compact(read) {
 		found = append(found, inSettings(files, "dehydrated", file, "HOOK")...)
 	}
 	return found

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"maascert/internal/hint"
@@ -23,9 +24,10 @@ type Port struct {
 type passage int
 
 const (
-	open   passage = iota // everybody
-	partly                // it depends on who asks, or on what cannot be told
-	closed                // nobody
+	open    passage = iota // everybody
+	partly                 // it depends on who asks
+	unknown                // it depends on what cannot be told here
+	closed                 // nobody
 )
 
 // filter is a packet filter as it is now, for new TCP connections over IPv4 from elsewhere.
@@ -57,7 +59,9 @@ func (h Host) CheckFirewall(ctx context.Context, ports []Port) []report.Item {
 		case open:
 			items = append(items, report.Asked("firewall", fmt.Sprintf("the firewall lets everybody in to port %d over IPv4, for %s", port.Number, port.For), evidence, nil))
 		case partly:
-			items = append(items, report.Asked("firewall", fmt.Sprintf("the firewall lets some in to port %d over IPv4, for %s; whom, it decides by more than can be told here", port.Number, port.For), evidence, nil))
+			items = append(items, report.Asked("firewall", fmt.Sprintf("the firewall lets some in to port %d over IPv4, for %s; whom, it decides by who asks", port.Number, port.For), evidence, nil))
+		case unknown:
+			items = append(items, report.Warning("firewall", fmt.Sprintf("whether the firewall lets people in to port %d, for %s, cannot be told here", port.Number, port.For), evidence, "look at its rules (nft list ruleset, iptables -S), and try it from elsewhere: nc -vz HOST "+strconv.Itoa(port.Number)))
 		case closed:
 			items = append(items, report.Warning("firewall", fmt.Sprintf("the firewall lets nobody in to port %d over IPv4, for %s", port.Number, port.For), evidence, filter.opening(port.Number)))
 		}
@@ -78,12 +82,13 @@ func (h Host) filter(ctx context.Context) (filter, error) {
 		}
 	}
 	if h.exists(nftProgram) {
-		rules, err := h.nftables(ctx)
+		leftOut := chainID{}
+		if len(all) > 0 { // ufw's own rules are there as well, in a form that shows only a part of them
+			leftOut = chainID{family: "ip", table: "filter"}
+		}
+		rules, err := h.nftables(ctx, leftOut)
 		if err != nil {
 			return nil, err
-		}
-		if len(all) > 0 { // ufw's own rules are there as well, in a form that shows only a part of them
-			rules.bases = slices.DeleteFunc(rules.bases, func(base chainID) bool { return base.family == "ip" && base.table == "filter" })
 		}
 		if len(rules.bases)+len(rules.aside) > 0 {
 			all = append(all, rules)
@@ -129,7 +134,7 @@ func (f filters) String() string {
 // unread is a packet filter that is there, and of which nobody here knows the rules.
 type unread string
 
-func (unread) passage(int) passage { return partly }
+func (unread) passage(int) passage { return unknown }
 func (unread) opening(int) string  { return "" }
 func (u unread) String() string    { return string(u) + ", whose rules are not read" }
 

@@ -20,7 +20,8 @@ type Host struct {
 	Now       func() time.Time
 	UID       int                     // the user that we are
 	MAAS      maasconfig.Installation // zero: there is none
-	Port      int                     // on which MAAS serves TLS; 0: it does not, or nobody knows
+	Port      int                     // on which MAAS serves TLS; 0: it does not
+	PortKnown bool
 }
 
 // programTime bounds one program that shows something.

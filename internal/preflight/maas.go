@@ -41,7 +41,7 @@ func (h Host) CheckVersion(cert Certificate) []report.Item {
 		items = append(items, report.Warning("version", "up to 3.4 MAAS restarts its web server for each new certificate: page, API and racks wait for a moment", evidence,
 			"set window: in this certificate's section, to when nobody minds; or upgrade MAAS to 3.5"))
 	}
-	if version.Major == 3 && version.Minor == 7 && version.Patch <= 2 && h.Port != 0 {
+	if version.Major == 3 && version.Minor == 7 && version.Patch <= 2 && (h.Port != 0 || !h.PortKnown) {
 		items = append(items, report.Warning("version", "MAAS 3.7.0 to 3.7.2 cannot configure DHCP while TLS is on (LP#2148224)", evidence, h.upgrade("3.7")))
 	}
 	servesEC := cert.Served != nil && cert.Served.PublicKeyAlgorithm != x509.RSA
@@ -104,7 +104,7 @@ func (h Host) CheckModes() []report.Item {
 			items = append(items, report.Warning("maas-files", fmt.Sprintf("%s has the mode %04o: others get at what is MAAS's and root's alone", path, info.Mode().Perm()), path, fmt.Sprintf("chmod %04o %s", settingsMode, world.Quoted(path))))
 		case isOfAPerson(world.OwnerOf(info), h.UID):
 			owner := world.OwnerOf(info)
-			items = append(items, report.Warning("maas-files", fmt.Sprintf("%s belongs to user %d and group %d: it is MAAS's and root's alone", path, owner.UID, owner.GID), path, "chown root:root "+world.Quoted(path)))
+			items = append(items, report.Warning("maas-files", fmt.Sprintf("%s belongs to user %d and group %d: it is MAAS's and root's alone", path, owner.UID, owner.GID), path, "chown "+h.ownerOf(path)+" "+world.Quoted(path)))
 		default:
 			well = append(well, path)
 		}
@@ -121,10 +121,23 @@ func isOfAPerson(owner world.Owner, uid int) bool {
 	return !isOurs && (world.IsOrdinary(owner.UID) || world.IsOrdinary(owner.GID))
 }
 
-// Keys are looked for in so many files, each so long at most, in bytes.
+// ownerOf is whose a file of MAAS's has to be: on a deb its own user reads them (MAAS fact 5.2).
+func (h Host) ownerOf(path string) string {
+	switch {
+	case h.MAAS.Kind != "deb":
+		return "root:root"
+	case filepath.Base(path) == "secret":
+		return "maas:maas"
+	default:
+		return "root:maas"
+	}
+}
+
+// Keys are looked for in so many files and folders, each file so long at most, in bytes.
 const (
-	mostFiles  = 2000
-	mostKeyPEM = 64 << 10
+	mostFiles   = 2000
+	mostFolders = 200
+	mostKeyPEM  = 64 << 10
 )
 
 // CheckLeftKeys finds private keys that somebody left where a MAAS in a snap can read them; its own are elsewhere (MAAS fact 5.1).
@@ -146,9 +159,12 @@ func (h Host) CheckLeftKeys() []report.Item {
 	used := string(h.read(h.MAAS.RegiondConf())) // a client's key for its database, say
 	var items []report.Item
 	seen := 0
-	for _, folder := range folders {
-		for _, entry := range h.entries(folder) {
-			path := filepath.Join(folder, entry.Name())
+	for i := 0; i < len(folders) && i < mostFolders; i++ {
+		for _, entry := range h.entries(folders[i]) {
+			path := filepath.Join(folders[i], entry.Name())
+			if entry.IsDir() && folders[i] != common { // whose own folders are those of above
+				folders = append(folders, path)
+			}
 			if seen++; seen > mostFiles || strings.Contains(used, path) || !h.isKey(path) {
 				continue
 			}
@@ -157,8 +173,8 @@ func (h Host) CheckLeftKeys() []report.Item {
 			}
 		}
 	}
-	if seen > mostFiles {
-		items = append(items, report.Warning("left-keys", fmt.Sprintf("more than %d files lie where the snap can read them; the rest was not looked at", mostFiles), common, "look for private keys there yourself: grep -rl 'PRIVATE KEY' "+common))
+	if seen > mostFiles || len(folders) > mostFolders {
+		items = append(items, report.Warning("left-keys", fmt.Sprintf("more than %d files or %d folders lie where the snap can read them; the rest was not looked at", mostFiles, mostFolders), common, "look for private keys there yourself: grep -rl 'PRIVATE KEY' "+common))
 	}
 	if len(items) == 0 {
 		items = append(items, report.Asked("left-keys", "no private key lies about where the snap can read it", common, nil))
@@ -303,7 +319,7 @@ func (h Host) CheckPorts() []report.Item {
 		for _, one := range h.Listening(port) {
 			if world.IsOrdinary(one.Owner) && len(items) < mostTold {
 				program := one.Program()
-				items = append(items, report.Warning("maas-ports", fmt.Sprintf("port %d is MAAS's, and user %d, who is no service, listens there", port, one.Owner), fmt.Sprintf("port %d: %s", port, program), "end that program: "+program))
+				items = append(items, report.Warning("maas-ports", fmt.Sprintf("port %d is MAAS's, and user %d, who is no service, listens there", port, one.Owner), fmt.Sprintf("port %d: %s", port, program), cmp.Or(hasProgram(program), fmt.Sprintf("find that program, and end it: ss -ltnp 'sport = :%d'", port))))
 			}
 		}
 	}
@@ -311,6 +327,13 @@ func (h Host) CheckPorts() []report.Item {
 		items = append(items, report.Asked("maas-ports", "somebody listens at port 5240, where racks and machines look for MAAS, and no ordinary user has a port of MAAS's", "port 5240: "+listening[0].Program(), nil))
 	}
 	return items
+}
+
+func hasProgram(program string) string {
+	if program == "" {
+		return ""
+	}
+	return "end that program: " + program
 }
 
 // mostTold bounds how many of a kind are told of.

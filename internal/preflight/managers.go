@@ -16,10 +16,10 @@ func (h Host) CheckManagers() []report.Item {
 		items = append(items, report.Warning("managers", fmt.Sprintf("%s gives MAAS a certificate as well, and the two would replace each other's", one.Client), one.File, one.Off))
 	}
 	if len(closed) > 0 {
-		items = append(items, report.Warning("managers", fmt.Sprintf("whether anything else gives MAAS a certificate is not known: %d places may not be looked at", len(closed)), strings.Join(closed, ", "), "run maascert as root"))
+		items = append(items, report.Warning("managers", "whether anything else gives MAAS a certificate is not known: "+closed[0]+" may not be looked at", strings.Join(closed, ", "), "run maascert as root"))
 	}
 	if len(items) == 0 {
-		items = append(items, report.Asked("managers", "nothing else on this host was seen to give MAAS a certificate", "hooks of "+strings.Join(lineage.KnownHooks, ", ")+"; crontabs, systemd's units", nil))
+		items = append(items, report.Asked("managers", "nothing else on this host was seen to give MAAS a certificate", "hooks of "+strings.Join(lineage.KnownHooks, ", ")+"; root's crontabs; systemd's timers, paths and services that are enabled", nil))
 	}
 	return items
 }

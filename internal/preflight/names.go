@@ -227,7 +227,7 @@ func (h Host) VirtualAddresses() (found []netip.Addr) {
 		isWithin := false
 		text := keepalivedComment.ReplaceAllString(string(h.read(file)), "")
 		for line := range strings.Lines(strings.NewReplacer("{", "\n", "}", "\n}\n").Replace(text)) {
-			word, _, _ := strings.Cut(strings.TrimSpace(line), " ") // what follows an address is about it
+			word := (append(strings.Fields(line), ""))[0] // what follows an address is about it
 			bare, _, _ := strings.Cut(word, "/")
 			address, err := netip.ParseAddr(bare)
 			switch {

@@ -127,7 +127,7 @@ func TestFilesOfMAAS(t *testing.T) {
 	found := said(h.CheckModes())
 	require.Contains(t, found, "warn maas-files: /var/snap/maas/current/regiond.conf has the mode 0644: others get at what is MAAS's and root's alone -> chmod 0640 /var/snap/maas/current/regiond.conf")
 	require.Contains(t, found, "-> chmod 0640 /var/snap/maas/common/maas/secret")
-	for _, name := range []string{"/var/snap/maas/common/privkey.pem", "/var/snap/maas/current/root/k.pem", "/var/snap/maas/certs/server-key.pem", "/var/snap/maas/common/tls/k.pem"} {
+	for _, name := range []string{"/var/snap/maas/common/privkey.pem", "/var/snap/maas/current/root/k.pem", "/var/snap/maas/certs/server-key.pem", "/var/snap/maas/common/tls/k.pem", "/var/snap/maas/common/tls/2024/old/k.pem"} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(key), 0o600))
 		require.Contains(t, said(h.CheckLeftKeys()), "-> rm "+name+" # if nothing else uses it")

@@ -18,6 +18,9 @@ type nftables struct {
 	aside  []chainID // those that may lead a connection elsewhere before it comes to them
 	chains map[chainID]*nftChain
 	sets   map[chainID][]any
+
+	walked map[chainID]outcome // what is known of the port that is asked about; undecided while it is found out
+	blind  bool                // a rule that may be meant does what nobody here can tell
 }
 
 // chainID names a chain, or a set.
@@ -47,8 +50,8 @@ type nftListing struct {
 	}
 }
 
-// nftables reads the tables in which something decides on what comes in.
-func (h Host) nftables(ctx context.Context) (*nftables, error) {
+// nftables reads the tables in which something decides on what comes in, but for one.
+func (h Host) nftables(ctx context.Context, leftOut chainID) (*nftables, error) {
 	rules := &nftables{chains: map[chainID]*nftChain{}, sets: map[chainID][]any{}}
 	listing, err := h.nft(ctx, "chains")
 	if err != nil {
@@ -61,6 +64,9 @@ func (h Host) nftables(ctx context.Context) (*nftables, error) {
 			continue
 		}
 		id := chainID{chain.Family, chain.Table, chain.Name}
+		if (chainID{family: chain.Family, table: chain.Table}) == leftOut {
+			continue
+		}
 		switch isIPv4 := chain.Family == "ip" || chain.Family == "inet"; {
 		case isIPv4 && chain.Type == "filter" && (chain.Hook == "input" || chain.Hook == "prerouting"):
 			rules.bases = append(rules.bases, id)
@@ -74,8 +80,9 @@ func (h Host) nftables(ctx context.Context) (*nftables, error) {
 			continue
 		}
 		read[table] = true
+		// One that is too long has chains of which nothing is known.
 		within, err := h.nft(ctx, "table", chain.Family, chain.Table)
-		if err != nil {
+		if err != nil && !errors.Is(err, errTooLong) {
 			return nil, err
 		}
 		rules.add(within)
@@ -140,9 +147,10 @@ func (n *nftables) passage(port int) passage {
 }
 
 func (n *nftables) passageOf(base chainID, port int) passage {
+	n.walked, n.blind = map[chainID]outcome{}, false
 	chain := n.chains[base]
-	if chain == nil { // it went away meanwhile
-		return partly
+	if chain == nil { // it went away meanwhile, or is too long
+		return unknown
 	}
 	end := n.walk(base, port, 0)
 	if end&returned != 0 {
@@ -153,6 +161,8 @@ func (n *nftables) passageOf(base chainID, port int) passage {
 		return open
 	case end&accepted == 0:
 		return closed
+	case n.blind:
+		return unknown
 	default:
 		return partly
 	}
@@ -164,8 +174,14 @@ var policies = map[string]outcome{"accept": accepted, "drop": dropped, "": accep
 func (n *nftables) walk(id chainID, port, depth int) outcome {
 	chain := n.chains[id]
 	if chain == nil || depth > maxJumps {
+		n.blind = true
 		return undecided
 	}
+	if known, isKnown := n.walked[id]; isKnown {
+		n.blind = n.blind || known == undecided
+		return known
+	}
+	n.walked[id] = undecided // to a chain that leads back here
 	var possible outcome
 	for _, rule := range chain.rules {
 		means, end := n.apply(id, rule, port, depth)
@@ -174,15 +190,18 @@ func (n *nftables) walk(id chainID, port, depth int) outcome {
 		}
 		possible |= end &^ goingOn
 		if means == yes && end&goingOn == 0 {
+			n.walked[id] = possible
 			return possible
 		}
 	}
+	n.walked[id] = possible | returned
 	return possible | returned
 }
 
 // apply goes through the statements of a rule: does it mean a connection, and what becomes of that then?
 func (n *nftables) apply(at chainID, rule []map[string]any, port, depth int) (means answer, end outcome) {
 	means, end = yes, goingOn
+	isBlind := false
 	for _, statement := range rule {
 		for name, body := range statement {
 			switch name {
@@ -195,13 +214,13 @@ func (n *nftables) apply(at chainID, rule []map[string]any, port, depth int) (me
 				means = min(means, maybe)
 			case "xt":
 				if target := xtTarget(body); target != 0 {
-					end = target
+					end, isBlind = target, isBlind || target&goingOn != 0 && target != goingOn
 				} else {
-					means = min(means, maybe) // what an extension of iptables compares
+					means, isBlind = min(means, maybe), true // what an extension of iptables compares
 				}
 			default:
 				if end = n.verdict(at, name, body, port, depth); end == 0 {
-					means, end = min(means, maybe), undecided|goingOn // nobody knows what it does
+					means, end, isBlind = min(means, maybe), undecided|goingOn, true // nobody knows what it does
 				}
 			}
 		}
@@ -209,6 +228,7 @@ func (n *nftables) apply(at chainID, rule []map[string]any, port, depth int) (me
 			return no, 0
 		}
 	}
+	n.blind = n.blind || isBlind && end != goingOn
 	return means, end
 }
 
@@ -436,7 +456,7 @@ func (n *nftables) opening(port int) string {
 
 func (n *nftables) String() string {
 	var names []string
-	for _, base := range n.bases {
+	for _, base := range slices.Concat(n.bases, n.aside) {
 		names = append(names, fmt.Sprintf("%s %s %s", base.family, base.table, base.name))
 	}
 	return "nftables: " + strings.Join(names, ", ")

@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -48,12 +49,15 @@ func parseUFW(text string) *ufw {
 			continue
 		}
 		rule := ufwRule{lets: parts[2] == "ALLOW" || parts[2] == "LIMIT", isFor: parts[4] == "Anywhere" && parts[2] != "LIMIT", isTold: true}
+		if from, _, _ := strings.Cut(parts[4], " "); isIPv6(from) {
+			continue
+		}
 		about := ufwPorts.FindStringSubmatch(parts[1])
 		switch {
 		case parts[1] == "Anywhere":
 		case about == nil:
 			rule.isTold = false
-		case about[3] == "udp":
+		case about[3] == "udp" || isIPv6(strings.TrimSpace(about[1])):
 			continue
 		default:
 			rule.ports, rule.isFor = portRanges(about[2]), rule.isFor && about[1]+about[4] == ""
@@ -61,6 +65,13 @@ func parseUFW(text string) *ufw {
 		rules.rules = append(rules.rules, rule)
 	}
 	return rules
+}
+
+// isIPv6 tells whether a rule's text is an address of IPv6, or a network of it.
+func isIPv6(text string) bool {
+	bare, _, _ := strings.Cut(text, "/")
+	address, err := netip.ParseAddr(bare)
+	return err == nil && address.Is6()
 }
 
 // portRanges reads 80,443 and 5241:5247.

@@ -44,8 +44,11 @@ var (
 type Board struct {
 	Version string // of maascert
 
-	mu  sync.Mutex
-	doc Public
+	mu     sync.Mutex
+	doc    Public
+	past   []PastPass // the last ones, newest first
+	page   []byte     // as it was made at pageAt; nil: it is to be made anew
+	pageAt int64      // seconds since 1970
 }
 
 var _ prometheus.Collector = (*Board)(nil)
@@ -54,7 +57,7 @@ var _ prometheus.Collector = (*Board)(nil)
 func (b *Board) Show(doc Public) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.doc = doc
+	b.doc, b.page = doc, nil
 }
 
 // Shown is the document that the board shows; one without a time: none yet.

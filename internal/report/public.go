@@ -48,6 +48,7 @@ type PublicCertificate struct {
 	LastFailure *PublicFailure `json:"last_failure"`
 	Targets     []Target       `json:"targets"`
 
+	Window    *PublicWindow    `json:"window,omitempty"`    // in which the CA wants it to be renewed; missing: it names none
 	Rehearsal *PublicRehearsal `json:"rehearsal,omitempty"` // of the next renewal; missing: none came to a result
 }
 
@@ -55,6 +56,12 @@ type PublicCertificate struct {
 type PublicRehearsal struct {
 	At Time `json:"at"`
 	OK bool `json:"ok"`
+}
+
+// PublicWindow is a CA's renewal window (RFC 9773).
+type PublicWindow struct {
+	Start Time `json:"start"`
+	End   Time `json:"end"`
 }
 
 // PublicFailure is a failure without its words.
@@ -100,6 +107,9 @@ func (p *Public) Add(cert lifecycle.Certificate, r lifecycle.Result, roots strin
 	}
 	if rehearsal := full.Rehearsal; rehearsal != nil && !rehearsal.At.IsZero() {
 		one.Rehearsal = &PublicRehearsal{rehearsal.At, rehearsal.OK}
+	}
+	if w := v.State.Window; w != nil {
+		one.Window = &PublicWindow{Time{w.Start}, Time{w.End}}
 	}
 	if failure := full.LastFailure; failure != nil {
 		one.LastFailure = &PublicFailure{failure.Time, failure.Stage}

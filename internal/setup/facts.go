@@ -3,6 +3,7 @@
 package setup
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/x509"
@@ -35,6 +36,8 @@ type Facts struct {
 	Served   *x509.Certificate
 	URL      string              // MAAS's own; empty: unknown
 	Regions  []maasconfig.Region // that run now
+	// Why it is not known which run; nil: it is.
+	NoRegions error
 	// Where each of Regions is asked, in their order; empty where no address of one takes connections that is its alone.
 	Endpoints []string
 	Virtual   []netip.Addr // that keepalived moves between hosts
@@ -53,7 +56,8 @@ const (
 
 // Look finds the facts of a host that has a region.
 func Look(ctx context.Context, host preflight.Host, here maasconfig.InstallationConfig) Facts {
-	f := Facts{MAAS: host.MAAS, Virtual: host.VirtualAddresses(), Owners: map[int]string{}, Juju: maasconfig.JujuUnit(host.Files), HAProxy: haproxyBinds(host.Files)}
+	f := Facts{MAAS: host.MAAS, Virtual: host.VirtualAddresses(), Owners: map[int]string{}, Juju: maasconfig.JujuUnit(host.Files), Host: hostName(host.Files)}
+	f.HAProxy = haproxyBinds(host.Files, f.Virtual)
 	f.Managers, _ = lineage.Managers(host.Files)
 	f.TLSPort, f.TLSKnown = maasconfig.LocalTLSPort(ctx, here)
 	target := maasconfig.New(maasconfig.Config{
@@ -64,11 +68,10 @@ func Look(ctx context.Context, host preflight.Host, here maasconfig.Installation
 	}
 	// What cannot be found is not proposed.
 	f.URL, _ = maasconfig.ReadMAASURL(ctx, here)
-	if world.CheckListener("127.0.0.1", "5240") == nil { // else a person stands in MAAS's place
-		f.Regions, _ = maasconfig.LiveRegions(ctx, host.Dial, "127.0.0.1")
+	if f.NoRegions = world.CheckListener("127.0.0.1", "5240"); f.NoRegions == nil { // else a person stands in MAAS's place
+		f.Regions, f.NoRegions = maasconfig.LiveRegions(ctx, host.Dial, "127.0.0.1")
 	}
 	f.Endpoints = f.findEndpoints(ctx, host.Dial)
-	f.Host = hostName(host.Files)
 	for _, port := range []int{httpPort, tlsPort} {
 		for _, one := range host.Listening(port) {
 			f.Owners[port] = cmp.Or(one.Program(), fmt.Sprintf("a program of user %d", one.Owner))
@@ -101,8 +104,8 @@ func hostName(files world.FS) string {
 type Bind struct{ PEM, Endpoint string }
 
 // haproxyBinds are what HAProxy's configuration here serves certificates at: the address and what follows crt on its lines bind. A folder of
-// certificates is left out: which file is meant nobody knows.
-func haproxyBinds(files world.FS) (found []Bind) {
+// certificates is left out: which file is meant nobody knows; so is an address that is another host's now and then: who answers there is not known.
+func haproxyBinds(files world.FS, virtual []netip.Addr) (found []Bind) {
 	text, err := files.ReadFile("/etc/haproxy/haproxy.cfg")
 	if err != nil {
 		return nil
@@ -119,7 +122,7 @@ func haproxyBinds(files world.FS) (found []Bind) {
 			if word != "crt" || !filepath.IsAbs(pem) || err == nil && info.IsDir() || strings.HasSuffix(pem, "/") {
 				continue
 			}
-			one := Bind{pem, reachable(words[1])}
+			one := Bind{pem, reachable(words[1], virtual)}
 			if one.Endpoint != "" && !slices.ContainsFunc(found, func(known Bind) bool { return known.PEM == pem }) && len(found) < mostBinds {
 				found = append(found, one)
 			}
@@ -132,7 +135,7 @@ func haproxyBinds(files world.FS) (found []Bind) {
 const mostBinds = 10
 
 // reachable is where somebody on this host connects to what HAProxy calls *:443, :443 or 10.0.0.10:443; empty: nowhere that is known.
-func reachable(bind string) string {
+func reachable(bind string, virtual []netip.Addr) string {
 	host, port, err := net.SplitHostPort(strings.Split(bind, ",")[0])
 	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
 		return ""
@@ -141,7 +144,7 @@ func reachable(bind string) string {
 	switch {
 	case host == "" || host == "*" || err == nil && address.IsUnspecified():
 		return net.JoinHostPort("127.0.0.1", port)
-	case err != nil:
+	case err != nil || slices.Contains(virtual, address) || !world.IsThisHost(address.String()):
 		return ""
 	}
 	return net.JoinHostPort(address.String(), port)
@@ -161,7 +164,9 @@ func (f Facts) Words() []string {
 	default:
 		add("whether TLS is on cannot be seen here (are you root?)")
 	}
-	if len(f.Regions) > 0 {
+	if f.NoRegions != nil {
+		add("which regions run could not be seen: %v", f.NoRegions)
+	} else {
 		add("regions that run: %s", strings.Join(f.regionNames(), ", "))
 	}
 	for _, address := range f.Virtual {
@@ -259,7 +264,7 @@ func (f Facts) Names(ctx context.Context, resolver preflight.Resolver, directory
 		}
 		all = append(all, Name{name, why, tick})
 	}
-	if f.Served != nil && f.Served.CheckSignatureFrom(f.Served) != nil { // one that nobody signed was made by somebody in a hurry
+	if f.Served != nil && !bytes.Equal(f.Served.RawIssuer, f.Served.RawSubject) { // one that signed itself was made for a moment, with whatever names
 		for _, name := range certstore.CertificateNames(f.Served) {
 			add(name, "served now", true)
 		}

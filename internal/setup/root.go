@@ -35,12 +35,19 @@ func (r Root) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.Cert.Raw})
 }
 
-// fingerprints are written with or without colons, and after sha256: as we print them.
-var fingerprints = regexp.MustCompile(`^(?i:sha256:)?([0-9A-Fa-f]{64})$`)
+// fingerprints are written with or without colons between the digits, and after words such as sha256: or SHA256 Fingerprint=.
+var fingerprints = regexp.MustCompile(`^(?i:sha-?256(?: fingerprint)?[:=] ?)?([0-9A-Fa-f]{64})$`)
+
+// betweenDigits are the colons of a fingerprint.
+var betweenDigits = regexp.MustCompile(`([0-9A-Fa-f]{2}):`)
 
 // ParseFingerprint reads a SHA-256 fingerprint of a certificate as step, openssl and maascert print it: 64 hex digits.
 func ParseFingerprint(text string) (string, error) {
-	match := fingerprints.FindStringSubmatch(strings.ReplaceAll(strings.Replace(strings.TrimSpace(text), "sha256:", "", 1), ":", ""))
+	text = strings.TrimSpace(text)
+	match := fingerprints.FindStringSubmatch(text)
+	if match == nil && len(text) >= 95 { // with colons, of which a word before it may have one too
+		match = fingerprints.FindStringSubmatch(text[:len(text)-95] + betweenDigits.ReplaceAllString(text[len(text)-95:], "$1"))
+	}
 	if match == nil {
 		return "", fmt.Errorf("%q is no SHA-256 fingerprint of a certificate: 64 hex digits, colons between them or not", text)
 	}
@@ -90,9 +97,15 @@ func FindRoot(ctx context.Context, dial world.Dial, directory, fingerprint strin
 		if ctx.Err() != nil {
 			return Root{}, context.Cause(ctx)
 		}
-		isMeant := fingerprint == "" || strings.TrimPrefix(certstore.Fingerprint(one.Cert), "sha256:") == fingerprint
-		if isMeant && leadsTo(chain, one.Cert, at.Hostname()) {
+		if fingerprint != "" && one.Fingerprint() != fingerprint {
+			continue
+		}
+		err := leadsTo(chain, one.Cert, at.Hostname())
+		if err == nil {
 			return one, nil
+		}
+		if fingerprint != "" {
+			return Root{}, fmt.Errorf("the CA shows the root of this fingerprint, and its own server's certificate does not lead to it: %w", err)
 		}
 	}
 	if fingerprint != "" {
@@ -162,10 +175,10 @@ func ask(ctx context.Context, dial world.Dial, address string) ([]*x509.Certific
 	return certstore.ParseCertificates(text)
 }
 
-// leadsTo tells whether a server's chain leads to a root, which signed itself, for a host's name.
-func leadsTo(chain []*x509.Certificate, root *x509.Certificate, host string) bool {
+// leadsTo tells why a server's chain does not lead to a root, which signed itself, for a host's name; nil: it does.
+func leadsTo(chain []*x509.Certificate, root *x509.Certificate, host string) error {
 	if !root.IsCA || root.CheckSignatureFrom(root) != nil {
-		return false
+		return errors.New("it is no root certificate")
 	}
 	pool, between := x509.NewCertPool(), x509.NewCertPool()
 	pool.AddCert(root)
@@ -173,7 +186,7 @@ func leadsTo(chain []*x509.Certificate, root *x509.Certificate, host string) boo
 		between.AddCert(cert)
 	}
 	_, err := chain[0].Verify(x509.VerifyOptions{DNSName: host, Roots: pool, Intermediates: between})
-	return err == nil
+	return err
 }
 
 // Fingerprint is the certificate's SHA-256 as step prints it: 64 hex digits.

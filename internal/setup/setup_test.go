@@ -80,7 +80,7 @@ func TestFindRoot(t *testing.T) {
 		"Caddy":                             {map[string]string{"/pki/ca/acme/certificates": own}, "", ""},
 		"among others":                      {map[string]string{"/roots.pem": other + own}, fingerprint, ""},
 		"of another fingerprint":            {map[string]string{"/roots.pem": own}, otherFingerprint, "no root certificate of this fingerprint"},
-		"to which its server does not lead": {map[string]string{"/roots.pem": other}, otherFingerprint, "no root certificate of this fingerprint"},
+		"to which its server does not lead": {map[string]string{"/roots.pem": other}, otherFingerprint, "does not lead to it"},
 		"another's":                         {map[string]string{"/roots.pem": other}, "", "does not show its root"},
 		"none":                              {nil, "", "does not show its root"},
 		"after so many others":              {map[string]string{"/roots.pem": strings.Repeat(other, 30) + own}, "", "does not show its root"},
@@ -99,6 +99,9 @@ func TestFindRoot(t *testing.T) {
 			require.Len(t, found.Pairs(), 95)
 		})
 	}
+	elsewhere := strings.Replace(caServer(t, authority, map[string]string{"/roots.pem": own}), "127.0.0.1", "localhost", 1)
+	_, err = setup.FindRoot(t.Context(), dial, elsewhere, fingerprint)
+	require.ErrorContains(t, err, "the CA shows the root of this fingerprint, and its own server's certificate does not lead to it: ")
 	_, err = setup.FindRoot(t.Context(), dial, "http://127.0.0.1/directory", "")
 	require.ErrorContains(t, err, "is no https URL")
 	certs, err := certstore.ParseCertificates([]byte(other))
@@ -115,7 +118,7 @@ func TestParseFingerprint(t *testing.T) {
 	t.Parallel()
 	plain := strings.Repeat("0aB1", 16)
 	pairs := strings.TrimSuffix(strings.Repeat("0A:B1:", 16), ":")
-	for _, text := range []string{plain, "sha256:" + plain, pairs, " " + plain + "\n"} {
+	for _, text := range []string{plain, "sha256:" + plain, "SHA256:" + plain, "sha256 Fingerprint=" + pairs, "SHA-256: " + pairs, pairs, " " + plain + "\n"} {
 		found, err := setup.ParseFingerprint(text)
 		require.NoError(t, err, text)
 		require.Equal(t, strings.ToLower(plain), found)
@@ -206,7 +209,10 @@ func TestRegionsOfAStranger(t *testing.T) {
 		require.NotContains(t, line, "\x1b")
 		require.NotContains(t, line, "\u202e")
 	}
-	require.Empty(t, look(t, nil, region(t, "<html>")).Regions)
+	none := look(t, nil, region(t, "<html>"))
+	require.Empty(t, none.Regions)
+	require.Error(t, none.NoRegions)
+	require.Contains(t, strings.Join(none.Words(), "; "), "which regions run could not be seen")
 	require.Empty(t, look(t, nil, region(t, `{"eventloops": `+strings.Repeat("[", 300<<10))).Regions)
 }
 
@@ -215,12 +221,14 @@ func TestHAProxy(t *testing.T) {
 	f := look(t, map[string]string{"/etc/haproxy/certs/one.pem": "", "/etc/haproxy/haproxy.cfg": `frontend maas
 	bind *:443 ssl crt /etc/haproxy/certs/maas.pem alpn h2
 	bind :8443 ssl crt /etc/haproxy/certs/
-	bind 10.0.0.10:9443 ssl crt /etc/haproxy/certs/one.pem # not /etc/haproxy/certs/two.pem
+	bind 127.0.0.2:9443 ssl crt /etc/haproxy/certs/one.pem # not /etc/haproxy/certs/two.pem
 	bind unix@/run/x ssl crt /etc/x.pem
 	bind *:80
 	# bind *:1443 ssl crt /etc/old.pem
-`}, region(t, "{}"))
-	require.Equal(t, []setup.Bind{{PEM: "/etc/haproxy/certs/maas.pem", Endpoint: "127.0.0.1:443"}, {PEM: "/etc/haproxy/certs/one.pem", Endpoint: "10.0.0.10:9443"}}, f.HAProxy)
+	bind 192.0.2.1:443 ssl crt /etc/haproxy/certs/another-hosts.pem
+	bind 127.0.0.3:443 ssl crt /etc/haproxy/certs/moving.pem
+`, "/etc/keepalived/keepalived.conf": "virtual_ipaddress {\n127.0.0.3\tdev lo\n}\n"}, region(t, "{}"))
+	require.Equal(t, []setup.Bind{{PEM: "/etc/haproxy/certs/maas.pem", Endpoint: "127.0.0.1:443"}, {PEM: "/etc/haproxy/certs/one.pem", Endpoint: "127.0.0.2:9443"}}, f.HAProxy)
 }
 
 // silent is a name server that never answers.

@@ -163,7 +163,7 @@ const mostListening = 3
 // Listeners are the users who take connections at a TCP port of any address of this host.
 func Listeners(port int) []Listening {
 	var found []Listening
-	for _, one := range listenersAt(netip.IPv4Unspecified(), port) {
+	for _, one := range slices.Concat(listenersIn("/proc/net/tcp", netip.IPv4Unspecified(), port), listenersIn("/proc/net/tcp6", netip.IPv6Unspecified(), port)) {
 		if len(found) < mostListening && !slices.ContainsFunc(found, func(known Listening) bool { return known.Owner == one.owner }) {
 			found = append(found, Listening{Owner: one.owner, inode: one.inode})
 		}
@@ -179,19 +179,21 @@ type socket struct {
 
 // listenersAt are those who listen at an address. A socket of IPv6 for all addresses takes IPv4 as well, where none of IPv4 does.
 func listenersAt(address netip.Addr, port int) []socket {
-	read := func(table string) []socket {
-		text, err := os.ReadFile(table)
-		if err != nil {
-			return nil
-		}
-		return listeners(text, address, port)
-	}
 	if address.Is4() {
-		if owners := read("/proc/net/tcp"); len(owners) > 0 {
+		if owners := listenersIn("/proc/net/tcp", address, port); len(owners) > 0 {
 			return owners
 		}
 	}
-	return read("/proc/net/tcp6")
+	return listenersIn("/proc/net/tcp6", address, port)
+}
+
+// listenersIn are those whom one of the kernel's tables has.
+func listenersIn(table string, address netip.Addr, port int) []socket {
+	text, err := os.ReadFile(table)
+	if err != nil {
+		return nil
+	}
+	return listeners(text, address, port)
 }
 
 // IsThisHost tells whether an address, or localhost, is one of this host's.

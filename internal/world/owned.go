@@ -53,7 +53,7 @@ func (o *owned) check(path string) error {
 	o.seen[path] = true
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if o.open == filepath.Dir(path) {
+		if folder, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil && o.open == folder {
 			return &UnsafeError{path, true, "everybody may make %s"}
 		}
 		return nil

@@ -1,0 +1,262 @@
+package report
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"slices"
+	"time"
+
+	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
+)
+
+// The status page is another face of the public document: one page that tells a person at a glance how the certificates are. It holds no error's
+// text, needs no script, and loads nothing.
+
+//go:embed page.html
+var pageText string
+
+//go:embed page.css
+var pageStyle string
+
+var page = template.Must(template.New("page").Parse(pageText))
+
+// PageStyleSource is what a content security policy allows as the page's only style (CSP, style-src).
+func PageStyleSource() string {
+	sum := sha256.Sum256([]byte(pageStyle))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}
+
+// PastPass is a pass as the daemon made it: what was done, and why.
+type PastPass struct {
+	At    time.Time
+	Lines []PastLine
+}
+
+// PastLine is what a pass did for one certificate. What an error says is for those who may read the log.
+type PastLine struct {
+	Certificate string
+	Words       string
+	IsWell      bool
+}
+
+// NewPastPass says what a pass did.
+func NewPastPass(results []lifecycle.Result, at time.Time) PastPass {
+	past := PastPass{At: at}
+	for _, r := range results {
+		past.Lines = append(past.Lines, PastLine{r.Name, pastWords(r), r.IsWell()})
+	}
+	return past
+}
+
+func pastWords(r lifecycle.Result) string {
+	version := r.After.Version()
+	switch {
+	case !r.IsWell() && r.Obtained:
+		return fmt.Sprintf("obtained version %d (%s), and then failed (%s)", version, r.Before.Plan.Why.Words(), r.Stage())
+	case !r.IsWell() && r.Stage() != "":
+		return fmt.Sprintf("failed (%s)", r.Stage())
+	case !r.IsWell():
+		return stateWords(r.After.Summary)
+	case r.Obtained:
+		return fmt.Sprintf("obtained version %d: %s", version, r.Before.Plan.Why.Words())
+	case len(r.Deployed) > 0:
+		return fmt.Sprintf("brought version %d where it was not served", version)
+	default:
+		return fmt.Sprintf("nothing to do: version %d is in use", version)
+	}
+}
+
+// mostPast is how many passes the page shows.
+const mostPast = 20
+
+// Passed has the board show a pass among the last ones.
+func (b *Board) Passed(past PastPass) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.past = append([]PastPass{past}, b.past[:min(len(b.past), mostPast-1)]...)
+	b.page = nil
+}
+
+// Page is the status page as it is at a moment. It is made once a second at the most.
+func (b *Board) Page(now time.Time) ([]byte, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	second := now.Unix()
+	if b.page != nil && b.pageAt == second {
+		return b.page, nil
+	}
+	var text bytes.Buffer
+	if err := page.Execute(&text, newPageView(b.doc, b.past, b.Version, now)); err != nil {
+		return nil, err
+	}
+	b.page, b.pageAt = text.Bytes(), second
+	return b.page, nil
+}
+
+// pageView is what the page's template shows.
+type pageView struct {
+	Style        template.CSS
+	Node         string
+	Version      string
+	IsWell       bool
+	Reasons      []string
+	At, Next     pageTime
+	Certificates []pageCertificate
+	Past         []pagePast
+	Notifiers    []PublicNotifier
+}
+
+// pageTime is a moment, and how far away it is.
+type pageTime struct{ Machine, Words, Away string }
+
+func newPageTime(t Time, now time.Time) pageTime {
+	if t.IsZero() {
+		return pageTime{}
+	}
+	return pageTime{t.UTC().Format(time.RFC3339), printable.Time(t.Time), printable.From(now, t.Time)}
+}
+
+type pageCertificate struct {
+	PublicCertificate
+	Words     string
+	Reason    string
+	IsWell    bool
+	Bar       *pageBar
+	Begins    pageTime
+	Ends      pageTime
+	Renews    pageTime
+	Window    string // of the CA; empty: it names none
+	Rehearsal string
+	Targets   []pageTarget
+}
+
+type pageTarget struct {
+	Name      string
+	Endpoints []pageEndpoint
+}
+
+type pageEndpoint struct {
+	Address string
+	Words   string
+	Ends    pageTime
+	IsWell  bool
+}
+
+type pagePast struct {
+	At    pageTime
+	Lines []PastLine
+}
+
+// pageBar is a lifetime as a bar that is barWidth long.
+type pageBar struct {
+	Now, Renews            int
+	WindowFrom, WindowLong int // 0 long: the CA names no window
+	Words                  string
+}
+
+const barWidth = 1000
+
+func newPageView(doc Public, past []PastPass, version string, now time.Time) pageView {
+	v := pageView{
+		Style: template.CSS(pageStyle), Node: doc.Node, Version: version, Reasons: Unhealthy(doc, now), At: newPageTime(doc.At, now), Next: newPageTime(doc.NextPass, now), Notifiers: doc.Notifiers,
+	}
+	v.IsWell = len(v.Reasons) == 0
+	for _, cert := range doc.Certificates {
+		v.Certificates = append(v.Certificates, newPageCertificate(cert, now))
+	}
+	for _, one := range past {
+		v.Past = append(v.Past, pagePast{newPageTime(Time{one.At}, now), one.Lines})
+	}
+	return v
+}
+
+func newPageCertificate(cert PublicCertificate, now time.Time) pageCertificate {
+	state := lifecycle.CertState(cert.State)
+	c := pageCertificate{
+		PublicCertificate: cert, Words: stateWords(state), IsWell: state.IsHealthy(), Begins: newPageTime(cert.NotBefore, now), Ends: newPageTime(cert.NotAfter, now), Renews: newPageTime(cert.RenewAt, now),
+	}
+	if lifecycle.Reason(cert.Reason) != lifecycle.Fresh {
+		c.Reason = reasonWords(cert.Reason)
+	}
+	if w := cert.Window; w != nil {
+		c.Window = printable.Time(w.Start.Time) + " to " + printable.Time(w.End.Time)
+	}
+	switch r := cert.Rehearsal; {
+	case r == nil:
+		c.Rehearsal = "none came to a result yet"
+	case r.OK:
+		c.Rehearsal = "worked at " + printable.Time(r.At.Time)
+	default:
+		c.Rehearsal = "failed at " + printable.Time(r.At.Time)
+	}
+	c.Bar = newPageBar(cert, now)
+	for _, target := range cert.Targets {
+		t := pageTarget{Name: target.Name}
+		for _, e := range target.Endpoints {
+			t.Endpoints = append(t.Endpoints, pageEndpoint{e.Address, endpointWords(e), newPageTime(e.NotAfter, now), e.isMatch()})
+		}
+		c.Targets = append(c.Targets, t)
+	}
+	return c
+}
+
+// stateWords say how a certificate is, in a few words.
+func stateWords(state lifecycle.CertState) string {
+	words := map[lifecycle.CertState]string{
+		lifecycle.StateOK: "in use, and not due", lifecycle.StateDue: "due: the next pass renews it", lifecycle.StateHeld: "held: renewal waits", lifecycle.StateOverdue: "overdue: it should have been renewed",
+		lifecycle.StateDegraded: "not every endpoint serves it", lifecycle.StateWaiting: "waiting to be tried again", lifecycle.StateFailed: "failed: a person is needed",
+		lifecycle.StateMissing: "there is none yet", lifecycle.StateExpired: "expired",
+	}[state]
+	return cmp.Or(words, string(state))
+}
+
+// endpointWords say what an endpoint serves, by what the document keeps of it.
+func endpointWords(e Endpoint) string {
+	switch {
+	case e.State == "match" && e.Chain != "incomplete":
+		return "serves the version in use"
+	case e.State == "match":
+		return "serves the version in use without its whole chain"
+	case e.State == "other" && e.Version != nil:
+		return fmt.Sprintf("still serves version %d", *e.Version)
+	case e.State == "other":
+		return "serves another certificate"
+	case e.State == "none":
+		return "serves no certificate"
+	default:
+		return "could not be asked"
+	}
+}
+
+func newPageBar(cert PublicCertificate, now time.Time) *pageBar {
+	from, until := cert.NotBefore.Time, cert.NotAfter.Time
+	life := until.Sub(from)
+	if cert.NotAfter.IsZero() || life <= 0 {
+		return nil
+	}
+	at := func(t time.Time) int {
+		return int(min(max(float64(t.Sub(from))/float64(life), 0), 1) * barWidth)
+	}
+	bar := &pageBar{Now: at(now), Renews: at(cert.RenewAt.Time), Words: fmt.Sprintf("%d %% of the lifetime has gone", at(now)*100/barWidth)}
+	if w := cert.Window; w != nil {
+		bar.WindowFrom = at(w.Start.Time)
+		bar.WindowLong = max(at(w.End.Time)-bar.WindowFrom, 4)
+	}
+	return bar
+}
+
+// Serving counts the endpoints of a certificate, and those that serve what they should.
+func (c pageCertificate) Serving() string {
+	all, well := 0, 0
+	for _, target := range c.Targets {
+		all += len(target.Endpoints)
+		well += len(slices.DeleteFunc(slices.Clone(target.Endpoints), func(e pageEndpoint) bool { return !e.IsWell }))
+	}
+	return fmt.Sprintf("%d of %d endpoints serve what they should", well, all)
+}
