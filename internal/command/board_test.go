@@ -197,6 +197,11 @@ func TestWhoAsksOftenCostsLittle(t *testing.T) {
 				if status, _ := ask(address, "/metrics"); status != http.StatusOK && status != http.StatusServiceUnavailable {
 					t.Errorf("status %d", status)
 				}
+				for range 4 {
+					if status, page := ask(address, "/"); status != http.StatusOK || !strings.Contains(page, "cert49") {
+						t.Errorf("status %d: %.100s", status, page)
+					}
+				}
 			}
 		})
 	}

@@ -235,13 +235,23 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 	return s.passing.engine.Pass(ctx, lifecycle.Options{Accept: s.accept})
 }
 
+// show has the page show a pass, and the other hosts as the pass read what they said.
+func (s *service) show(results []lifecycle.Result) {
+	s.board.shown.Passed(report.NewPastPass(results, s.now()))
+	for _, r := range results {
+		if !r.After.Blind && !r.After.State.NodesUnknown {
+			s.board.shown.Heard(s.passing.config.Node, r.After.State.Nodes, s.passing.engine.Period, r.After.State.Now)
+		}
+	}
+}
+
 // after tells people what a pass came to, rehearses what is due, and tells what came of that. However long it takes, no look is missed
 // that what is left of a certificate asks for.
 func (s *service) after(ctx context.Context, results []lifecycle.Result, next time.Time) time.Time {
 	for _, r := range results {
 		s.said.tell(r, next, s.now(), ctx.Err() != nil)
 	}
-	s.board.shown.Passed(report.NewPastPass(results, s.now()))
+	s.show(results)
 	again := s.tellPeople(ctx, results, next)
 	if ctx.Err() != nil {
 		return again

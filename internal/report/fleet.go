@@ -132,25 +132,35 @@ func (n Node) words(w io.Writer, version string) {
 		fmt.Fprintf(w, "; %s", own)
 	}
 	fmt.Fprintln(w)
+	for _, trouble := range n.troubles(version) {
+		fmt.Fprintf(w, "    %s\n", trouble)
+	}
+}
+
+// troubles are what somebody may have to look into. version is that of maascert on this host; empty: it is not known.
+func (n Node) troubles(version string) []string {
+	var all []string
+	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
 	if n.NoDaemon {
-		fmt.Fprintln(w, "    no daemon has made a pass there yet; there: systemctl enable --now maascert")
+		add("no daemon has made a pass there yet; there: systemctl enable --now maascert")
 	}
 	if n.Silent {
-		fmt.Fprintf(w, "    its daemon was not heard of since %s; there: systemctl status maascert; if it left: maascert delete --node %s\n", Time{n.lastRun}, n.Node)
+		add("its daemon was not heard of since %s; there: systemctl status maascert; if it left: maascert delete --node %s", Time{n.lastRun}, n.Node)
 	}
 	if skew := time.Duration(n.ClockSkewMS) * time.Millisecond; skew.Abs() >= clockPatience {
 		side := "behind"
 		if skew < 0 {
 			side = "ahead of"
 		}
-		fmt.Fprintf(w, "    its clock is %v %s the CA's; there: timedatectl\n", skew.Abs(), side)
+		add("its clock is %v %s the CA's; there: timedatectl", skew.Abs(), side)
 	}
 	if n.Differs {
-		fmt.Fprintln(w, "    its configuration asks for other certificates than this host's")
+		add("its configuration asks for other certificates than this host's")
 	}
 	if version != "" && n.Version != version {
-		fmt.Fprintf(w, "    it runs maascert %s, this host %s\n", n.Version, version)
+		add("it runs maascert %s, this host %s", n.Version, version)
 	}
+	return all
 }
 
 // proxies are what the targets of the host alone served.

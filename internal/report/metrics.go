@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -44,11 +45,13 @@ var (
 type Board struct {
 	Version string // of maascert
 
-	mu     sync.Mutex
-	doc    Public
-	past   []PastPass // the last ones, newest first
-	page   []byte     // as it was made at pageAt; nil: it is to be made anew
-	pageAt int64      // seconds since 1970
+	mu      sync.Mutex
+	doc     Public
+	past    []PastPass // the last ones, newest first
+	others  []Node     // of the fleet, as they were read of at heardAt
+	heardAt time.Time
+	page    []byte // as it was made at pageAt; nil: it is to be made anew
+	pageAt  int64  // seconds since 1970
 }
 
 var _ prometheus.Collector = (*Board)(nil)

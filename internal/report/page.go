@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"maascert/certstore"
 	"maascert/internal/lifecycle"
 	"maascert/internal/printable"
 )
@@ -83,6 +84,15 @@ func (b *Board) Passed(past PastPass) {
 	b.page = nil
 }
 
+// Heard has the board show what the other hosts of a fleet said, as a pass of this one read it.
+func (b *Board) Heard(own string, nodes []certstore.Node, period time.Duration, at time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	fleet := newFleet(own, nodes, nil, period, at)
+	fleet.Nodes = slices.DeleteFunc(fleet.Nodes, func(n Node) bool { return n.Node == own }) // of this one the rest of the page tells
+	b.others, b.heardAt, b.page = fleet.Nodes, at, nil
+}
+
 // Page is the status page as it is at a moment. It is made once a second at the most.
 func (b *Board) Page(now time.Time) ([]byte, error) {
 	b.mu.Lock()
@@ -92,7 +102,7 @@ func (b *Board) Page(now time.Time) ([]byte, error) {
 		return b.page, nil
 	}
 	var text bytes.Buffer
-	if err := page.Execute(&text, newPageView(b.doc, b.past, b.Version, now)); err != nil {
+	if err := page.Execute(&text, newPageView(b, now)); err != nil {
 		return nil, err
 	}
 	b.page, b.pageAt = text.Bytes(), second
@@ -108,6 +118,8 @@ type pageView struct {
 	Reasons      []string
 	At, Next     pageTime
 	Certificates []pageCertificate
+	Others       []pageHost
+	HeardAt      pageTime // when they were read of
 	Past         []pagePast
 	Notifiers    []PublicNotifier
 }
@@ -153,6 +165,27 @@ type pagePast struct {
 	Lines []PastLine
 }
 
+// pageHost is another host, by what it said of its last pass.
+type pageHost struct {
+	Name     string
+	Words    string
+	IsWell   bool
+	At       pageTime
+	Troubles []string
+}
+
+func newPageHost(n Node, version string, now time.Time) pageHost {
+	h := pageHost{Name: n.Node, Words: "well", At: newPageTime(n.LastPass, now), Troubles: n.troubles(version)}
+	if !n.OK {
+		h.Words = "not well"
+	}
+	if own := n.proxies(); own != "" {
+		h.Words += "; " + own
+	}
+	h.IsWell = n.OK && len(h.Troubles) == 0
+	return h
+}
+
 // pageBar is a lifetime as a bar that is barWidth long.
 type pageBar struct {
 	Now, Renews            int
@@ -162,15 +195,19 @@ type pageBar struct {
 
 const barWidth = 1000
 
-func newPageView(doc Public, past []PastPass, version string, now time.Time) pageView {
+func newPageView(b *Board, now time.Time) pageView {
+	doc := b.doc
 	v := pageView{
-		Style: template.CSS(pageStyle), Node: doc.Node, Version: version, Reasons: Unhealthy(doc, now), At: newPageTime(doc.At, now), Next: newPageTime(doc.NextPass, now), Notifiers: doc.Notifiers,
+		Style: template.CSS(pageStyle), Node: doc.Node, Version: b.Version, HeardAt: newPageTime(Time{b.heardAt}, now), Reasons: Unhealthy(doc, now), At: newPageTime(doc.At, now), Next: newPageTime(doc.NextPass, now), Notifiers: doc.Notifiers,
 	}
 	v.IsWell = len(v.Reasons) == 0
 	for _, cert := range doc.Certificates {
 		v.Certificates = append(v.Certificates, newPageCertificate(cert, now))
 	}
-	for _, one := range past {
+	for _, host := range b.others {
+		v.Others = append(v.Others, newPageHost(host, b.Version, now))
+	}
+	for _, one := range b.past {
 		v.Past = append(v.Past, pagePast{newPageTime(Time{one.At}, now), one.Lines})
 	}
 	return v

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"maascert/certstore"
 	"maascert/internal/report"
 )
 
@@ -47,6 +48,10 @@ func TestPage(t *testing.T) {
 	doc.Node = evil
 	b := shown(doc)
 	b.Passed(report.PastPass{At: now, Lines: []report.PastLine{{Certificate: evil, Words: evil}}})
+	b.Heard("region1", []certstore.Node{
+		{Node: "region1", LastPass: now, LastRun: now.Add(-30 * 24 * time.Hour)}, {Node: evil, LastPass: now, LastRun: now, OK: true, Version: "v1"},
+		{Node: "region3", LastPass: now.Add(-48 * time.Hour), LastRun: now.Add(-48 * time.Hour), OK: true, Version: evil},
+	}, 12*time.Hour, now)
 	text, err := b.Page(now)
 	require.NoError(t, err)
 	page := string(text)
@@ -54,9 +59,11 @@ func TestPage(t *testing.T) {
 	require.NotContains(t, page, "<img")
 	require.NotContains(t, page, "onerror=alert(2)>\"")
 	require.NotContains(t, page, " style=", "the policy allows none")
+	require.NotContains(t, page, ">region1<", "what this host once said of itself is older than the rest of its page")
 	for _, words := range []string{
 		"This needs attention", "&lt;script&gt;", "33 % of the lifetime has gone", "serves the version in use", "still serves version 3", "could not be asked", "worked at 2026-11-26 11:00 UTC",
 		"1 of 3 endpoints serve what they should", "not every endpoint serves it", "did not take what it was told after 2 passes", "2026-12-25 12:00 UTC to 2026-12-27 12:00 UTC",
+		"as each had said by 2026-11-26 12:00 UTC", "its daemon was not heard of since 2026-11-24 12:00 UTC", "this host v1",
 	} {
 		require.Contains(t, page, words)
 	}
