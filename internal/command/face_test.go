@@ -82,6 +82,7 @@ func TestWordsFitTheTerminal(t *testing.T) {
 					require.Less(t, strings.Count(out.String(), "\n"), 60)
 					fmt.Fprintf(&all, "-- maascert %s: exit %d\n%s", command, code, out.String())
 				}
+				require.Equal(t, columns > 0, strings.Contains(all.String(), "% of the lifetime has gone"), "lifetimes are drawn on a terminal")
 				require.NotContains(t, all.String(), "\x1b", "there are no colours for NO_COLOR to switch off")
 				if columns > 0 {
 					continue // where a line is folded differs with the lengths of what differs

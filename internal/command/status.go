@@ -1,8 +1,10 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,6 +55,7 @@ func (a *app) status(c *call) error {
 		}
 		doc.Add(cert, view)
 	}
+	doc.Draw(cmp.Or(a.columns, columnsOf(a.stdout)), !isUTF8(os.Getenv))
 	return a.show(doc, c.isOn("json"), doc.Healthy)
 }
 

@@ -189,6 +189,7 @@ func newPageHost(n Node, version string, now time.Time) pageHost {
 // pageBar is a lifetime as a bar that is barWidth long.
 type pageBar struct {
 	Now, Renews            int
+	HasRenewal             bool
 	WindowFrom, WindowLong int // 0 long: the CA names no window
 	Words                  string
 }
@@ -272,18 +273,14 @@ func endpointWords(e Endpoint) string {
 }
 
 func newPageBar(cert PublicCertificate, now time.Time) *pageBar {
-	from, until := cert.NotBefore.Time, cert.NotAfter.Time
-	life := until.Sub(from)
-	if cert.NotAfter.IsZero() || life <= 0 {
+	l := lifetime{begin: cert.NotBefore.Time, end: cert.NotAfter.Time, now: now, renewal: cert.RenewAt.Time}
+	if !l.isKnown() {
 		return nil
 	}
-	at := func(t time.Time) int {
-		return int(min(max(float64(t.Sub(from))/float64(life), 0), 1) * barWidth)
-	}
-	bar := &pageBar{Now: at(now), Renews: at(cert.RenewAt.Time), Words: fmt.Sprintf("%d %% of the lifetime has gone", at(now)*100/barWidth)}
+	bar := &pageBar{Now: l.at(now, barWidth), HasRenewal: !l.renewal.IsZero(), Renews: l.at(l.renewal, barWidth), Words: l.words()}
 	if w := cert.Window; w != nil {
-		bar.WindowFrom = at(w.Start.Time)
-		bar.WindowLong = max(at(w.End.Time)-bar.WindowFrom, 4)
+		bar.WindowFrom = l.at(w.Start.Time, barWidth)
+		bar.WindowLong = max(l.at(w.End.Time, barWidth)-bar.WindowFrom, 4)
 	}
 	return bar
 }

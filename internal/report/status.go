@@ -77,6 +77,9 @@ type Certificate struct {
 	isWatched bool      // no CA is configured
 	differs   bool      // this host's configuration is not the one that is followed
 	heldUntil Time
+	lifetime  lifetime
+	columns   int // of the terminal on which the lifetime is drawn; 0: it is not
+	isASCII   bool
 
 	missedWindow bool      // it should have been renewed in a window that has passed
 	open         []Trouble // what is not as it should be, each with what to do about it
@@ -206,8 +209,10 @@ func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 			unjudged(doc.Targets[i].Endpoints)
 		}
 	}
-	if v.State.Window != nil {
-		doc.Explanation = v.State.Window.Explanation
+	doc.lifetime = lifetime{now: doc.now, renewal: v.Plan.RenewAt}
+	if w := v.State.Window; w != nil {
+		doc.Explanation = w.Explanation
+		doc.lifetime.opens, doc.lifetime.closes = w.Start, w.End
 	}
 	if last := v.State.LastFailure(cert.Name); last != nil {
 		failure := Failure{Time: Time{last.At}, Stage: last.Stage, Error: printable.Text(last.Error), Hint: printable.Text(last.Hint)}
@@ -223,10 +228,18 @@ func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 		leaf := v.State.Current.Bundle.Leaf()
 		doc.Names = certstore.CertificateNames(leaf)
 		doc.NotBefore, doc.NotAfter = Time{leaf.NotBefore}, Time{leaf.NotAfter}
+		doc.lifetime.begin, doc.lifetime.end = leaf.NotBefore, leaf.NotAfter
 		doc.Serial, doc.Fingerprint = leaf.SerialNumber.Text(16), certstore.Fingerprint(leaf)
 		doc.Issuer, doc.KeyType = printable.Text(leaf.Issuer.String()), string(v.State.Current.Bundle.KeyType())
 	}
 	return doc
+}
+
+// Draw has the lifetimes drawn on a terminal, of so many columns.
+func (s Status) Draw(columns int, isASCII bool) {
+	for i := range s.Certificates {
+		s.Certificates[i].columns, s.Certificates[i].isASCII = columns, isASCII
+	}
 }
 
 // Words writes the document for people: of several certificates first how many are well, and those that are not.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"maascert/internal/lifecycle"
@@ -212,6 +213,7 @@ func (c Certificate) facts(w io.Writer) {
 	switch {
 	case c.Fingerprint != "":
 		fmt.Fprintf(w, "  version %d, %s, issued by %s\n  %s\n", c.Version, c.KeyType, c.Issuer, c.Fingerprint)
+		c.drawLifetime(w)
 		fmt.Fprintf(w, "  valid from %s until %s\n", c.NotBefore, dated(c.NotAfter, c.now))
 		fmt.Fprintf(w, "  renewal %s\n  names: %s\n", dated(c.RenewAt, c.now), names)
 	default:
@@ -219,6 +221,23 @@ func (c Certificate) facts(w io.Writer) {
 	}
 	if c.Explanation != "" {
 		fmt.Fprintf(w, "  the CA explains its renewal window: %s\n", c.Explanation)
+	}
+}
+
+const (
+	// narrowest is the fewest columns in which a lifetime is drawn: its moments fall upon each other in less.
+	narrowest = 40
+	// longest is as long as it is drawn.
+	longest = 100
+)
+
+// drawLifetime draws the lifetime where there is a terminal to draw it on.
+func (c Certificate) drawLifetime(w io.Writer) {
+	if c.columns < narrowest || !c.lifetime.isKnown() {
+		return
+	}
+	for line := range strings.Lines(c.lifetime.draw(min(c.columns-2, longest), c.isASCII)) {
+		fmt.Fprintf(w, "  %s\n", strings.TrimSuffix(line, "\n"))
 	}
 }
 
