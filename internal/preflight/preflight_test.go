@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -176,7 +177,9 @@ func TestMAASsVault(t *testing.T) {
 		require.Empty(t, r.Header.Get("X-Vault-Token"))
 		w.WriteHeader(status)
 	}))
-	vault.TLS = config
+	var serving atomic.Pointer[tls.Config]
+	serving.Store(config)
+	vault.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return serving.Load(), nil }}
 	vault.StartTLS()
 	t.Cleanup(vault.Close)
 	conf := maasconfig.Regiond{Vault: vault.URL}
@@ -191,6 +194,17 @@ func TestMAASsVault(t *testing.T) {
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "ok vault: ")
 	status = http.StatusServiceUnavailable
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "fail vault: MAAS keeps its secrets in Vault, and it is sealed -> vault operator unseal")
+	status = http.StatusOK
+	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "ok vault: ", "it was unsealed")
+	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "ok vault-tls: ")
+	bundle, err := authority.Issue(certstore.EC256, time.Hour, 80*time.Minute, "127.0.0.1")
+	require.NoError(t, err)
+	pair, err := tls.X509KeyPair(bundle.FullChainPEM(), bundle.KeyPEM())
+	require.NoError(t, err)
+	serving.Store(&tls.Config{Certificates: []tls.Certificate{pair}})
+	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "warn vault-tls: the certificate of MAAS's Vault lasts until ")
+	serving.Store(config)
+	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "ok vault-tls: ", "it was renewed, as the fix says")
 	vault.Close()
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "fail vault: MAAS keeps its secrets in Vault, which cannot be asked")
 	require.Empty(t, h.CheckVault(t.Context(), maasconfig.Regiond{}))
