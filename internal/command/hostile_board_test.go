@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -64,8 +65,53 @@ func memory(t *testing.T, pid int, name string) int {
 	return n
 }
 
-// A thousand requests a second to /metrics for a minute cost no handshake, no look into the store, and less than 20 MiB.
+// askOften asks for a page so many times a second.
+func askOften(url string, rate int, length time.Duration) (taken, refused int64) {
+	var took, missed atomic.Int64
+	tokens := make(chan struct{}, rate)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 50}, Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	var askers sync.WaitGroup
+	for range 50 {
+		askers.Go(func() {
+			for range tokens {
+				resp, err := client.Get(url)
+				if err != nil {
+					missed.Add(1)
+					continue
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+				if resp.StatusCode == http.StatusOK {
+					took.Add(1)
+				} else {
+					missed.Add(1)
+				}
+			}
+		})
+	}
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for began := time.Now(); time.Since(began) < length; {
+		<-ticker.C
+		for range rate / 100 {
+			tokens <- struct{}{}
+		}
+	}
+	close(tokens)
+	askers.Wait()
+	return took.Load(), missed.Load()
+}
+
+// A thousand requests a second to the metrics and to the page, for a minute each, cost no handshake, no look into the store, and less than
+// 20 MiB.
 func TestHostileAskers(t *testing.T) {
+	for _, page := range []string{"/metrics", "/"} {
+		t.Run(page, func(t *testing.T) { testHostileAskers(t, page) })
+	}
+}
+
+func testHostileAskers(t *testing.T, page string) {
 	r := startRehearsed(t, false)
 	port, err := loopback.Port()
 	require.NoError(t, err)
@@ -81,46 +127,10 @@ func TestHostileAskers(t *testing.T) {
 		return status == http.StatusOK && strings.Contains(body, "maascert_last_pass_success")
 	}, time.Minute, 50*time.Millisecond)
 	store, shaken, before := opened(t, filepath.Join(r.dir, "state")), r.shaken.Load(), memory(t, cmd.Process.Pid, "VmRSS")
-
-	const rate, length = 1000, time.Minute
-	var taken, refused atomic.Int64
-	tokens := make(chan struct{}, rate)
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 50}, Timeout: 10 * time.Second}
-	done := make(chan struct{})
-	for range 50 {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			for range tokens {
-				resp, err := client.Get("http://" + address + "/metrics")
-				if err != nil {
-					refused.Add(1)
-					continue
-				}
-				_, _ = io.Copy(io.Discard, resp.Body)
-				_ = resp.Body.Close()
-				if resp.StatusCode == http.StatusOK {
-					taken.Add(1)
-				} else {
-					refused.Add(1)
-				}
-			}
-		}()
-	}
-	ticker := time.NewTicker(10 * time.Millisecond)
-	for began := time.Now(); time.Since(began) < length; {
-		<-ticker.C
-		for range rate / 100 {
-			tokens <- struct{}{}
-		}
-	}
-	ticker.Stop()
-	close(tokens)
-	for range 50 {
-		<-done
-	}
+	taken, refused := askOften("http://"+address+page, 1000, time.Minute)
 	after := memory(t, cmd.Process.Pid, "VmHWM")
-	t.Logf("%d answers, %d refusals; %d KiB before, %d KiB at most", taken.Load(), refused.Load(), before, after)
-	require.Greater(t, taken.Load(), int64(50000), "as many as this machine manages, a thousand a second on an idle one")
+	t.Logf("%d answers, %d refusals; %d KiB before, %d KiB at most", taken, refused, before, after)
+	require.Greater(t, taken, int64(50000), "as many as this machine manages, a thousand a second on an idle one")
 	require.Less(t, after-before, 20<<10)
 	require.Zero(t, store.Load(), "nobody looked into the store")
 	require.Equal(t, shaken, r.shaken.Load(), "nobody shook hands")
