@@ -87,7 +87,14 @@ func killedAnywhere(t *testing.T) {
 	whole := startSite(t)
 	require.NoError(t, program(t.Context(), t, whole, "renew", "--enable-tls").Run())
 	requests := len(whole.ca.Requests())
-	require.Greater(t, requests, 10)
+	// Of one order, the slower the CA the more looks at what it does; each page is asked for at least once, but for the order itself when
+	// it is ready at once.
+	pages := map[string]bool{}
+	for _, request := range whole.ca.Requests() {
+		pages[request.Path] = true
+	}
+	least := len(pages) - 1
+	require.Greater(t, least, 8)
 	for n := 1; n <= requests; n++ {
 		for _, handled := range []bool{false, true} {
 			t.Run(fmt.Sprintf("request %d, handled %v", n, handled), func(t *testing.T) {
@@ -116,9 +123,9 @@ func killedAnywhere(t *testing.T) {
 				}()
 				select {
 				case <-reached:
-				case <-ended: // an order needs a look more or less
+				case <-ended: // it needed fewer looks than the first
 					require.True(t, cmd.ProcessState.Success())
-					require.GreaterOrEqual(t, int(count.Load()), requests-3)
+					require.GreaterOrEqual(t, int(count.Load()), least)
 				}
 				_ = cmd.Process.Kill()
 				<-ended
