@@ -209,6 +209,7 @@ func (n *nftables) apply(at chainID, rule []map[string]any, port, depth int) (me
 				means = min(means, n.matches(at, body, port))
 			case "vmap":
 				end = n.choose(at, body, port, depth)
+				isBlind = isBlind || end == undecided|goingOn // as of a map whose entries are elsewhere
 			case "counter", "log", "comment", "notrack", "mangle":
 			case "limit", "quota", "ct count", "set", "map", "meter", "ct helper", "ct timeout", "flow":
 				means = min(means, maybe)
