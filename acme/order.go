@@ -50,17 +50,23 @@ type Request struct {
 	// Note is called before answers are made visible that outlive this process, and when they are gone: with all that may
 	// be visible. nil: they are not written down. An error stops the order.
 	Note func([]certstore.Answer) error
-	// Progress is told that an order was made or taken up, and that all names are proven; nil: nobody is.
-	Progress func(Step)
+	// Progress is told how far the order has come, with an empty name, and how far the proof of each name; nil: nobody is. Several
+	// names may be told of at once.
+	Progress func(step Step, name string)
 }
 
-// Step is how far an order has come.
+// Step is how far an order has come, or the proof of a name.
 type Step string
 
 const (
 	Ordered Step = "ordered" // a new order was made
 	Resumed Step = "resumed" // one that an earlier run left was taken up
-	Proven  Step = "proven"
+	Proven  Step = "proven"  // the name, or all names
+
+	Answering Step = "answering" // the answer that proves a name is being made visible
+	Judging   Step = "judging"   // the CA was asked to look at it
+	Reused    Step = "reused"    // the CA goes by an earlier proof of the name
+	Unproven  Step = "unproven"  // the name could not be proven
 )
 
 // Issued holds the certificate that an order brought, and what the order cost.
@@ -153,7 +159,10 @@ type order struct {
 
 // reuse notes a name that the CA does not want to see proven again.
 func (o *order) reuse(authorization lego.Authorization) {
-	name, _ := o.asked(authorization)
+	name, isAsked := o.asked(authorization)
+	if isAsked {
+		o.reached(Reused, name)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.reused = append(o.reused, printable.Phrase(name))
@@ -186,9 +195,9 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 		return nil, err
 	}
 	if o.resumed {
-		o.reached(Resumed)
+		o.reached(Resumed, "")
 	} else {
-		o.reached(Ordered)
+		o.reached(Ordered, "")
 	}
 	if o.request.Afresh {
 		if err := o.forget(); err != nil {
@@ -203,7 +212,7 @@ func (o *order) obtain() (*certstore.Bundle, error) {
 	if err := o.waitWhile(lego.StatusPending); err != nil {
 		return nil, err
 	}
-	o.reached(Proven)
+	o.reached(Proven, "")
 	// Nobody looks at the answers any more.
 	go retracted()
 	key, err := o.finish()
@@ -218,7 +227,7 @@ func (o *order) fetch() (*certstore.Bundle, error) {
 	if err := o.begin(); err != nil {
 		return nil, err
 	}
-	o.reached(Resumed)
+	o.reached(Resumed, "")
 	stop := o.makeKey()
 	defer stop()
 	key, err := o.finish()
@@ -228,9 +237,9 @@ func (o *order) fetch() (*certstore.Bundle, error) {
 	return o.download(key)
 }
 
-func (o *order) reached(step Step) {
+func (o *order) reached(step Step, name string) {
 	if o.request.Progress != nil {
-		o.request.Progress(step)
+		o.request.Progress(step, name)
 	}
 }
 
@@ -402,6 +411,9 @@ func (o *order) authorize() error {
 	if o.at.Status != lego.StatusPending {
 		if !o.resumed {
 			o.reused = o.request.Names
+			for _, name := range o.reused {
+				o.reached(Reused, name)
+			}
 		}
 		return nil
 	}
@@ -484,6 +496,7 @@ func (o *order) proveLasting(tasks []*task) error {
 				if err := o.judged(ctx, by[one.Proof]); err != nil {
 					return err
 				}
+				o.reached(Proven, one.asked)
 				// One that stays does no harm: a name may have several records, and this one has done its work.
 				one.pending = false
 				o.warnAll(o.answers.retract(ctx, []answer{one}))
@@ -610,6 +623,18 @@ func (o *order) task(url string, authorization lego.Authorization) (*task, error
 
 // prove makes an answer visible and has the CA look.
 func (o *order) prove(ctx context.Context, t *task) error {
+	o.reached(Answering, t.asked)
+	err := o.answerChallenge(ctx, t)
+	switch {
+	case err == nil:
+		o.reached(Judging, t.asked)
+	case ctx.Err() == nil: // else it was given up because of another name
+		o.reached(Unproven, t.asked)
+	}
+	return err
+}
+
+func (o *order) answerChallenge(ctx context.Context, t *task) error {
 	o.answers.show(t.Proof)
 	if err := t.solver.Present(ctx, t.Proof); err != nil {
 		return err
@@ -766,10 +791,14 @@ func (o *order) failedAuthorizations() error {
 		group.Go(func() error {
 			if authorization, err := o.authorization(url); err == nil {
 				var solver challenge.Solver
-				if name, ok := o.asked(authorization); ok {
+				name, isAsked := o.asked(authorization)
+				if isAsked {
 					solver = o.config.Solve(name)
 				}
 				why[i] = failedAuthorization(authorization, solver)
+				if isAsked && why[i] != nil {
+					o.reached(Unproven, name)
+				}
 			}
 			return nil
 		})

@@ -99,10 +99,15 @@ func (o *order) rehearse() error {
 	if err := o.begin(); err != nil {
 		return err
 	}
+	o.reached(Ordered, "")
 	if err := o.authorize(); err != nil {
 		return err
 	}
-	return o.waitWhile(lego.StatusPending)
+	err := o.waitWhile(lego.StatusPending)
+	if err == nil {
+		o.reached(Proven, "")
+	}
+	return err
 }
 
 func (o *order) cleanUp(ctx context.Context) error {

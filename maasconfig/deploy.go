@@ -171,6 +171,9 @@ func verify(ctx context.Context, target Target, change Change, d Deployment, dea
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		if d.Looked != nil {
+			d.Looked(endpoints)
+		}
 		for _, e := range endpoints {
 			if e.IsServing() && !seen[e.Address] && d.Seen != nil {
 				d.Seen(e.Address, time.Since(began))

@@ -127,9 +127,11 @@ type Deployment struct {
 	Waiting   func(words string) // called now and then while endpoints are waited for; may be nil
 	// Known notes of endpoints which of our versions they serve; may be nil.
 	Known func(endpoints []Endpoint)
-	// Told is called when the target took a call, and Seen when an endpoint was seen to serve the bundle so long after it; may be nil.
-	Told func()
-	Seen func(endpoint string, after time.Duration)
+	// Told is called when the target took a call, Looked with what the endpoints serve whenever that is looked at after it, and Seen when
+	// one was first seen to serve the bundle, so long after it; each may be nil.
+	Told   func()
+	Looked func(endpoints []Endpoint)
+	Seen   func(endpoint string, after time.Duration)
 }
 
 // Outcome tells how a Deploy ended.

@@ -83,6 +83,7 @@ type app struct {
 	log            *slog.Logger
 
 	isQuiet   bool  // only what is wrong is to be printed
+	isJSON    bool  // a document for machines is wanted
 	isWritten bool  // a document for machines is on standard output
 	complaint error // what was complained of first
 }
@@ -206,6 +207,7 @@ func (a *app) setUp(c *call) error {
 	if c.isOn("quiet") {
 		a.words, a.isQuiet = io.Discard, true
 	}
+	a.isJSON = c.command.Flag("json") != nil && c.isOn("json")
 	asked := c.text("log-level")
 	switch {
 	case asked != "":

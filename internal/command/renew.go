@@ -68,7 +68,7 @@ func (a *app) renew(c *call) error {
 	if c.isOn("dry-run") {
 		return a.rehearse(c.Context, p, options, c.isOn("json"))
 	}
-	results := p.engine.Pass(c.Context, options)
+	results := a.pass(c.Context, p.engine, options)
 	if a.shouldEnable(results, c.isOn("json")) {
 		options.Accept[maasconfig.FirstEnable] = true
 		results = a.passAgain(c, p, options, results)
@@ -97,7 +97,7 @@ func (a *app) passAgain(c *call, p *assembly, options lifecycle.Options, results
 		if r.Obtained { // nobody is asked who wants JSON
 			report.NewRenewed(r).Words(a.words)
 		}
-		results[i] = p.engine.Pass(c.Context, again)[0]
+		results[i] = a.pass(c.Context, p.engine, again)[0]
 		results[i].Changed = results[i].Changed || r.Changed
 		results[i].Requests += r.Requests
 	}
@@ -203,7 +203,7 @@ func (a *app) rehearse(ctx context.Context, p *assembly, options lifecycle.Optio
 	r := p.rehearsal(busy)
 	defer r.close()
 	options.Force = true
-	results := r.pass(ctx, options)
+	results := r.withRefusals(a.pass(ctx, r.engine, options))
 	doc := report.NewRehearsal()
 	for i, result := range results {
 		results[i].After.Warnings = would[result.Name].Warnings // not those of what was rehearsed with

@@ -186,7 +186,7 @@ func (a *app) refused(cert, command string, err error) error {
 // passOver makes a pass over one certificate, as a person who asked for it.
 func (a *app) passOver(c *call, p *assembly, name string, options lifecycle.Options) error {
 	options.Certificates, options.ByHand = []string{name}, true
-	results := p.engine.Pass(c.Context, options)
+	results := a.pass(c.Context, p.engine, options)
 	report.NewRenewal(results).Words(a.words)
 	a.complainAll(results)
 	a.endPass(c.Context, p, results)

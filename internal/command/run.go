@@ -287,8 +287,7 @@ func (s *service) tellPeople(ctx context.Context, results []lifecycle.Result, ne
 func (s *service) rehearseNext(ctx context.Context, cert string) lifecycle.Rehearsed {
 	r := s.passing.rehearsal(nil)
 	defer r.close()
-	r.engine.Progress = nil
-	result := r.pass(ctx, lifecycle.Options{Certificates: []string{cert}, Force: true, Accept: s.accept})[0]
+	result := r.withRefusals(r.engine.Pass(ctx, lifecycle.Options{Certificates: []string{cert}, Force: true, Accept: s.accept}))[0]
 	rehearsed := lifecycle.Rehearsed{Result: result, Level: r.level(cert)}
 	if issuer, ok := r.issuers[cert]; ok {
 		rehearsed.AtCA, rehearsed.Reused = issuer.AtCA, issuer.Reused

@@ -25,7 +25,6 @@ import (
 	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
-	"maascert/internal/printable"
 	"maascert/internal/world"
 	"maascert/maasconfig"
 	"maascert/notify"
@@ -65,7 +64,7 @@ func (a *app) assemble(config *config.Config) *assembly {
 	p.seen = &sightings{fsys: a.fsys, dir: filepath.Join(config.StateDir, "public")}
 	p.engine = &lifecycle.Engine{
 		Seen:   p.seen.latest,
-		Period: period(config.Times()), Started: a.now(), Progress: a.progress,
+		Period: period(config.Times()), Started: a.now(),
 		Store: p.store, Public: public{a.fsys, filepath.Join(config.StateDir, "public")}, Node: config.Node, Now: a.now, Log: a.log, Revoke: p.revoke,
 		Broken: (&pinned{fsys: a.fsys}).profiles,
 	}
@@ -115,14 +114,6 @@ func (p *assembly) rootsFile(cert string) string {
 func period(schedule cron.Schedule) time.Duration {
 	first := schedule.Next(time.Now())
 	return schedule.Next(first).Sub(first)
-}
-
-// progress says what a pass waits for, where somebody may be reading along.
-func (a *app) progress(cert, words string) {
-	a.log.Info("waiting", "cert", cert, "for", words)
-	if a.isTerminal() {
-		fmt.Fprintf(a.stderr, "%s: %s\n", cert, printable.Text(words))
-	}
 }
 
 // meansOf identifies how a CA is asked and names are proven, down to the contents of the files that the configuration
@@ -306,9 +297,8 @@ func (p *assembly) rehearsal(busy map[string]bool) *rehearsal {
 	return r
 }
 
-// pass is one of the harmless engine, with what guards refused and was rehearsed all the same.
-func (r *rehearsal) pass(ctx context.Context, options lifecycle.Options) []lifecycle.Result {
-	results := r.engine.Pass(ctx, options)
+// withRefusals are the results of a pass of the harmless engine, with what guards refused and was rehearsed all the same.
+func (r *rehearsal) withRefusals(results []lifecycle.Result) []lifecycle.Result {
 	for i := range results {
 		for _, target := range r.targets[results[i].Name] {
 			for _, err := range target.Refused() {

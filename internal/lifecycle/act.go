@@ -69,12 +69,13 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 // ask has the CA issue what the plan says, within a time that leaves some of the certificate in use. ordered tells whether the CA was
 // asked for a new order and took it.
 func (p *pass) ask(ctx context.Context, view View, resume *certstore.Order) (issued *acme.Issued, ordered bool, err error) {
-	plan, began, bounded := view.Plan, p.Now(), ctx // what is written down is not bounded by the order's time
+	plan, bounded := view.Plan, ctx // what is written down is not bounded by the order's time
 	if most := view.State.orderTime(); most > 0 {
 		var cancel context.CancelFunc
 		bounded, cancel = context.WithTimeoutCause(ctx, most, fmt.Errorf("the order took more than %v, a quarter of what is left of the certificate", most.Round(time.Second)))
 		defer cancel()
 	}
+	proofs := p.newProofs(plan)
 	issued, err = p.cert.Issuer.Obtain(bounded, acme.Request{
 		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, FetchOnly: plan.fetchOnly, Predecessor: p.result.After.State.Current,
 		Save: func(order certstore.Order) error {
@@ -82,18 +83,12 @@ func (p *pass) ask(ctx context.Context, view View, resume *certstore.Order) (iss
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
 		},
 		Leftovers: view.State.Record.Answers,
-		Progress: func(step acme.Step) {
-			switch step {
-			case acme.Ordered, acme.Resumed:
-				p.news("order began", "ca", plan.Wish.Directory, "names", len(plan.Names), "why", plan.Why, "resumed", step == acme.Resumed)
-			case acme.Proven:
-				p.news("names proven", "took", p.took(began))
-			}
-		},
+		Progress:  proofs.reached,
 		Note: func(answers []certstore.Answer) error {
 			return p.update(ctx, func(r *certstore.Record) { r.Answers = answers })
 		},
 	})
+	proofs.ended(issued, err)
 	return issued, ordered, err
 }
 
@@ -275,21 +270,11 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	now := p.result.After.State
 	now.Now, now.Record = p.Now().Round(0), record
 	left, _ := now.tries(TargetState{Name: name, Key: key, Endpoints: seen})
-	tried, endpoints := 0, 0
+	tried, watched := 0, &deployed{pass: p, target: name, version: version.Number}
 	outcome, err := maasconfig.Deploy(ctx, target, maasconfig.Deployment{
 		Bundle: version.Bundle, Previous: previous, Want: want, Trust: p.cert.Trust, Tries: left, Within: now.verifyTime(),
 		Known: func(endpoints []maasconfig.Endpoint) { NameVersions(endpoints, p.result.After.State.Known) },
-		Told:  func() { p.news("told", "target", name, "version", version.Number) },
-		Seen: func(endpoint string, after time.Duration) {
-			if endpoints++; endpoints <= mostNews {
-				p.news("serves it", "target", name, "endpoint", endpoint, "version", version.Number, "after", after.Round(time.Millisecond))
-			}
-		},
-		Waiting: func(words string) {
-			if p.Progress != nil {
-				p.Progress(p.cert.Name, words)
-			}
-		},
+		Told:  watched.wasTold, Seen: watched.seen, Looked: watched.looked, Waiting: watched.waits,
 		BeforeTry: func() error {
 			err := p.update(ctx, func(r *certstore.Record) {
 				d := before
@@ -299,14 +284,13 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 			if err == nil {
 				tried++
 				p.seen[name] = nil
+				watched.beginsTry()
 			}
 			return err
 		},
 	})
 	p.stageEnded()
-	if endpoints > mostNews {
-		p.news("serves it", "target", name, "more", endpoints-mostNews)
-	}
+	watched.ended(outcome, err)
 	p.result.Changed = p.result.Changed || tried > 0
 	if tried > 0 {
 		p.result.Told[name] = outcome.Telling
@@ -314,18 +298,6 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	}
 	p.concludeDeploy(ctx, target, version, before, tried, outcome, err)
 }
-
-// mostNews is how many endpoints of a target the log tells of one by one.
-const mostNews = 10
-
-// news tells the log how a pass comes along. A rehearsal is none.
-func (p *pass) news(what string, fields ...any) {
-	if !p.Rehearses {
-		p.Log.Info(what, append([]any{"cert", p.cert.Name}, fields...)...)
-	}
-}
-
-func (p *pass) took(began time.Time) time.Duration { return p.Now().Sub(began).Round(time.Millisecond) }
 
 // countToday counts calls within a day, whatever they were for.
 func countToday(d, before certstore.Deployment, tried int) certstore.Deployment {

@@ -69,8 +69,8 @@ type Engine struct {
 	// Alive is called at the end of every stage of a pass; nil: nobody watches it.
 	Alive     func()
 	Rehearses bool // it is made of harmless parts
-	// Progress is told what a pass waits for; nil: nobody is.
-	Progress func(cert, words string)
+	// Progress is told how a pass comes along, by several goroutines at once; nil: nobody watches.
+	Progress func(Progress)
 	Now      func() time.Time
 	Log      *slog.Logger
 }
