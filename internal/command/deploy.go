@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -131,7 +130,7 @@ func (a *app) rollback(c *call) error {
 	}
 	leaf := version.Bundle.Leaf()
 	fmt.Fprintf(a.words, "%s: version %d is current again, until %s", name, version.Number, report.Time{Time: leaf.NotAfter})
-	if end := lifecycle.HoldEnd(leaf, time.Now().Add(c.duration("hold"))); end.After(time.Now()) {
+	if end := lifecycle.HoldEnd(leaf, a.now().Add(c.duration("hold"))); end.After(a.now()) {
 		fmt.Fprintf(a.words, "; renewal by time is held until %s", report.Time{Time: end})
 	}
 	fmt.Fprintln(a.words)

@@ -2,13 +2,17 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"io"
 	"os"
 	"regexp"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"golang.org/x/term"
+
+	"maascert/internal/report"
 )
 
 // face writes for people: on a terminal no line is longer than it is wide, so that no word is broken; where the locale is not UTF-8, nothing
@@ -39,6 +43,11 @@ func isUTF8(environment func(string) string) bool {
 	return true
 }
 
+// screen is what results are drawn on.
+func (a *app) screen() report.Screen {
+	return report.Screen{Columns: cmp.Or(a.columns, columnsOf(a.stdout)), IsASCII: !isUTF8(os.Getenv), HasColours: columnsOf(a.stdout) > 0 && !isPlain(os.Getenv)}
+}
+
 // columnsOf is how wide the terminal is that an output goes to; 0: it is none.
 func columnsOf(to io.Writer) int {
 	file, isFile := to.(*os.File)
@@ -55,8 +64,8 @@ func columnsOf(to io.Writer) int {
 // narrowest is the width below which lines are not folded: there is no room for an indent.
 const narrowest = 40
 
-func (f *face) Write(text []byte) (int, error) {
-	f.rest = append(f.rest, text...)
+func (f *face) Write(part []byte) (int, error) {
+	f.rest = append(f.rest, part...)
 	for {
 		line, rest, isWhole := bytes.Cut(f.rest, []byte("\n"))
 		if !isWhole {
@@ -67,7 +76,7 @@ func (f *face) Write(text []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return len(text), nil
+	return len(part), nil
 }
 
 // inColumns are lines of a table: what follows a wide gap goes on below where it began.
@@ -75,7 +84,7 @@ var inColumns = regexp.MustCompile(`^ {0,24}(\S+ {2,})?(\S+ {2,})`)
 
 func (f *face) folded(line string) string {
 	line = f.ascii(line)
-	if f.columns < narrowest || utf8.RuneCountInString(line) <= f.columns {
+	if f.columns < narrowest || text.StringWidthWithoutEscSequences(line) <= f.columns {
 		return line
 	}
 	indent := len(line) - len(strings.TrimLeft(line, " "))
@@ -86,7 +95,7 @@ func (f *face) folded(line string) string {
 	var out strings.Builder
 	at := 0
 	for i, word := range strings.Split(line, " ") {
-		length := utf8.RuneCountInString(word)
+		length := text.StringWidthWithoutEscSequences(word)
 		switch {
 		case i == 0:
 		case at+1+length > f.columns && at > hanging && word != "":
@@ -102,14 +111,14 @@ func (f *face) folded(line string) string {
 	return out.String()
 }
 
-func (f *face) ascii(text string) string {
+func (f *face) ascii(line string) string {
 	if !f.isASCII {
-		return text
+		return line
 	}
 	return strings.Map(func(r rune) rune {
 		if r >= utf8.RuneSelf {
 			return '?'
 		}
 		return r
-	}, strings.ReplaceAll(text, "…", "..."))
+	}, strings.ReplaceAll(line, "…", "..."))
 }

@@ -64,7 +64,7 @@ func (a *app) notifyTest(c *call) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
-	event := notify.New(notify.Event{At: time.Now(), Kind: notify.Test, Node: config.Node})
+	event := notify.New(notify.Event{At: a.now(), Kind: notify.Test, Node: config.Node})
 	failures := make([]error, len(p.channels))
 	var group sync.WaitGroup
 	for i, channel := range p.channels {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -123,11 +122,11 @@ func (a *app) printUnattended(ctx context.Context, p *assembly, results []lifecy
 	if !slices.ContainsFunc(results, func(r lifecycle.Result) bool { return r.Changed && len(r.Troubles) == 0 }) {
 		return
 	}
-	nodes, err := certstore.LoadNodes(ctx, p.store, time.Now())
+	nodes, err := certstore.LoadNodes(ctx, p.store, a.now())
 	if err != nil {
 		return
 	}
-	if words := report.Unattended(nodes, p.engine.Period, time.Now()); words != "" {
+	if words := report.Unattended(nodes, p.engine.Period, a.now()); words != "" {
 		fmt.Fprintln(a.words, words)
 	}
 }

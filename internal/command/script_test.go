@@ -50,6 +50,9 @@ func TestMain(m *testing.M) {
 		a := newApp()
 		a.types = testTypes()
 		a.reach = port80(os.Getenv("HTTP01_PORT"))
+		if ahead, err := time.ParseDuration(os.Getenv("CLOCK_AHEAD")); err == nil {
+			a.now = func() time.Time { return time.Now().Add(ahead) }
+		}
 		if work := os.Getenv("WORK"); work != "" { // a script's
 			a.fsys, a.listening = worldtest.Elsewhere{FS: world.OS{}, Root: filepath.Join(work, "host"), Kept: []string{work}}, nil
 		}

@@ -1,11 +1,8 @@
 package command
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +28,7 @@ func (a *app) status(c *call) error {
 	}
 	p := a.assemble(config)
 	defer p.close()
-	now := time.Now()
+	now := a.now()
 	nodes, err := certstore.LoadNodes(c.Context, p.store, now)
 	doc := report.NewStatus(config.Node, nodes, p.holders(c.Context), p.engine.Period, now)
 	said := ""
@@ -55,7 +52,7 @@ func (a *app) status(c *call) error {
 		}
 		doc.Add(cert, view)
 	}
-	doc.Draw(cmp.Or(a.columns, columnsOf(a.stdout)), !isUTF8(os.Getenv))
+	doc.Draw(a.screen())
 	return a.show(doc, c.isOn("json"), doc.Healthy)
 }
 

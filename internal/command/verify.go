@@ -54,7 +54,7 @@ func (a *app) verify(c *call) error {
 
 // verifyOnce looks at every endpoint once.
 func verifyOnce(ctx context.Context, p *assembly, isChosen func(cert string) bool) (report.Verification, error) {
-	doc := report.NewVerification(p.config.Node, time.Now())
+	doc := report.NewVerification(p.config.Node, p.now())
 	for _, cert := range p.engine.Certificates {
 		if !isChosen(cert.Name) {
 			continue

@@ -24,7 +24,7 @@ import (
 // screenOf runs a program at a terminal and returns all that is to be read there at its end, line by line, and all that was written to it.
 func screenOf(t *testing.T, cmd *exec.Cmd, columns, rows int, environment ...string) (screen []string, written string) {
 	t.Helper()
-	cmd.Env = append(os.Environ(), append([]string{"TERM=xterm-256color", "LC_ALL=C.UTF-8", "NO_COLOR="}, environment...)...)
+	cmd.Env = append(cmd.Environ(), append([]string{"TERM=xterm-256color", "LC_ALL=C.UTF-8", "NO_COLOR="}, environment...)...)
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: uint16(rows), Cols: uint16(columns)})
 	require.NoError(t, err)
 	defer terminal.Close()
@@ -126,7 +126,9 @@ func TestWhoGetsPlainLines(t *testing.T) {
 		screen, written := screenOf(t, program(t.Context(), t, s, append([]string{"renew", "--enable-tls", "--force"}, row.args...)...), 200, 24, row.environment)
 		require.Contains(t, written, row.told, "%s %v", row.environment, row.args)
 		require.NotContains(t, written, "\x1b", "%s %v", row.environment, row.args)
-		require.Equal(t, row.args == nil, countLines(screen, func(line string) bool { return strings.Contains(line, "is told") || strings.HasSuffix(line, ": proven") }) > 0, "%s %v", row.environment, row.args)
+		require.Equal(t, row.args == nil, countLines(screen, func(line string) bool {
+			return strings.Contains(line, "is told") || strings.HasSuffix(line, ": proven")
+		}) > 0, "%s %v", row.environment, row.args)
 	}
 	code, stdout, stderr := inSite(t, s, world.OS{}, "renew", "--force")
 	require.Zero(t, code)
@@ -169,7 +171,9 @@ func TestMoreThanATerminalHolds(t *testing.T) {
 	require.Equal(t, 1, countLines(screen, func(line string) bool {
 		return strings.HasPrefix(line, fmt.Sprintf("and %d more, of which %d are through", names-rows+rowsLeft, names-rows+rowsLeft))
 	}), all)
-	require.Equal(t, 1, countLines(screen, func(line string) bool { return strings.Contains(line, "nobody knows") && strings.Contains(line, "✗ [") }), all)
+	require.Equal(t, 1, countLines(screen, func(line string) bool {
+		return strings.Contains(line, "nobody knows") && strings.Contains(line, "✗ [")
+	}), all)
 	require.Len(t, screen, rows-rowsLeft+2, all)
 }
 

@@ -97,7 +97,7 @@ func (f *Fleet) converge(cert string, version int) {
 }
 
 // Words writes the document for people. A host that is alone is told of elsewhere.
-func (f Fleet) Words(w io.Writer, own string) {
+func (f Fleet) Words(w io.Writer, own string, on Screen) {
 	for _, cert := range slices.Sorted(maps.Keys(f.Lock)) {
 		holder := f.Lock[cert]
 		fmt.Fprintf(w, "%s is being worked on by %s (process %d) since %s\n", cert, cmp.Or(holder.Node, "another run"), holder.PID, holder.Since)
@@ -115,6 +115,12 @@ func (f Fleet) Words(w io.Writer, own string) {
 		if n.Node == own {
 			version = n.Version
 		}
+	}
+	if on.isDrawnOn() {
+		fmt.Fprintln(w)
+		on.drawHosts(w, f.Nodes, version)
+		fmt.Fprintln(w)
+		return
 	}
 	for _, n := range f.Nodes {
 		n.words(w, version)

@@ -47,7 +47,7 @@ func TestStatusTellsOfTheFleet(t *testing.T) {
 	require.Equal(t, report.Converge{Version: 3, Hosts: 1, Of: 2}, doc.Fleet.Converged["maas"])
 	require.True(t, doc.Fleet.Nodes[2].Silent && doc.Fleet.Nodes[2].Differs && !doc.Fleet.Nodes[1].Silent)
 	var words bytes.Buffer
-	doc.Fleet.Words(&words, "region1")
+	doc.Fleet.Words(&words, "region1", report.Screen{})
 	require.Equal(t, `maas is being worked on by region2 (process 7) since 2026-11-26 11:59 UTC
 4 hosts:
   1 of 2 found version 3 of maas wherever they look

@@ -40,8 +40,8 @@ func penFor(isASCII bool) pen {
 	return pen{"━", "─", "░", "●", "┃"}
 }
 
-// draw is a line of at most width columns, and one that explains it.
-func (l lifetime) draw(width int, isASCII bool) string {
+// line draws it, width columns long.
+func (l lifetime) line(width int, isASCII bool) string {
 	p := penFor(isASCII)
 	line := make([]string, width)
 	now := l.at(l.now, width-1)
@@ -55,14 +55,28 @@ func (l lifetime) draw(width int, isASCII bool) string {
 			line[i] = p.left
 		}
 	}
-	legend := p.now + " " + l.words()
-	if !l.opens.IsZero() {
-		legend += "  " + p.window + " the CA's window"
-	}
 	if !l.renewal.IsZero() {
 		line[l.at(l.renewal, width-1)] = p.renewal
-		legend += "  " + p.renewal + " renewal"
 	}
 	line[now] = p.now // whatever else is there
-	return strings.Join(line, "") + "\n" + legend
+	return strings.Join(line, "")
+}
+
+// legend explains lines of several lifetimes.
+func legend(isASCII bool) string {
+	p := penFor(isASCII)
+	return fmt.Sprintf("%s now  %s the CA's window  %s renewal", p.now, p.window, p.renewal)
+}
+
+// legend explains the line of this one.
+func (l lifetime) legend(isASCII bool) string {
+	p := penFor(isASCII)
+	words := p.now + " " + l.words()
+	if !l.opens.IsZero() {
+		words += "  " + p.window + " the CA's window"
+	}
+	if !l.renewal.IsZero() {
+		words += "  " + p.renewal + " renewal"
+	}
+	return words
 }

@@ -24,6 +24,8 @@ type Status struct {
 	Fleet        Fleet         `json:"fleet"`
 	Certificates []Certificate `json:"certificates"`
 	Notifiers    []Notifier    `json:"notifiers,omitempty"` // of this host
+
+	screen Screen
 }
 
 // Notifier is how telling people goes with a notifier.
@@ -78,8 +80,7 @@ type Certificate struct {
 	differs   bool      // this host's configuration is not the one that is followed
 	heldUntil Time
 	lifetime  lifetime
-	columns   int // of the terminal on which the lifetime is drawn; 0: it is not
-	isASCII   bool
+	screen    Screen
 
 	missedWindow bool      // it should have been renewed in a window that has passed
 	open         []Trouble // what is not as it should be, each with what to do about it
@@ -235,14 +236,16 @@ func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 	return doc
 }
 
-// Draw has the lifetimes drawn on a terminal, of so many columns.
-func (s Status) Draw(columns int, isASCII bool) {
+// Draw has the document drawn on a terminal when it is written in words.
+func (s *Status) Draw(on Screen) {
+	s.screen = on
 	for i := range s.Certificates {
-		s.Certificates[i].columns, s.Certificates[i].isASCII = columns, isASCII
+		s.Certificates[i].screen = on
 	}
 }
 
-// Words writes the document for people: of several certificates first how many are well, and those that are not.
+// Words writes the document for people: of several certificates first how many are well, and those that are not. On a terminal a table shows
+// them all, and no more is told of those that are well.
 func (s Status) Words(w io.Writer) {
 	wrong := 0
 	for _, cert := range s.Certificates {
@@ -250,15 +253,24 @@ func (s Status) Words(w io.Writer) {
 			wrong++
 		}
 	}
-	if all := len(s.Certificates); all > 1 {
+	all := len(s.Certificates)
+	if all > 1 {
 		fmt.Fprintf(w, "%d of %d certificates are as they should be\n", all-wrong, all)
+	}
+	isDrawn := s.screen.isDrawnOn() && all > 0
+	if isDrawn {
+		s.screen.drawCertificates(w, s.Certificates)
+		fmt.Fprintln(w)
 	}
 	for _, isHealthy := range []bool{false, true} {
 		for _, cert := range s.Certificates {
-			if cert.isHealthy() == isHealthy {
+			if cert.isHealthy() == isHealthy && !(isHealthy && isDrawn && all > 1) {
 				cert.Words(w)
 			}
 		}
+	}
+	if isDrawn && all > 1 {
+		fmt.Fprintln(w, "maascert status --cert NAME tells more of one")
 	}
 	s.wordsOfHosts(w)
 }
@@ -275,7 +287,7 @@ func (s Status) Wrong(w io.Writer) {
 func (c Certificate) isHealthy() bool { return lifecycle.CertState(c.State).IsHealthy() }
 
 func (s Status) wordsOfHosts(w io.Writer) {
-	s.Fleet.Words(w, s.Node)
+	s.Fleet.Words(w, s.Node, s.screen)
 	if s.LastPass != nil {
 		fmt.Fprintf(w, "last pass %s by %s\n", dated(s.LastPass.Time, s.At.Time), s.LastPass.Node)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"maascert/internal/lifecycle"
@@ -224,20 +223,10 @@ func (c Certificate) facts(w io.Writer) {
 	}
 }
 
-const (
-	// narrowest is the fewest columns in which a lifetime is drawn: its moments fall upon each other in less.
-	narrowest = 40
-	// longest is as long as it is drawn.
-	longest = 100
-)
-
 // drawLifetime draws the lifetime where there is a terminal to draw it on.
 func (c Certificate) drawLifetime(w io.Writer) {
-	if c.columns < narrowest || !c.lifetime.isKnown() {
-		return
-	}
-	for line := range strings.Lines(c.lifetime.draw(min(c.columns-2, longest), c.isASCII)) {
-		fmt.Fprintf(w, "  %s\n", strings.TrimSuffix(line, "\n"))
+	if c.screen.isDrawnOn() && c.lifetime.isKnown() {
+		fmt.Fprintf(w, "  %s\n  %s\n", c.lifetime.line(min(c.screen.Columns-2, longestAlone), c.screen.IsASCII), c.lifetime.legend(c.screen.IsASCII))
 	}
 }
 
