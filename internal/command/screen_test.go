@@ -14,10 +14,10 @@ func TestStatusAtATerminal(t *testing.T) {
 	t.Parallel()
 	e := startEstate(t, 12, 7, true)
 	for _, row := range []struct {
-		name                 string
-		columns              int
-		environment          []string
-		hasServed, hasDrawn  bool
+		name                  string
+		columns               int
+		environment           []string
+		hasServed, hasDrawn   bool
 		gone, renewal, colour string
 	}{
 		{"usual", 80, nil, true, true, "━", "┃", "\x1b[32mok\x1b[0m"},
