@@ -7,8 +7,9 @@ STEP_CA := github.com/smallstep/certificates/cmd/step-ca@v0.30.2
 STEP := github.com/smallstep/cli/cmd/step@v0.30.2
 PEBBLE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 CADDY := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
+NODE_MODULES := axe-core@4.14.1 @xterm/xterm@6.0.0
 
-.PHONY: build test demo demo-fleet lint rules race lives hostile e2e soak scale bench allproviders check clean
+.PHONY: build test demo demo-fleet lint rules race lives hostile browser pictures e2e soak scale bench allproviders check clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
@@ -27,9 +28,9 @@ demo-fleet: build ## three hosts, one database, a host killed in the middle of a
 lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck, both modules tidy
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
 	go vet ./...
-	go vet -tags e2e,hostile ./...
+	go vet -tags e2e,hostile,browser ./...
 	$(TOOLS)/staticcheck ./...
-	$(TOOLS)/staticcheck -tags e2e,hostile ./...
+	$(TOOLS)/staticcheck -tags e2e,hostile,browser ./...
 	go mod tidy -diff
 	cd examples/allproviders && go mod tidy -diff
 
@@ -46,6 +47,13 @@ LIVES ?= 2000
 
 hostile: ## a lying CA, forged regions, a hostile DNS and local users: what they cost, and that the real ones work afterwards
 	go test -count=1 -timeout 20m -tags hostile -run TestHostile ./internal/command
+
+browser: $(TOOLS)/node_modules ## the status page in Chromium: how it looks, and that axe-core finds nothing; needs chromium, npm and fonts-dejavu-core
+	MAASCERT_NODE_MODULES=$(TOOLS)/node_modules go test -tags browser -count=1 -timeout 20m -v -run 'TestThePageInABrowser|TestPictures' ./internal/command
+
+pictures: $(TOOLS)/node_modules ## those of the README, made anew by the real program; needs what make browser needs
+	mkdir -p examples/pictures
+	MAASCERT_PICTURES=$(CURDIR)/examples/pictures MAASCERT_NODE_MODULES=$(TOOLS)/node_modules go test -tags browser -count=1 -timeout 20m -run TestPictures ./internal/command
 
 e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies, name servers, PostgreSQL and Prometheus; needs root, nginx, haproxy, apache2, named, ip, systemd-analyze, prometheus, prometheus-alertmanager, prometheus-node-exporter, prometheus-blackbox-exporter, postgresql-15, pgbouncer, nsenter, unshare, curl, openssl, certbot, lego, dehydrated, nftables, ufw and libmonitoring-plugin-perl
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -timeout 30m -v ./certstore/postgres ./internal/e2e
@@ -67,7 +75,7 @@ allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, wh
 	cd examples/allproviders && go vet ./... && go test ./...
 	cd examples/allproviders && CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(CURDIR)/bin/maascert-allproviders .
 
-check: lint rules race lives hostile e2e allproviders ## what CI runs after the README's own commands
+check: lint rules race lives hostile browser e2e allproviders ## what CI runs after the README's own commands
 
 clean:
 	rm -rf bin .tools
@@ -82,3 +90,5 @@ $(TOOLS)/pebble:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(PEBBLE)
 $(TOOLS)/caddy:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(CADDY)
+$(TOOLS)/node_modules:
+	npm install --prefix $(TOOLS) --no-save --no-audit --no-fund --loglevel=error $(NODE_MODULES)

@@ -43,7 +43,10 @@ func newBoard(now func() time.Time) *board {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: mostAsking, Timeout: askedTime}))
 	mux.HandleFunc("GET /healthz", b.health)
 	mux.HandleFunc("GET /{$}", b.page)
-	b.handler = mux
+	b.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		mux.ServeHTTP(w, r)
+	})
 	return b
 }
 
@@ -119,7 +122,6 @@ func (b *board) closeLocked() {
 // health answers 200 while the last pass left everything as it should be, and was made lately; else 503 with the reasons.
 func (b *board) health(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	reasons := report.Unhealthy(b.shown.Shown(), b.now())
 	if len(reasons) > 0 {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -131,7 +133,7 @@ func (b *board) health(w http.ResponseWriter, _ *http.Request) {
 
 // pageHeaders are those of the page: it runs nothing, loads nothing, and is shown within nothing.
 var pageHeaders = map[string]string{
-	"Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store", "Refresh": "30",
+	"Content-Type": "text/html; charset=utf-8", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store", "Refresh": "30",
 	"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 	"Content-Security-Policy": "default-src 'none'; style-src " + report.PageStyleSource() + "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +56,8 @@ var only = []struct{ to, by, why string }{
 	{"github.com/canonical/gomaasclient/", "maascert/maasconfig/maasapi", "MAAS's API is spoken in one place, which takes care of the key"},
 	{"github.com/juju/gomaasapi/", "maascert/maasconfig/maasapi", "likewise"},
 	{"github.com/spf13/cobra", "maascert/internal/command", "flags and words belong to the command"},
+	{"github.com/jedib0t/go-pretty/v6/progress", "maascert/internal/command", "a renewal is watched at a terminal, which the command has"},
+	{"github.com/jedib0t/go-pretty/v6/table", "maascert/internal/report", "documents are drawn where they are put into words"},
 	{"charm.land/", "maascert/internal/command", "forms are asked at a terminal, which the command has"},
 	{"github.com/letsencrypt/pebble/", "maascert/acme/acmetest", "a CA for tests is no part of the program"},
 	{"github.com/jackc/pgx/", "maascert/certstore/postgres", "a database is one of several places to keep documents"},
@@ -143,4 +146,22 @@ func TestTheTopLevelIsAsAgreed(t *testing.T) {
 		name := entry.Name()
 		require.True(t, strings.HasPrefix(name, ".") || name == built || slices.Contains(agreed, name), name)
 	}
+}
+
+// What the README shows is there, and what is there is shown.
+func TestTheREADMEShowsThePictures(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	var shown []string
+	for _, match := range regexp.MustCompile(`!\[[^]]+\]\((examples/pictures/[^)]+)\)`).FindAllStringSubmatch(string(readme), -1) {
+		shown = append(shown, match[1])
+	}
+	there, err := filepath.Glob("../../examples/pictures/*")
+	require.NoError(t, err)
+	for i, path := range there {
+		there[i] = strings.TrimPrefix(filepath.ToSlash(path), "../../")
+	}
+	require.NotEmpty(t, there)
+	require.ElementsMatch(t, there, shown)
 }

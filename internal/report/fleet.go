@@ -108,6 +108,9 @@ func (f Fleet) Words(w io.Writer, own string, on Screen) {
 	fmt.Fprintf(w, "%d hosts:\n", len(f.Nodes))
 	for _, cert := range slices.Sorted(maps.Keys(f.Converged)) {
 		c := f.Converged[cert]
+		if on.isDrawnOn() && c.Hosts == c.Of { // the table shows it
+			continue
+		}
 		fmt.Fprintf(w, "  %d of %d found version %d of %s wherever they look\n", c.Hosts, c.Of, c.Version, cert)
 	}
 	version := ""

@@ -41,19 +41,32 @@ type PastPass struct {
 
 // PastLine is what a pass did for one certificate. What an error says is for those who may read the log.
 type PastLine struct {
-	Certificate string
+	Certificate string // empty: for several, to none of which anything was done
 	Words       string
 	IsWell      bool
 }
 
 // NewPastPass says what a pass did.
 func NewPastPass(results []lifecycle.Result, at time.Time) PastPass {
-	past := PastPass{At: at}
+	past, idle := PastPass{At: at}, 0
 	for _, r := range results {
-		past.Lines = append(past.Lines, PastLine{r.Name, pastWords(r), r.IsWell()})
+		if isIdle(r) {
+			idle++
+		}
+	}
+	for _, r := range results {
+		if !isIdle(r) || idle == 1 {
+			past.Lines = append(past.Lines, PastLine{r.Name, pastWords(r), r.IsWell()})
+		}
+	}
+	if idle > 1 {
+		past.Lines = append(past.Lines, PastLine{"", fmt.Sprintf("%d certificates: nothing to do", idle), true})
 	}
 	return past
 }
+
+// isIdle tells whether a pass found a certificate as it should be, and did nothing to it.
+func isIdle(r lifecycle.Result) bool { return r.IsWell() && !r.Obtained && len(r.Deployed) == 0 }
 
 func pastWords(r lifecycle.Result) string {
 	version := r.After.Version()
@@ -61,7 +74,7 @@ func pastWords(r lifecycle.Result) string {
 	case !r.IsWell() && r.Obtained:
 		return fmt.Sprintf("obtained version %d (%s), and then failed (%s)", version, r.Before.Plan.Why.Words(), r.Stage())
 	case !r.IsWell() && r.Stage() != "":
-		return fmt.Sprintf("failed (%s)", r.Stage())
+		return fmt.Sprintf("failed (%s): %s", r.Stage(), stateWords(r.After.Summary))
 	case !r.IsWell():
 		return stateWords(r.After.Summary)
 	case r.Obtained:
@@ -114,38 +127,56 @@ type pageView struct {
 	Style        template.CSS
 	Node         string
 	Version      string
+	HasPassed    bool
 	IsWell       bool
-	Reasons      []string
+	Reasons      []string // why it is not, beside the certificates that are not well
 	At, Next     pageTime
-	Certificates []pageCertificate
+	Certificates []pageCertificate // those that are not well first
+	HasFolded    bool
 	Others       []pageHost
 	HeardAt      pageTime // when they were read of
 	Past         []pagePast
 	Notifiers    []PublicNotifier
 }
 
-// pageTime is a moment, and how far away it is.
-type pageTime struct{ Machine, Words, Away string }
+// pageTime is a moment as the page shows it, in elements that hold nothing but digits and our own words. The zero pageTime is none.
+type pageTime struct {
+	At   template.HTML // the moment
+	Far  template.HTML // how far away it is
+	Both template.HTML
+}
 
 func newPageTime(t Time, now time.Time) pageTime {
 	if t.IsZero() {
-		return pageTime{}
+		return pageTime{"–", "–", "–"}
 	}
-	return pageTime{t.UTC().Format(time.RFC3339), printable.Time(t.Time), printable.From(now, t.Time)}
+	element := func(words string) string {
+		return `<time datetime="` + t.UTC().Format(time.RFC3339) + `">` + words + `</time>`
+	}
+	at, far := element(printable.Time(t.Time)), printable.From(now, t.Time)
+	return pageTime{template.HTML(at), template.HTML(element(far)), template.HTML(at + " (" + far + ")")}
 }
 
 type pageCertificate struct {
-	PublicCertificate
+	Name        string
+	Names       []string
+	Version     int
+	Fingerprint string
+
 	Words     string
 	Reason    string
 	IsWell    bool
+	IsFolded  bool // its details are shown to whoever asks for them
 	Bar       *pageBar
 	Begins    pageTime
 	Ends      pageTime
 	Renews    pageTime
-	Window    string // of the CA; empty: it names none
+	HasWindow bool     // the CA names one
+	Opens     pageTime // it does
+	Closes    pageTime
 	Rehearsal string
 	Targets   []pageTarget
+	Serving   string // how many of their endpoints serve what they should
 }
 
 type pageTarget struct {
@@ -169,20 +200,19 @@ type pagePast struct {
 type pageHost struct {
 	Name     string
 	Words    string
-	IsWell   bool
+	IsWell   bool // as far as its last pass saw
 	At       pageTime
 	Troubles []string
 }
 
 func newPageHost(n Node, version string, now time.Time) pageHost {
-	h := pageHost{Name: n.Node, Words: "well", At: newPageTime(n.LastPass, now), Troubles: n.troubles(version)}
+	h := pageHost{Name: n.Node, Words: "well", IsWell: n.OK, At: newPageTime(n.LastPass, now), Troubles: n.troubles(version)}
 	if !n.OK {
 		h.Words = "not well"
 	}
 	if own := n.proxies(); own != "" {
 		h.Words += "; " + own
 	}
-	h.IsWell = n.OK && len(h.Troubles) == 0
 	return h
 }
 
@@ -199,12 +229,23 @@ const barWidth = 1000
 func newPageView(b *Board, now time.Time) pageView {
 	doc := b.doc
 	v := pageView{
-		Style: template.CSS(pageStyle), Node: doc.Node, Version: b.Version, HeardAt: newPageTime(Time{b.heardAt}, now), Reasons: Unhealthy(doc, now), At: newPageTime(doc.At, now), Next: newPageTime(doc.NextPass, now), Notifiers: doc.Notifiers,
+		Style: template.CSS(pageStyle), Node: doc.Node, Version: b.Version, HeardAt: newPageTime(Time{b.heardAt}, now), At: newPageTime(doc.At, now), Next: newPageTime(doc.NextPass, now), Notifiers: doc.Notifiers,
 	}
-	v.IsWell = len(v.Reasons) == 0
+	ill := 0
 	for _, cert := range doc.Certificates {
-		v.Certificates = append(v.Certificates, newPageCertificate(cert, now))
+		c := newPageCertificate(cert, now)
+		c.IsFolded = c.IsWell && len(doc.Certificates) > mostOpen
+		v.HasFolded = v.HasFolded || c.IsFolded
+		if !c.IsWell {
+			ill++
+		}
+		v.Certificates = append(v.Certificates, c)
 	}
+	slices.SortStableFunc(v.Certificates, func(a, b pageCertificate) int { return cmp.Compare(rank(a.IsWell), rank(b.IsWell)) })
+	if v.Reasons = unhealthyPass(doc, now, ill > 0); doc.At.IsZero() {
+		v.Reasons = []string{noPassYet}
+	}
+	v.HasPassed, v.IsWell = !doc.At.IsZero(), ill == 0 && len(v.Reasons) == 0
 	for _, host := range b.others {
 		v.Others = append(v.Others, newPageHost(host, b.Version, now))
 	}
@@ -214,16 +255,26 @@ func newPageView(b *Board, now time.Time) pageView {
 	return v
 }
 
+// mostOpen is of how many certificates the page tells everything at once; of more, only those that are not well.
+const mostOpen = 3
+
+func rank(isWell bool) int {
+	if isWell {
+		return 1
+	}
+	return 0
+}
+
 func newPageCertificate(cert PublicCertificate, now time.Time) pageCertificate {
 	state := lifecycle.CertState(cert.State)
 	c := pageCertificate{
-		PublicCertificate: cert, Words: stateWords(state), IsWell: state.IsHealthy(), Begins: newPageTime(cert.NotBefore, now), Ends: newPageTime(cert.NotAfter, now), Renews: newPageTime(cert.RenewAt, now),
+		Name: cert.Name, Names: cert.Names, Version: cert.Version, Fingerprint: cert.Fingerprint, Words: stateWords(state), IsWell: state.IsHealthy(), Begins: newPageTime(cert.NotBefore, now), Ends: newPageTime(cert.NotAfter, now), Renews: newPageTime(cert.RenewAt, now),
 	}
 	if lifecycle.Reason(cert.Reason) != lifecycle.Fresh {
 		c.Reason = reasonWords(cert.Reason)
 	}
 	if w := cert.Window; w != nil {
-		c.Window = printable.Time(w.Start.Time) + " to " + printable.Time(w.End.Time)
+		c.HasWindow, c.Opens, c.Closes = true, newPageTime(w.Start, now), newPageTime(w.End, now)
 	}
 	switch r := cert.Rehearsal; {
 	case r == nil:
@@ -241,6 +292,7 @@ func newPageCertificate(cert PublicCertificate, now time.Time) pageCertificate {
 		}
 		c.Targets = append(c.Targets, t)
 	}
+	c.Serving = c.serving()
 	return c
 }
 
@@ -285,12 +337,27 @@ func newPageBar(cert PublicCertificate, now time.Time) *pageBar {
 	return bar
 }
 
-// Serving counts the endpoints of a certificate, and those that serve what they should.
-func (c pageCertificate) Serving() string {
+// Verdict says that all is well.
+func (v pageView) Verdict() string {
+	if all := len(v.Certificates); all != 1 {
+		return fmt.Sprintf("All %d certificates are as they should be.", all)
+	}
+	return "The certificate is as it should be."
+}
+
+// serving counts the endpoints of a certificate, and those that serve what they should.
+func (c pageCertificate) serving() string {
 	all, well := 0, 0
 	for _, target := range c.Targets {
-		all += len(target.Endpoints)
-		well += len(slices.DeleteFunc(slices.Clone(target.Endpoints), func(e pageEndpoint) bool { return !e.IsWell }))
+		for _, e := range target.Endpoints {
+			all++
+			if e.IsWell {
+				well++
+			}
+		}
+	}
+	if all == 1 {
+		return fmt.Sprintf("%d of 1 endpoint serves what it should", well)
 	}
 	return fmt.Sprintf("%d of %d endpoints serve what they should", well, all)
 }

@@ -62,8 +62,8 @@ func TestPage(t *testing.T) {
 	require.NotContains(t, page, ">region1<", "what this host once said of itself is older than the rest of its page")
 	for _, words := range []string{
 		"This needs attention", "&lt;script&gt;", "33 % of the lifetime has gone", "serves the version in use", "still serves version 3", "could not be asked", "worked at 2026-11-26 11:00 UTC",
-		"1 of 3 endpoints serve what they should", "not every endpoint serves it", "did not take what it was told after 2 passes", "2026-12-25 12:00 UTC to 2026-12-27 12:00 UTC",
-		"as each had said by 2026-11-26 12:00 UTC", "its daemon was not heard of since 2026-11-24 12:00 UTC", "this host v1",
+		"1 of 3 endpoints serve what they should", "</a>: not every endpoint serves it", "it runs maascert &lt;script&gt;", "did not take what it was told after 2 passes", "2026-12-25 12:00 UTC</time> to <time",
+		"as each had said by <time datetime=\"2026-11-26T12:00:00Z\">2026-11-26 12:00 UTC</time>", "its daemon was not heard of since 2026-11-24 12:00 UTC", "this host v1",
 	} {
 		require.Contains(t, page, words)
 	}

@@ -147,10 +147,12 @@ func (p Public) Text() ([]byte, error) {
 	return append(text, '\n'), err
 }
 
+const noPassYet = "no pass has been made yet"
+
 // Unhealthy says why a document is not as it should be; nothing where it is.
 func Unhealthy(p Public, now time.Time) []string {
 	if p.At.IsZero() {
-		return []string{"no pass has been made yet"}
+		return []string{noPassYet}
 	}
 	var reasons []string
 	for _, cert := range p.Certificates {
@@ -162,7 +164,12 @@ func Unhealthy(p Public, now time.Time) []string {
 			reasons = append(reasons, printable.Text(words))
 		}
 	}
-	if len(reasons) == 0 && !p.OK {
+	return append(reasons, unhealthyPass(p, now, len(reasons) > 0)...)
+}
+
+// unhealthyPass says why the last pass is not as it should be, beside what certificates have.
+func unhealthyPass(p Public, now time.Time, isCertificates bool) (reasons []string) {
+	if !isCertificates && !p.OK {
 		reasons = append(reasons, "the last pass did not leave everything as it should be")
 	}
 	if now.After(p.StaleAfter.Time) {
