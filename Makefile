@@ -7,9 +7,11 @@ STEP_CA := github.com/smallstep/certificates/cmd/step-ca@v0.30.2
 STEP := github.com/smallstep/cli/cmd/step@v0.30.2
 PEBBLE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 CADDY := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
-NODE_MODULES := axe-core@4.14.1 @xterm/xterm@6.0.0
+AXE := 4.14.1
+XTERM := 6.0.0
+NODE_MODULES := $(TOOLS)/node_modules/.axe-core-$(AXE)-xterm-$(XTERM)
 
-.PHONY: build test demo demo-fleet lint rules race lives hostile browser pictures e2e soak scale bench allproviders check clean
+.PHONY: build test demo demo-fleet lint rules race lives faults hostile browser pictures e2e soak scale bench allproviders check clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
@@ -28,9 +30,9 @@ demo-fleet: build ## three hosts, one database, a host killed in the middle of a
 lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck, both modules tidy
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
 	go vet ./...
-	go vet -tags e2e,hostile,browser ./...
+	go vet -tags e2e,hostile,browser,faults ./...
 	$(TOOLS)/staticcheck ./...
-	$(TOOLS)/staticcheck -tags e2e,hostile,browser ./...
+	$(TOOLS)/staticcheck -tags e2e,hostile,browser,faults ./...
 	go mod tidy -diff
 	cd examples/allproviders && go mod tidy -diff
 
@@ -45,13 +47,16 @@ lives: ## two thousand lives of a deployment in fake time, and two hundred inter
 	INTERRUPTED_RUNS=200 go test -count=1 -timeout 20m -run TestM1AnInterruptedPassTellsNoLie ./internal/command
 LIVES ?= 2000
 
+faults: ## whatever goes wrong wherever a renewal touches the world, with both kinds of stores; FAULTS=all for every single time; needs postgresql-15
+	FAULTS=$(FAULTS) go test -count=1 -timeout 60m -tags faults -parallel 20 -run TestFaultsAtEveryPoint -v ./internal/command | grep -v '^=== \|^ *--- PASS.*/walk/'
+
 hostile: ## a lying CA, forged regions, a hostile DNS and local users: what they cost, and that the real ones work afterwards
 	go test -count=1 -timeout 20m -tags hostile -run TestHostile ./internal/command
 
-browser: $(TOOLS)/node_modules ## the status page in Chromium: how it looks, and that axe-core finds nothing; needs chromium, npm and fonts-dejavu-core
+browser: $(NODE_MODULES) ## the status page in Chromium: how it looks, and that axe-core finds nothing; needs chromium, npm and fonts-dejavu-core
 	MAASCERT_NODE_MODULES=$(TOOLS)/node_modules go test -tags browser -count=1 -timeout 20m -v -run 'TestThePageInABrowser|TestPictures' ./internal/command
 
-pictures: $(TOOLS)/node_modules ## those of the README, made anew by the real program; needs what make browser needs
+pictures: $(NODE_MODULES) ## those of the README, made anew by the real program; needs what make browser needs
 	mkdir -p examples/pictures
 	MAASCERT_PICTURES=$(CURDIR)/examples/pictures MAASCERT_NODE_MODULES=$(TOOLS)/node_modules go test -tags browser -count=1 -timeout 20m -run TestPictures ./internal/command
 
@@ -75,7 +80,7 @@ allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, wh
 	cd examples/allproviders && go vet ./... && go test ./...
 	cd examples/allproviders && CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(CURDIR)/bin/maascert-allproviders .
 
-check: lint rules race lives hostile browser e2e allproviders ## what CI runs after the README's own commands
+check: lint rules race lives faults hostile browser e2e allproviders ## what CI runs after the README's own commands
 
 clean:
 	rm -rf bin .tools
@@ -90,5 +95,6 @@ $(TOOLS)/pebble:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(PEBBLE)
 $(TOOLS)/caddy:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(CADDY)
-$(TOOLS)/node_modules:
-	npm install --prefix $(TOOLS) --no-save --no-audit --no-fund --loglevel=error $(NODE_MODULES)
+$(NODE_MODULES):
+	npm install --prefix $(TOOLS) --no-save --no-audit --no-fund --ignore-scripts --loglevel=error axe-core@$(AXE) @xterm/xterm@$(XTERM)
+	touch $@

@@ -50,9 +50,15 @@ type Request struct {
 	// Note is called before answers are made visible that outlive this process, and when they are gone: with all that may
 	// be visible. nil: they are not written down. An error stops the order.
 	Note func([]certstore.Answer) error
-	// Progress is told how far the order has come, with an empty name, and how far the proof of each name; nil: nobody is. Several
-	// names may be told of at once.
-	Progress func(step Step, name string)
+	// Progress is told how far the order has come, and the proof of each name; nil: nobody is. Several names may be told of at once.
+	Progress func(Progress)
+}
+
+// Progress is how far an order has come, or the proof of a name.
+type Progress struct {
+	Directory string // of the CA that is asked
+	Step      Step
+	Name      string // whose proof it is about; empty: the order
 }
 
 // Step is how far an order has come, or the proof of a name.
@@ -239,7 +245,7 @@ func (o *order) fetch() (*certstore.Bundle, error) {
 
 func (o *order) reached(step Step, name string) {
 	if o.request.Progress != nil {
-		o.request.Progress(step, name)
+		o.request.Progress(Progress{o.config.Directory, step, name})
 	}
 }
 
@@ -494,6 +500,9 @@ func (o *order) proveLasting(tasks []*task) error {
 					return nil
 				}
 				if err := o.judged(ctx, by[one.Proof]); err != nil {
+					if ctx.Err() == nil { // else it was given up because of another name
+						o.reached(Unproven, one.asked)
+					}
 					return err
 				}
 				o.reached(Proven, one.asked)
@@ -796,8 +805,11 @@ func (o *order) failedAuthorizations() error {
 					solver = o.config.Solve(name)
 				}
 				why[i] = failedAuthorization(authorization, solver)
-				if isAsked && why[i] != nil {
+				switch {
+				case isAsked && why[i] != nil:
 					o.reached(Unproven, name)
+				case isAsked && authorization.Status == lego.StatusValid:
+					o.reached(Proven, name)
 				}
 			}
 			return nil

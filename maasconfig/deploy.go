@@ -172,7 +172,7 @@ func verify(ctx context.Context, target Target, change Change, d Deployment, dea
 			return nil, context.Cause(ctx)
 		}
 		if d.Looked != nil {
-			d.Looked(endpoints)
+			d.Looked(endpoints, max(0, time.Until(deadline)))
 		}
 		for _, e := range endpoints {
 			if e.IsServing() && !seen[e.Address] && d.Seen != nil {

@@ -127,10 +127,10 @@ type Deployment struct {
 	Waiting   func(words string) // called now and then while endpoints are waited for; may be nil
 	// Known notes of endpoints which of our versions they serve; may be nil.
 	Known func(endpoints []Endpoint)
-	// Told is called when the target took a call, Looked with what the endpoints serve whenever that is looked at after it, and Seen when
-	// one was first seen to serve the bundle, so long after it; each may be nil.
+	// Told is called when the target took a call, Looked with what the endpoints serve, and for how much longer they are waited for,
+	// whenever that is looked at after it, and Seen when one was first seen to serve the bundle, so long after it; each may be nil.
 	Told   func()
-	Looked func(endpoints []Endpoint)
+	Looked func(endpoints []Endpoint, left time.Duration)
 	Seen   func(endpoint string, after time.Duration)
 }
 

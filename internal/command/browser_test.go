@@ -184,11 +184,37 @@ func TestThePageInABrowser(t *testing.T) {
 						keepPicture(t, "MAASCERT_SCREENSHOTS", name, seen.picture)
 					}
 				}
+				if certificates > mostOpenOnPage {
+					foldedDetails(t, browser, axe, e)
+				}
 				stop()
 			}
 		}
 	}
 	require.NotEqual(t, backgrounds["light"], backgrounds["dark"])
+}
+
+// mostOpenOnPage is of how many certificates the page tells everything at once.
+const mostOpenOnPage = 3
+
+// foldedDetails are shown to whoever follows their link, also after the page has refreshed itself, and axe-core finds nothing in them.
+func foldedDetails(t *testing.T, browser context.Context, axe string, e *estate) {
+	t.Helper()
+	tab, stop := chromedp.NewContext(browser)
+	defer stop()
+	const isShown = `getComputedStyle(document.querySelector("#cert-zabbix .more dl")).display != "none" && document.querySelector("#cert-zabbix .more").checkVisibility()`
+	require.NoError(t, chromedp.Do(tab, viewport{"light", 1280, 800}.set(), chromedp.Navigate("http://"+e.board+"/")))
+	tab, expire := context.WithTimeout(tab, time.Minute)
+	defer expire()
+	require.False(t, evaluate[bool](t, tab, isShown))
+	evaluate[chromedp.Void](t, tab, `document.querySelector('a[href="#cert-zabbix"]').click()`)
+	require.True(t, evaluate[bool](t, tab, isShown))
+	require.NoError(t, chromedp.Do(tab, chromedp.Reload()))
+	require.True(t, evaluate[bool](t, tab, isShown), "the address remembers it")
+	evaluate[chromedp.Void](t, tab, axe)
+	found := evaluate[axeResult](t, tab, runAxe)
+	require.Empty(t, found.Violations)
+	require.Empty(t, found.undecided(1280))
 }
 
 // startDaemon starts an estate's daemon, and waits until it has looked at everything, and rehearsed what it rehearses: in a fleet that is left

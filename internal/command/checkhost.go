@@ -21,7 +21,7 @@ import (
 func (p *assembly) preflightHost(ctx context.Context) (preflight.Host, error) {
 	here := p.config.MAAS.Installation(p.config.StateDir, p.fsys, p.runner)
 	found, err := maasconfig.Detect(ctx, here)
-	host := preflight.Host{Files: p.fsys, Runner: p.runner, Dial: new(net.Dialer).DialContext, Listening: p.listening, Now: p.now, UID: os.Geteuid(), MAAS: found}
+	host := preflight.Host{Files: p.fsys, Runner: p.runner, Dial: p.dial, Listening: p.listening, Now: p.now, UID: os.Geteuid(), MAAS: found}
 	host.Port, host.PortKnown = maasconfig.LocalTLSPort(ctx, here)
 	return host, err
 }

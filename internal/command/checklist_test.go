@@ -519,7 +519,9 @@ var checklist = []behaviour{
 		s.grow(t, 24*time.Hour)
 		config, err := config.Load(filepath.Join(s.dir, "maascert.yaml"), maasconfig.KnownTypes())
 		require.NoError(t, err)
-		p := (&app{fsys: world.OS{}, log: slog.New(slog.DiscardHandler), now: time.Now}).assemble(config)
+		a := testApp(world.OS{})
+		a.log = slog.New(slog.DiscardHandler)
+		p := a.assemble(config)
 		defer p.close()
 		require.NoError(t, p.revoke(t.Context(), s.current(t), acme.Reasons["keyCompromise"]))
 	}},

@@ -48,21 +48,24 @@ func (a *app) screen() report.Screen {
 	return report.Screen{Columns: cmp.Or(a.columns, columnsOf(a.stdout)), IsASCII: !isUTF8(os.Getenv), HasColours: columnsOf(a.stdout) > 0 && !isPlain(os.Getenv)}
 }
 
-// columnsOf is how wide the terminal is that an output goes to; 0: it is none.
+// columnsOf is how wide the terminal is that an output goes to; 0: it is none, or does not know.
 func columnsOf(to io.Writer) int {
-	file, isFile := to.(*os.File)
-	if !isFile || !term.IsTerminal(int(file.Fd())) {
-		return 0
-	}
-	width, _, err := term.GetSize(int(file.Fd()))
-	if err != nil {
-		return 0
-	}
-	return width
+	columns, _, _ := sizeOf(to)
+	return columns
 }
 
-// narrowest is the width below which lines are not folded: there is no room for an indent.
-const narrowest = 40
+// sizeOf is how wide and how high the terminal is that an output goes to; one that is a serial line need not know.
+func sizeOf(to io.Writer) (columns, rows int, isTerminal bool) {
+	file, isFile := to.(*os.File)
+	if !isFile || !term.IsTerminal(int(file.Fd())) {
+		return 0, 0, false
+	}
+	columns, rows, err := term.GetSize(int(file.Fd()))
+	if err != nil {
+		return 0, 0, true
+	}
+	return columns, rows, true
+}
 
 func (f *face) Write(part []byte) (int, error) {
 	f.rest = append(f.rest, part...)
@@ -84,7 +87,7 @@ var inColumns = regexp.MustCompile(`^ {0,24}(\S+ {2,})?(\S+ {2,})`)
 
 func (f *face) folded(line string) string {
 	line = f.ascii(line)
-	if f.columns < narrowest || text.StringWidthWithoutEscSequences(line) <= f.columns {
+	if f.columns < report.Narrowest || text.StringWidthWithoutEscSequences(line) <= f.columns {
 		return line
 	}
 	indent := len(line) - len(strings.TrimLeft(line, " "))
@@ -115,6 +118,11 @@ func (f *face) ascii(line string) string {
 	if !f.isASCII {
 		return line
 	}
+	return asciiOf(line)
+}
+
+// asciiOf is a text for who can read nothing else.
+func asciiOf(line string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= utf8.RuneSelf {
 			return '?'

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -72,8 +71,9 @@ func TestWordsFitTheTerminal(t *testing.T) {
 				var all strings.Builder
 				for _, command := range []string{"status", "verify", "check"} {
 					var out bytes.Buffer
-					a := &app{stdin: os.Stdin, stdout: &out, stderr: &out, fsys: s.hostOf(world.OS{}), types: testTypes(), now: time.Now, reach: port80(strconv.Itoa(s.ca.HTTPPort)), columns: columns}
-					code := a.run([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml"), command})
+					a := testApp(s.hostOf(world.OS{}))
+					a.stdout, a.stderr, a.reach, a.columns, a.listening = &out, &out, port80(strconv.Itoa(s.ca.HTTPPort)), columns, nil
+					code := a.run(t.Context(), []string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml"), command})
 					for line := range strings.Lines(out.String()) {
 						isWord := len(strings.Fields(line)) == 1
 						require.True(t, columns == 0 || isWord || utf8.RuneCountInString(strings.TrimSuffix(line, "\n")) <= columns, line)

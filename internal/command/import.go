@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -139,7 +138,7 @@ func (a *app) lineage(ctx context.Context, conf *config.Config, client, path str
 	}
 	maas := maasconfig.New(maasconfig.Config{
 		Detect: func(ctx context.Context) (maasconfig.Installation, error) { return maasconfig.Detect(ctx, here) },
-		FS:     a.fsys, Runner: here.Runner, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
+		FS:     a.fsys, Runner: here.Runner, Dial: a.dial, UID: os.Geteuid(),
 	})
 	var err error
 	if found.Bundle, err = maas.Backup(ctx); err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,7 +132,7 @@ func (i *interview) look() error {
 	if err != nil {
 		return err
 	}
-	host := preflight.Host{Files: i.fsys, Runner: here.Runner, Dial: new(net.Dialer).DialContext, Listening: i.listening, Now: i.now, UID: os.Geteuid(), MAAS: found}
+	host := preflight.Host{Files: i.fsys, Runner: here.Runner, Dial: i.dial, Listening: i.listening, Now: i.now, UID: os.Geteuid(), MAAS: found}
 	i.facts = setup.Look(i.c.Context, host, here)
 	for _, line := range i.facts.Words() {
 		fmt.Fprintln(i.words, line)

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -143,7 +142,7 @@ func (i *interview) showRoot(root setup.Root) {
 
 // fetchRoot has the CA show its root, and a person or a fingerprint vouch for it.
 func (i *interview) fetchRoot(wanted string) error {
-	root, err := setup.FindRoot(i.c.Context, new(net.Dialer).DialContext, i.directory, wanted)
+	root, err := setup.FindRoot(i.c.Context, i.dial, i.directory, wanted)
 	if err != nil {
 		return fmt.Errorf("this host does not trust the CA: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -24,6 +25,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"maascert/certstore"
+	"maascert/certstore/postgres"
 	"maascert/internal/config"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
@@ -53,7 +56,7 @@ const exitCodesInShort = "Exit codes: 0 as it should be, 1 needs attention, 2 us
 // Main is the program.
 func Main() {
 	limitMemory()
-	os.Exit(newApp().run(os.Args))
+	os.Exit(newApp().run(context.Background(), os.Args))
 }
 
 // The garbage collector works harder when the program takes more than usualMemory, in bytes. What it keeps is a
@@ -63,7 +66,7 @@ const usualMemory = 48 << 20
 func limitMemory() { debug.SetMemoryLimit(usualMemory) }
 
 func newApp() *app {
-	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}, types: maasconfig.KnownTypes(), chat: chatProgram(), now: time.Now, listening: world.Listeners}
+	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, fsys: world.OS{}, programs: world.Exec{}, dial: new(net.Dialer).DialContext, database: openDatabase, types: maasconfig.KnownTypes(), chat: chatProgram(), now: time.Now, listening: world.Listeners}
 }
 
 // app is one run of the program.
@@ -74,6 +77,9 @@ type app struct {
 	complaints     io.Writer // stderr, for people
 	columns        int       // of a terminal that a test wants; 0: as it is
 	fsys           world.FS
+	programs       world.Runner
+	dial           world.Dial
+	database       func(postgres.Config) (certstore.Store, error)
 	types          maasconfig.Types              // of targets
 	reach          world.Dial                    // to whoever answers challenges; nil: the network
 	observe        func(host string, status int) // requests to CAs; nil: nobody does
@@ -93,10 +99,11 @@ type outcome int
 
 func (o outcome) Error() string { return fmt.Sprintf("exit %d", int(o)) }
 
-func (a *app) run(args []string) int {
+// run runs the command that the arguments name until it ends, is interrupted by a signal, or the context ends, which is the same.
+func (a *app) run(ctx context.Context, args []string) int {
 	// Whoever reads what is printed may go away; that ends nothing. A write that fails then is no reason to stop.
 	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	a.words = newFace(a.stdout, cmp.Or(a.columns, columnsOf(a.stdout)), os.Getenv)
 	a.complaints = newFace(a.stderr, cmp.Or(a.columns, columnsOf(a.stderr)), os.Getenv)

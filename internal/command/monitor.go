@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -123,7 +122,7 @@ func (a *app) monitorEndpoints(ctx context.Context, status string, cert report.P
 	group.SetLimit(100)
 	for i, address := range addresses {
 		group.Go(func() error {
-			served := maasconfig.Handshake(ctx, new(net.Dialer).DialContext, address, firstHost(cert.Names))
+			served := maasconfig.Handshake(ctx, a.dial, address, firstHost(cert.Names))
 			by := wanted
 			if len(served.Certs) > 0 && len(by) == 0 && certstore.Fingerprint(served.Certs[0]) == cert.Fingerprint {
 				by = served.Certs[:1]

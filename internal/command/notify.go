@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -114,7 +113,7 @@ func (p *assembly) newTeller(a *app) *lifecycle.Teller {
 		Store: p.store, Memory: memory, Node: p.config.Node, Silence: 2*p.engine.Period + report.PassTime, Now: p.now, Log: a.log,
 	}
 	parts := notify.Parts{
-		Memory: teller, Runner: p.runner, Dial: new(net.Dialer).DialContext, Chat: a.chat, UserAgent: "maascert/" + version(), Now: p.now,
+		Memory: teller, Runner: p.runner, Dial: p.dial, Chat: a.chat, UserAgent: "maascert/" + version(), Now: p.now,
 	}
 	if p.maas.api != nil {
 		parts.Noticeboard = noticeboard{p.maas.api}

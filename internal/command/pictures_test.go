@@ -60,9 +60,9 @@ func renewalUnderway(t *testing.T, e *estate, columns int) string {
 		}
 		written.Write(part[:n])
 		screen := shownAt(t, written.Bytes(), columns, rows)
-		endpoints := countLines(screen, func(line string) bool { return strings.HasPrefix(line, "maas: maas 127.") })
+		endpoints := countLines(screen, func(line string) bool { return strings.HasPrefix(line, "maas 127.") })
 		if done := countLines(screen, func(line string) bool {
-			return strings.HasPrefix(line, "maas: maas 127.") && strings.Contains(line, "✓ [")
+			return strings.HasPrefix(line, "maas 127.") && strings.Contains(line, "✓ [")
 		}); endpoints == 3 && done == 2 {
 			underway = written.String()
 		}

@@ -199,7 +199,8 @@ func (r *rehearsed) last(t *testing.T) (event notify.Event) {
 // run has the daemon live until the test has seen enough. tick is called again and again while it sleeps.
 func (r *rehearsed) run(t *testing.T, tick func(now time.Time) (isOver bool)) {
 	path := filepath.Join(r.dir, "maascert.yaml")
-	a := &app{fsys: world.OS{}, types: testTypes(), now: r.clock.Now, reach: port80(strconv.Itoa(r.ca.HTTPPort)), log: slog.New(slog.DiscardHandler), chat: []string{lookUp(t, "maascert"), "notify", chatCommand}}
+	a := testApp(world.OS{})
+	a.now, a.reach, a.log, a.chat, a.listening = r.clock.Now, port80(strconv.Itoa(r.ca.HTTPPort)), slog.New(slog.DiscardHandler), []string{lookUp(t, "maascert"), "notify", chatCommand}, nil
 	config, err := config.Load(path, a.types)
 	require.NoError(t, err)
 	d := &service{app: a, said: newRunLog(a.log), ctx: t.Context(), path: path, accept: maasconfig.Accept{}, board: newBoard(a.now)}

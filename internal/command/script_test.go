@@ -47,8 +47,7 @@ func TestMain(m *testing.M) {
 	maastest.Main()
 	testscript.Main(m, map[string]func(){"hang-up-server": hangUpServer, "maascert": func() {
 		limitMemory()
-		a := newApp()
-		a.types = testTypes()
+		a := testApp(world.OS{})
 		a.reach = port80(os.Getenv("HTTP01_PORT"))
 		if ahead, err := time.ParseDuration(os.Getenv("CLOCK_AHEAD")); err == nil {
 			a.now = func() time.Time { return time.Now().Add(ahead) }
@@ -56,7 +55,7 @@ func TestMain(m *testing.M) {
 		if work := os.Getenv("WORK"); work != "" { // a script's
 			a.fsys, a.listening = worldtest.Elsewhere{FS: world.OS{}, Root: filepath.Join(work, "host"), Kept: []string{work}}, nil
 		}
-		code := a.run(os.Args)
+		code := a.run(context.Background(), os.Args)
 		if path := os.Getenv("PEAK_MEMORY"); path != "" {
 			status, err := os.ReadFile("/proc/self/status")
 			if err == nil {
@@ -68,6 +67,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}})
+}
+
+// testApp is the program on a host with a file system of the test's choice.
+func testApp(fsys world.FS) *app {
+	a := newApp()
+	a.fsys, a.types = fsys, testTypes()
+	return a
 }
 
 // port80 connects to another port of the loopback instead of port 80.
@@ -573,12 +579,13 @@ func inSite(t *testing.T, s *site, fsys world.FS, args ...string) (code int, std
 	null, err := os.Open(os.DevNull)
 	require.NoError(t, err)
 	defer null.Close()
-	a := &app{stdin: null, stdout: &out, stderr: &errs, fsys: s.hostOf(fsys), types: testTypes(), now: time.Now, chat: []string{lookUp(t, "maascert"), "notify", chatCommand}, reach: port80(strconv.Itoa(s.ca.HTTPPort))}
-	if s.listening != nil {
+	a := testApp(s.hostOf(fsys))
+	a.stdin, a.stdout, a.stderr, a.chat, a.reach = null, &out, &errs, []string{lookUp(t, "maascert"), "notify", chatCommand}, port80(strconv.Itoa(s.ca.HTTPPort))
+	if a.listening = nil; s.listening != nil {
 		a.listening = func(port int) []world.Listening { return s.listening[port] }
 	}
 	defer time.AfterFunc(runTime, func() { panic(fmt.Sprintf("%q does not end", args)) }).Stop()
-	code = a.run(slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
+	code = a.run(t.Context(), slices.Concat([]string{"maascert", "--config", filepath.Join(s.dir, "maascert.yaml")}, args))
 	return code, out.String(), errs.String()
 }
 

@@ -63,7 +63,15 @@ func (a *app) openPlainStore(ctx context.Context, c *config.Config) (certstore.S
 	if err != nil {
 		return nil, err
 	}
-	return postgres.Open(postgres.Config{URL: address, Node: c.Node, Again: read})
+	return a.database(postgres.Config{URL: address, Node: c.Node, Again: read})
+}
+
+func openDatabase(c postgres.Config) (certstore.Store, error) {
+	store, err := postgres.Open(c)
+	if err != nil {
+		return nil, err
+	}
+	return store, nil
 }
 
 // closeStore closes what a store keeps open.

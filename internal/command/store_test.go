@@ -70,7 +70,7 @@ acme: {directory: letsencrypt, accept_terms: true}
 certificates: [{name: maas, names: [maas.example.com]}]
 store: {type: postgres, url: "file:database.url", seal: "file:seal"}
 `), 0o600))
-	a := &app{fsys: world.OS{}, types: testTypes()}
+	a := testApp(world.OS{})
 	config, err := config.Load(path, a.types)
 	require.NoError(t, err)
 	store := a.openStore(config)

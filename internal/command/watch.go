@@ -1,37 +1,41 @@
 package command
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/progress"
 	"github.com/jedib0t/go-pretty/v6/text"
-	"golang.org/x/term"
 
 	"maascert/internal/lifecycle"
 	"maascert/internal/printable"
+	"maascert/internal/report"
 )
 
 // pass is one pass of an engine. Whoever sits at a terminal sees how it comes along: each name, target and endpoint on a line that changes,
 // or on one for each thing that happens where lines cannot change or nobody wants them to (NO_COLOR). Elsewhere what came of it is told at its
 // end, and the log tells the rest to whoever wants it.
 func (a *app) pass(ctx context.Context, engine *lifecycle.Engine, options lifecycle.Options) []lifecycle.Result {
-	columns, rows := a.sizeOf(a.stderr)
-	var watch watcher
-	switch {
-	case columns == 0 || a.isQuiet || a.isJSON || a.log.Enabled(ctx, slog.LevelInfo):
+	columns, rows, isTerminal := sizeOf(a.stderr)
+	if !isTerminal || a.isQuiet || a.isJSON || a.log.Enabled(ctx, slog.LevelInfo) {
 		return engine.Pass(ctx, options)
-	case isPlain(os.Getenv) || columns < narrowest || rows < fewestRows:
-		watch = &printedLines{to: a.complaints}
-	default:
-		watch = newLiveLines(a.stderr, columns, rows, !isUTF8(os.Getenv), len(engine.Certificates) > 1)
+	}
+	certificates := len(options.Certificates)
+	if certificates == 0 {
+		certificates = len(engine.Certificates)
+	}
+	var watch watcher
+	if isPlain(os.Getenv) || columns < report.Narrowest || rows < fewestRows || a.log.Enabled(ctx, slog.LevelWarn) { // which would be written between the lines
+		watch = newPrintedLines(a.complaints)
+	} else {
+		watch = newLiveLines(&frames{to: a.stderr}, columns, rows, !isUTF8(os.Getenv), certificates > 1)
 	}
 	engine.Progress = watch.tell
 	defer func() {
@@ -44,8 +48,12 @@ func (a *app) pass(ctx context.Context, engine *lifecycle.Engine, options lifecy
 // watcher shows how a pass comes along.
 type watcher interface {
 	tell(lifecycle.Progress)
+	// end shows the last of it, as far as the terminal takes it within endTime.
 	end()
 }
+
+// endTime is for how long a terminal that takes nothing, because somebody stopped it, is waited for.
+const endTime = time.Second
 
 // isPlain tells whether a terminal gets nothing but lines of text: it can do no more, or somebody wants it so (no-color.org).
 func isPlain(environment func(string) string) bool {
@@ -53,45 +61,54 @@ func isPlain(environment func(string) string) bool {
 	return environment("NO_COLOR") != "" || kind == "" || kind == "dumb"
 }
 
-// sizeOf is how wide and how high the terminal is that an output goes to; 0, 0: it is none.
-func (a *app) sizeOf(to io.Writer) (columns, rows int) {
-	file, isFile := to.(*os.File)
-	if !isFile || !term.IsTerminal(int(file.Fd())) {
-		return a.columns, 0
-	}
-	width, height, err := term.GetSize(int(file.Fd()))
-	if err != nil {
-		return a.columns, 0
-	}
-	return cmp.Or(a.columns, width), height
-}
-
 // subject is whom a word is about.
 type subject struct{ certificate, name string }
 
 // printedLines are a line for whatever is done, fails, or is waited for.
 type printedLines struct {
-	to io.Writer
+	lines   chan string
+	printed chan struct{} // closed when all are
 
 	mu   sync.Mutex
-	said map[subject]string
+	said map[subject]lifecycle.Progress
+}
+
+// mostPrinted is how many lines may wait for a terminal that takes none. The pass does not.
+const mostPrinted = 1000
+
+func newPrintedLines(to io.Writer) *printedLines {
+	l := &printedLines{lines: make(chan string, mostPrinted), printed: make(chan struct{}), said: map[subject]lifecycle.Progress{}}
+	go func() {
+		defer close(l.printed)
+		for line := range l.lines {
+			fmt.Fprintln(to, line)
+		}
+	}()
+	return l
 }
 
 func (l *printedLines) tell(p lifecycle.Progress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.said == nil {
-		l.said = map[subject]string{}
-	}
 	about := subject{p.Certificate, p.Subject}
-	if p.Phase == lifecycle.Underway || l.said[about] == p.Words {
+	last := l.said[about]
+	if p.Phase == lifecycle.Underway && last.Phase != lifecycle.Done || last == p { // what was done, and is not any more, is news
 		return
 	}
-	l.said[about] = p.Words
-	fmt.Fprintf(l.to, "%s: %s: %s\n", p.Certificate, printable.Text(p.Subject), printable.Text(p.Words))
+	l.said[about] = p
+	select {
+	case l.lines <- fmt.Sprintf("%s: %s: %s", p.Certificate, printable.Text(p.Subject), printable.Text(p.Words)):
+	default:
+	}
 }
 
-func (l *printedLines) end() {}
+func (l *printedLines) end() {
+	close(l.lines)
+	select {
+	case <-l.printed:
+	case <-time.After(endTime):
+	}
+}
 
 const (
 	// fewestRows is the height below which lines that change are of no use.
@@ -100,57 +117,56 @@ const (
 	rowsLeft = 3
 	// mostLines are the lines that change at the same time, however high the terminal is.
 	mostLines = 40
-	// newFrame is how often they are drawn.
-	newFrame = 80 * time.Millisecond
+	// frameTime is how often they are drawn.
+	frameTime = 80 * time.Millisecond
+	// widthOfSubject is what the name of a subject may take of a line, and never more than half.
+	widthOfSubject = 60
 	// widthOfStats is what follows the words on a line: a mark and a time.
 	widthOfStats = len("  x [1m23.456s]")
-	// widthOfSubject is that of the first column.
-	widthOfSubject = 32
 )
 
 // liveLines are one line for each subject, which changes until it is done. As many change at the same time as the terminal has room for;
-// the others are counted on one more line.
+// the others are counted on one more line, but for those that fail.
 type liveLines struct {
-	writer progress.Writer
-	width  int // of the words of a line
-	most   int
-	more   string // what stands for what has been cut off
-	ended  chan struct{}
-
-	hasSeveral bool // certificates
-
-	mu     sync.Mutex
-	lines  map[subject]*progress.Tracker // of those that are underway
-	over   map[subject]lifecycle.Progress
-	others *progress.Tracker
-	hidden []subject // that others counts
-	hides  int       // all that it ever counted
+	writer        progress.Writer
+	width         int // of the words of a line
+	most          int // lines that change
+	hasSeveral    bool
+	isASCII       bool
+	ellipsis      string
+	drawn         chan struct{} // closed after the last drawing
+	mu            sync.Mutex
+	lines         map[subject]*progress.Tracker  // of those that are underway
+	over          map[subject]lifecycle.Progress // how the others came out
+	rest          *progress.Tracker              // the line that counts those that found no room; nil: all did
+	uncounted     []subject                      // those of them that are underway
+	everUncounted int                            // all that there ever were
 }
 
 func newLiveLines(to io.Writer, columns, rows int, isASCII, hasSeveral bool) *liveLines {
 	l := &liveLines{
-		writer: progress.NewWriter(), width: columns - widthOfStats, most: min(rows-rowsLeft, mostLines), more: "…", ended: make(chan struct{}), hasSeveral: hasSeveral,
-		lines: map[subject]*progress.Tracker{}, over: map[subject]lifecycle.Progress{},
+		writer: progress.NewWriter(), width: columns - widthOfStats, most: min(rows-rowsLeft, mostLines), hasSeveral: hasSeveral, isASCII: isASCII, ellipsis: "…",
+		drawn: make(chan struct{}), lines: map[subject]*progress.Tracker{}, over: map[subject]lifecycle.Progress{},
 	}
-	frames, done, failed := []string{"⠋", "⠙", "⠸", "⠴", "⠦", "⠇"}, "✓", "✗"
+	spinner, done, failed := []string{"⠋", "⠙", "⠸", "⠴", "⠦", "⠇"}, "✓", "✗"
 	if isASCII {
-		frames, done, failed, l.more = []string{"|", "/", "-", "\\"}, "+", "x", "~"
+		spinner, done, failed, l.ellipsis = []string{"|", "/", "-", "\\"}, "+", "x", "~"
 	}
 	l.writer.SetOutputWriter(to)
 	l.writer.SetTerminalWidth(columns)
 	l.writer.SetMessageLength(l.width)
 	l.writer.SetTrackerPosition(progress.PositionRight)
-	l.writer.SetUpdateFrequency(newFrame)
+	l.writer.SetUpdateFrequency(frameTime)
 	style := progress.StyleDefault
 	style.Visibility = progress.StyleVisibility{Time: true, Tracker: true}
-	style.Options.Separator, style.Options.DoneString, style.Options.ErrorString, style.Options.SnipIndicator = "", " "+text.FgGreen.Sprint(done), " "+text.FgRed.Sprint(failed), l.more
+	style.Options.Separator, style.Options.DoneString, style.Options.ErrorString, style.Options.SnipIndicator = "", " "+text.FgGreen.Sprint(done), " "+text.FgRed.Sprint(failed), l.ellipsis
 	style.Options.TimeInProgressPrecision, style.Options.TimeDonePrecision = time.Second, 10*time.Millisecond
 	style.Colors.Stats = text.Colors{text.Faint}
 	began := time.Now()
-	style.Renderer.TrackerIndeterminate = func(int) string { return frames[int(time.Since(began)/newFrame)%len(frames)] }
+	style.Renderer.TrackerIndeterminate = func(int) string { return spinner[int(time.Since(began)/frameTime)%len(spinner)] }
 	l.writer.SetStyle(style)
 	go func() {
-		defer close(l.ended)
+		defer close(l.drawn)
 		l.writer.Render()
 	}()
 	return l
@@ -160,70 +176,80 @@ func (l *liveLines) tell(p lifecycle.Progress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	about := subject{p.Certificate, p.Subject}
-	last, isOver := l.over[about]
-	if p.Phase == lifecycle.Waiting || isOver && last.Phase == p.Phase {
+	if last, isOver := l.over[about]; p.Phase == lifecycle.Waiting || isOver && last.Phase == p.Phase {
 		return // each endpoint's own line tells what is waited for; and what is over stays so until something else is said of it
 	}
-	line := l.lines[about]
+	delete(l.over, about)
+	if p.Phase != lifecycle.Underway {
+		l.over[about] = p
+	}
+	line, isCounted := l.lines[about], slices.Contains(l.uncounted, about)
 	switch {
-	case line != nil:
-		line.UpdateMessage(l.words(p))
-	case slices.Contains(l.hidden, about):
-	case len(l.lines) < l.most:
-		line = &progress.Tracker{Message: l.words(p)}
-		l.lines[about] = line
-		l.writer.AppendTracker(line)
+	case p.Phase == lifecycle.Failed:
+		if isCounted {
+			l.everUncounted--
+			l.count(about, false)
+		}
+		l.lineFor(about, line, p).MarkAsErrored()
+		delete(l.lines, about)
+	case line == nil && (isCounted || len(l.lines) >= l.most):
+		l.count(about, p.Phase == lifecycle.Underway)
+	case p.Phase == lifecycle.Underway:
+		l.lines[about] = l.lineFor(about, line, p)
 	default:
-		l.hide(about)
+		l.lineFor(about, line, p).MarkAsDone()
+		delete(l.lines, about)
 	}
-	if delete(l.over, about); p.Phase == lifecycle.Underway {
-		return
-	}
-	l.over[about] = p
-	switch {
-	case line == nil:
-		l.unhide(about)
-	case p.Phase == lifecycle.Done:
-		line.MarkAsDone()
-	default:
-		line.MarkAsErrored()
-	}
-	delete(l.lines, about)
 }
 
-// words are those of a line: its subject, and what is said of it, in columns.
-func (l *liveLines) words(p lifecycle.Progress) string {
-	about := printable.Text(p.Subject)
+// lineFor is a subject's line, which is made where it has none, with the newest words.
+func (l *liveLines) lineFor(about subject, line *progress.Tracker, p lifecycle.Progress) *progress.Tracker {
+	name, words := printable.Text(p.Subject), printable.Text(p.Words)
 	if l.hasSeveral {
-		about = printable.Text(p.Certificate) + ": " + about
+		name = printable.Text(p.Certificate) + ": " + name
 	}
-	column := min(widthOfSubject, l.width/2)
-	return text.Pad(text.Snip(about, column, l.more), column, ' ') + " " + printable.Text(p.Words)
+	column := min(l.width/2, widthOfSubject)
+	message := text.Pad(shortened(name, column, l.ellipsis), column, ' ') + " " + words
+	if l.isASCII {
+		message = asciiOf(message)
+	}
+	if line != nil {
+		line.UpdateMessage(message)
+		return line
+	}
+	line = &progress.Tracker{Message: message}
+	l.writer.AppendTracker(line)
+	return line
 }
 
-// hide counts a subject on the line for those that find no room.
-func (l *liveLines) hide(about subject) {
-	if l.others == nil {
-		l.others = &progress.Tracker{}
-		l.writer.AppendTracker(l.others)
-		l.hides = 0
+// shortened is a name in so many columns: its middle tells least of all.
+func shortened(name string, columns int, ellipsis string) string {
+	runes := []rune(name)
+	if text.StringWidthWithoutEscSequences(name) <= columns || len(runes) < columns {
+		return text.Snip(name, columns, ellipsis)
 	}
-	l.hidden = append(l.hidden, about)
-	l.hides++
-	l.countHidden()
+	head := (columns - 1) / 2
+	return string(runes[:head]) + ellipsis + string(runes[len(runes)-(columns-1-head):])
 }
 
-func (l *liveLines) unhide(about subject) {
-	l.hidden = slices.DeleteFunc(l.hidden, func(one subject) bool { return one == about })
-	l.countHidden()
-	if len(l.hidden) == 0 {
-		l.others.MarkAsDone()
-		l.others = nil
+// count counts a subject that found no room for a line of its own, while it is underway and after that.
+func (l *liveLines) count(about subject, isUnderway bool) {
+	if !slices.Contains(l.uncounted, about) {
+		l.everUncounted++
 	}
-}
-
-func (l *liveLines) countHidden() {
-	l.others.UpdateMessage(fmt.Sprintf("and %d more, of which %d are through", l.hides, l.hides-len(l.hidden)))
+	l.uncounted = slices.DeleteFunc(l.uncounted, func(one subject) bool { return one == about })
+	if isUnderway {
+		l.uncounted = append(l.uncounted, about)
+	}
+	if l.rest == nil {
+		l.rest = &progress.Tracker{}
+		l.writer.AppendTracker(l.rest)
+	}
+	l.rest.UpdateMessage(fmt.Sprintf("and %d more, of which %d are through", l.everUncounted, l.everUncounted-len(l.uncounted)))
+	if len(l.uncounted) == 0 {
+		l.rest.MarkAsDone()
+		l.rest, l.everUncounted = nil, 0
+	}
 }
 
 // end draws the lines for the last time. Of what is still underway nobody knows how it ends.
@@ -232,16 +258,38 @@ func (l *liveLines) end() {
 	for _, line := range l.lines {
 		line.MarkAsErrored()
 	}
-	if l.others != nil {
-		l.others.MarkAsErrored()
+	if l.rest != nil {
+		l.rest.MarkAsErrored()
 	}
 	l.mu.Unlock()
-	for isEnded := false; !isEnded; {
+	deadline := time.After(endTime)
+	for {
 		l.writer.Stop() // which has no effect before the first drawing has begun
 		select {
-		case <-l.ended:
-			isEnded = true
-		case <-time.After(newFrame):
+		case <-l.drawn:
+			return
+		case <-deadline:
+			return
+		case <-time.After(frameTime):
 		}
 	}
+}
+
+// frames are drawings on a terminal, which may get narrower meanwhile, and which shows what somebody types.
+type frames struct{ to io.Writer }
+
+func (f *frames) Write(drawing []byte) (int, error) {
+	var out strings.Builder
+	out.WriteByte('\r') // also where ^C was shown
+	columns, _, _ := sizeOf(f.to)
+	for line := range strings.Lines(string(drawing)) {
+		if words := strings.TrimSuffix(line, "\n"); columns > 0 && words != line {
+			line = text.Trim(words, columns) + "\n"
+		}
+		out.WriteString(line)
+	}
+	if _, err := io.WriteString(f.to, out.String()); err != nil {
+		return 0, err
+	}
+	return len(drawing), nil
 }

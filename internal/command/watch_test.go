@@ -37,6 +37,9 @@ func screenOf(t *testing.T, cmd *exec.Cmd, columns, rows int, environment ...str
 // shownAt is what is to be read, line by line, at a terminal to which a text was written.
 func shownAt(t *testing.T, text []byte, columns, rows int) (screen []string) {
 	t.Helper()
+	if columns == 0 {
+		columns, rows = 200, 100
+	}
 	emulator := vt.NewEmulator(columns, rows)
 	_, err := emulator.Write(text)
 	require.NoError(t, err)
@@ -53,6 +56,18 @@ func shownAt(t *testing.T, text []byte, columns, rows int) (screen []string) {
 		screen = append(screen, strings.TrimRight(line, " \n"))
 	}
 	return screen
+}
+
+// widest is how many columns the widest line takes of those that were written.
+func widest(t *testing.T, written string) (most int) {
+	t.Helper()
+	for _, line := range shownAt(t, []byte(written), 1000, 100) {
+		if len(strings.Fields(line)) == 1 { // a fingerprint stays whole
+			continue
+		}
+		most = max(most, utf8.RuneCountInString(line))
+	}
+	return most
 }
 
 // At a terminal each name and endpoint has one line, which changes until it is done; no drawing leaves anything else behind.
@@ -75,9 +90,7 @@ func TestARenewalIsWatched(t *testing.T) {
 		screen, written := screenOf(t, program(t.Context(), t, s, "renew", "--force", "--enable-tls"), row.columns, row.rows, row.environment...)
 		all := strings.Join(screen, "\n")
 		require.Contains(t, written, "\x1b[", row.name)
-		for _, line := range screen {
-			require.LessOrEqual(t, utf8.RuneCountInString(line), row.columns, "%s: %s", row.name, line)
-		}
+		require.LessOrEqual(t, widest(t, written), row.columns, row.name)
 		if row.rows > 6 {
 			for _, about := range []string{"CA 127.0.0.1:", "maas.example.internal", "region1.example.internal", "target maas", "maas " + s.maas.Regions[0].Address.String(), "maas " + slow.Address.String(), "maas " + s.maas.Regions[2].Address.String()} {
 				isAbout := func(line string) bool { return strings.HasPrefix(line, about) }
@@ -119,7 +132,7 @@ func TestWhoGetsPlainLines(t *testing.T) {
 	}{
 		{"NO_COLOR=1", "maas: region1.example.internal: proven\r\n", nil},
 		{"TERM=dumb", "maas: region1.example.internal: proven\r\n", nil},
-		{"TERM=", "maas: target maas: took version ", nil},
+		{"TERM=", "maas: target maas: was told of version ", nil},
 		{"LC_ALL=C.UTF-8", "msg=\"names proven\" cert=maas", []string{"-v"}},
 		{"LC_ALL=C.UTF-8", "{\r\n  \"schema\": 1,", []string{"--json"}},
 	} {
@@ -161,20 +174,86 @@ func TestMoreThanATerminalHolds(t *testing.T) {
 	say(lifecycle.Waiting, "is waited for")
 	say(lifecycle.Underway, "is still asked")
 	written.waitForAnother(t)
+	for n := range names {
+		if n%50 == 7 { // with a line or without
+			lines.tell(lifecycle.Progress{Certificate: "maas", Subject: fmt.Sprintf("region%d.example.internal", n), Phase: lifecycle.Failed, Words: "not proven"})
+		}
+	}
 	say(lifecycle.Done, "proven")
 	say(lifecycle.Done, "proven")
 	lines.tell(lifecycle.Progress{Certificate: "maas", Subject: "late", Phase: lifecycle.Underway, Words: "nobody knows how it ends"})
 	lines.end()
+	lines.tell(lifecycle.Progress{Certificate: "maas", Subject: "later", Phase: lifecycle.Underway, Words: "is told to nobody"})
 	screen := shownAt(t, written.text(), columns, rows)
 	all := strings.Join(screen, "\n")
-	require.Equal(t, rows-rowsLeft, countLines(screen, func(line string) bool { return strings.Contains(line, "proven") && strings.Contains(line, "✓ [") }), all)
+	for _, failed := range []string{"region7.", "region57."} {
+		require.Equal(t, 1, countLines(screen, func(line string) bool {
+			return strings.HasPrefix(line, "maas: "+failed) && strings.Contains(line, "not proven") && strings.Contains(line, "✗ [")
+		}), "%s\n%s", failed, all)
+	}
+	counted := 0
 	require.Equal(t, 1, countLines(screen, func(line string) bool {
-		return strings.HasPrefix(line, fmt.Sprintf("and %d more, of which %d are through", names-rows+rowsLeft, names-rows+rowsLeft))
+		var through int
+		found, _ := fmt.Sscanf(line, "and %d more, of which %d are through", &counted, &through)
+		return found == 2 && counted == through && strings.Contains(line, "✓ [")
 	}), all)
+	// Those that failed may come out well in the end.
+	require.Equal(t, names, counted+countLines(screen, func(line string) bool { return strings.Contains(line, " proven ") && strings.Contains(line, "✓ [") }), all)
 	require.Equal(t, 1, countLines(screen, func(line string) bool {
 		return strings.Contains(line, "nobody knows") && strings.Contains(line, "✗ [")
 	}), all)
-	require.Len(t, screen, rows-rowsLeft+2, all)
+	require.LessOrEqual(t, widest(t, string(written.text())), columns)
+}
+
+// What somebody types, such as ^C, leaves nothing behind on a line, and a terminal that gets narrower gets narrower lines.
+func TestFramesAreWholeLines(t *testing.T) {
+	t.Parallel()
+	terminal, program, err := pty.Open()
+	require.NoError(t, err)
+	defer terminal.Close()
+	defer program.Close()
+	require.NoError(t, pty.Setsize(program, &pty.Winsize{Rows: 24, Cols: 20}))
+	f := &frames{to: program}
+	_, err = io.WriteString(program, "^C")
+	require.NoError(t, err)
+	_, err = f.Write([]byte(strings.Repeat("\x1b[32ma\x1b[0m", 30) + "\nb\n"))
+	require.NoError(t, err)
+	text := make([]byte, 1000)
+	require.NoError(t, program.Close())
+	n, err := io.ReadAtLeast(terminal, text, 100)
+	require.NoError(t, err)
+	require.Equal(t, []string{strings.Repeat("a", 20), "b"}, shownAt(t, text[:n], 80, 24))
+}
+
+// A terminal that takes nothing holds up no pass, and its end only for a moment.
+func TestAStalledTerminal(t *testing.T) {
+	t.Parallel()
+	stalled, reader := io.Pipe()
+	defer stalled.Close()
+	began := time.Now()
+	for _, watch := range []watcher{newPrintedLines(reader), newLiveLines(reader, 80, 24, false, false)} {
+		for n := range 3 * mostPrinted {
+			watch.tell(lifecycle.Progress{Certificate: "maas", Subject: fmt.Sprint("region", n), Phase: lifecycle.Done, Words: "proven"})
+		}
+		watch.end()
+	}
+	require.Less(t, time.Since(began), 20*time.Second)
+}
+
+// A terminal that does not know its size, such as a serial line, gets plain lines.
+func TestATerminalWithoutASize(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	_, written := screenOf(t, program(t.Context(), t, s, "renew", "--enable-tls"), 0, 0)
+	require.Contains(t, written, "maas: region1.example.internal: proven\r\n")
+	require.NotContains(t, written, "\x1b")
+}
+
+func TestNamesAreShortenedInTheirMiddle(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "maas.example.internal", shortened("maas.example.internal", 21, "…"))
+	require.Equal(t, "maas [2001:d…a2e:370:7334]", shortened("maas [2001:db8:85a3::8a2e:370:7334]", 26, "…"))
+	require.Equal(t, "a~z", shortened("abcdefghijklmnopqrstuvwxyz", 3, "~"))
 }
 
 // drawings are what was written to a terminal, which goes to the line's beginning with each new line.
@@ -206,5 +285,5 @@ func (d *drawings) waitForAnother(t *testing.T) {
 		return d.count
 	}
 	before := count()
-	require.Eventually(t, func() bool { return count() > before }, 10*time.Second, newFrame/10)
+	require.Eventually(t, func() bool { return count() > before }, 10*time.Second, frameTime/10)
 }

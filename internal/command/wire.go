@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,6 +44,7 @@ type assembly struct {
 	now       func() time.Time
 	log       *slog.Logger
 	runner    world.Runner
+	dial      world.Dial
 	listening func(port int) []world.Listening
 	engine    *lifecycle.Engine
 
@@ -55,8 +55,8 @@ type assembly struct {
 
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *config.Config) *assembly {
-	p := &assembly{config: config, fsys: a.fsys, reach: a.reach, observe: a.observe, now: a.now, log: a.log, runner: a.runner(), listening: a.listening, store: a.openStore(config)}
-	p.maas = p.deployment(p.runner, new(net.Dialer).DialContext)
+	p := &assembly{config: config, fsys: a.fsys, dial: a.dial, reach: a.reach, observe: a.observe, now: a.now, log: a.log, runner: a.runner(), listening: a.listening, store: a.openStore(config)}
+	p.maas = p.deployment(p.runner, a.dial)
 	p.clients, p.solvers = map[string]*acme.Client{}, p.newSolvers()
 	for name, issuer := range config.Issuers {
 		p.clients[name] = acme.New(p.acme(issuer, p.store, p.solvers))
@@ -88,7 +88,7 @@ func (a *app) assemble(config *config.Config) *assembly {
 		for _, name := range cert.Targets {
 			built.Targets = append(built.Targets, config.Targets[name].Make(maasconfig.Parts{
 				Name: name, ServerName: firstHost(cert.Names), Trust: built.Trust, MAAS: config.MAAS.HostSection, Regions: p.maas.hosts, StateDir: config.StateDir,
-				FS: a.fsys, Runner: p.runner, Dial: new(net.Dialer).DialContext, UID: os.Geteuid(),
+				FS: a.fsys, Runner: p.runner, Dial: a.dial, UID: os.Geteuid(),
 			}))
 		}
 		p.engine.Certificates = append(p.engine.Certificates, built)
@@ -100,9 +100,9 @@ func (a *app) assemble(config *config.Config) *assembly {
 // runner runs programs, and tells the log of each.
 func (a *app) runner() world.Runner {
 	if a.log == nil { // a shell asks what may come next
-		return world.Exec{}
+		return a.programs
 	}
-	return world.Logged{Runner: world.Exec{}, Log: a.log}
+	return world.Logged{Runner: a.programs, Log: a.log}
 }
 
 // rootsFile is the path of the public file of what clients of a certificate are to trust.

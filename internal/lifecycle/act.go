@@ -75,7 +75,7 @@ func (p *pass) ask(ctx context.Context, view View, resume *certstore.Order) (iss
 		bounded, cancel = context.WithTimeoutCause(ctx, most, fmt.Errorf("the order took more than %v, a quarter of what is left of the certificate", most.Round(time.Second)))
 		defer cancel()
 	}
-	proofs := p.newProofs(plan)
+	watch := p.watchOrder(plan)
 	issued, err = p.cert.Issuer.Obtain(bounded, acme.Request{
 		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, FetchOnly: plan.fetchOnly, Predecessor: p.result.After.State.Current,
 		Save: func(order certstore.Order) error {
@@ -83,12 +83,12 @@ func (p *pass) ask(ctx context.Context, view View, resume *certstore.Order) (iss
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })
 		},
 		Leftovers: view.State.Record.Answers,
-		Progress:  proofs.reached,
+		Progress:  watch.reached,
 		Note: func(answers []certstore.Answer) error {
 			return p.update(ctx, func(r *certstore.Record) { r.Answers = answers })
 		},
 	})
-	proofs.ended(issued, err)
+	watch.ended(issued, err)
 	return issued, ordered, err
 }
 
@@ -270,11 +270,11 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	now := p.result.After.State
 	now.Now, now.Record = p.Now().Round(0), record
 	left, _ := now.tries(TargetState{Name: name, Key: key, Endpoints: seen})
-	tried, watched := 0, &deployed{pass: p, target: name, version: version.Number}
+	tried, watch := 0, &deployWatch{pass: p, target: name, version: version.Number}
 	outcome, err := maasconfig.Deploy(ctx, target, maasconfig.Deployment{
 		Bundle: version.Bundle, Previous: previous, Want: want, Trust: p.cert.Trust, Tries: left, Within: now.verifyTime(),
 		Known: func(endpoints []maasconfig.Endpoint) { NameVersions(endpoints, p.result.After.State.Known) },
-		Told:  watched.wasTold, Seen: watched.seen, Looked: watched.looked, Waiting: watched.waits,
+		Told:  watch.wasTold, Seen: watch.seen, Looked: watch.looked, Waiting: watch.waits,
 		BeforeTry: func() error {
 			err := p.update(ctx, func(r *certstore.Record) {
 				d := before
@@ -284,13 +284,13 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 			if err == nil {
 				tried++
 				p.seen[name] = nil
-				watched.beginsTry()
+				watch.beginsTry()
 			}
 			return err
 		},
 	})
 	p.stageEnded()
-	watched.ended(outcome, err)
+	watch.ended(outcome, err)
 	p.result.Changed = p.result.Changed || tried > 0
 	if tried > 0 {
 		p.result.Told[name] = outcome.Telling

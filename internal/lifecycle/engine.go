@@ -896,13 +896,13 @@ func (p *pass) housekeep(ctx context.Context, view View) error {
 		p.warn("%v", err)
 	}
 	return p.update(ctx, func(r *certstore.Record) {
-		r.Attempt, r.CutOff, r.Answers, r.Discovered, r.Roots = nil, 0, stays, view.Plan.Discovered, view.Plan.Roots
+		r.Answers, r.Discovered, r.Roots = stays, view.Plan.Discovered, view.Plan.Roots
 		r.Doubts = view.State.doubts()
 		if view.Plan.publishes {
 			p.publishWish(r, view.Plan)
 		}
-		if view.Plan.Wait.IsZero() {
-			r.Order = nil
+		if view.Plan.Wait.IsZero() { // else what was begun is taken up again
+			r.Order, r.Attempt, r.CutOff = nil, nil, 0
 		}
 		for _, t := range view.State.Targets {
 			if !t.NoList && !t.remembersRegions(r.Deployments[t.key()], view.State.Began) {

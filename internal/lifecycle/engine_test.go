@@ -62,11 +62,12 @@ type memory struct {
 	locked  map[string]bool
 	broken  func(name string) bool // whether a read fails; nil: none does
 	refuse  func(name string) bool // whether a write fails; nil: none does
+	deaf    func(name string) bool // whether nobody hears that a write worked; nil: of all somebody does
 	reads   map[string]int         // by the first part of the name
 }
 
 func newMemory(e *effects) *memory {
-	return &memory{certstore.NewOverlay(nil), e, new(sync.Mutex), map[string]bool{}, nil, nil, map[string]int{}}
+	return &memory{certstore.NewOverlay(nil), e, new(sync.Mutex), map[string]bool{}, nil, nil, nil, map[string]int{}}
 }
 
 func (m *memory) Read(ctx context.Context, name string) ([]byte, certstore.Revision, error) {
@@ -87,7 +88,11 @@ func (m *memory) Write(ctx context.Context, name string, data []byte, prev certs
 	if err := m.effects.happen("write " + name); err != nil {
 		return "", err
 	}
-	return m.Overlay.Write(ctx, name, data, prev)
+	revision, err := m.Overlay.Write(ctx, name, data, prev)
+	if err == nil && m.deaf != nil && m.deaf(name) {
+		return "", errors.New("the connection was lost")
+	}
+	return revision, err
 }
 
 func (m *memory) Delete(ctx context.Context, name string) error {
@@ -391,7 +396,8 @@ func TestAnInterruptedForcedRenewalLosesNoCertificate(t *testing.T) {
 // full when it came.
 func TestAForcedRenewalIsFetchedWhenItCan(t *testing.T) {
 	t.Parallel()
-	for name, full := range map[string]bool{"the CA is away": false, "the disk is full": true} {
+	const away, full, unheard = "the CA is away", "the disk is full", "nobody hears that it was saved"
+	for _, name := range []string{away, full, unheard} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -400,9 +406,13 @@ func TestAForcedRenewalIsFetchedWhenItCan(t *testing.T) {
 				eng := engine(e, store, issuer, target)
 				require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
 				ctx, cancel := context.WithCancel(t.Context())
-				if full {
-					store.refuse = func(name string) bool { return strings.HasPrefix(name, "versions/") }
-				} else {
+				isVersion := func(name string) bool { return strings.HasPrefix(name, "versions/") }
+				switch name {
+				case full:
+					store.refuse = isVersion
+				case unheard:
+					store.deaf = isVersion
+				case away:
 					e.at = func(name string) error {
 						if name == "download" {
 							cancel()
@@ -414,16 +424,18 @@ func TestAForcedRenewalIsFetchedWhenItCan(t *testing.T) {
 				require.Error(t, eng.Pass(ctx, lifecycle.Options{Force: true, ByHand: true})[0].Err())
 				cancel()
 				e.at = nil
-				if !full {
+				if name != full {
 					issuer.fail = errors.New("connection refused")
 				}
 				for range 3 {
-					r := eng.Pass(t.Context(), lifecycle.Options{})[0]
-					require.Error(t, r.Err())
-					require.NotNil(t, r.After.State.Record.Order, "its key is kept")
+					for range 2 { // one of them within the back-off, when there may be something else to write down
+						r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+						require.Error(t, r.Err())
+						require.NotNil(t, r.After.State.Record.Order, "its key is kept")
+					}
 					time.Sleep(24 * time.Hour)
 				}
-				issuer.fail, store.refuse = nil, nil
+				issuer.fail, store.refuse, store.deaf = nil, nil, nil
 				r := eng.Pass(t.Context(), lifecycle.Options{})[0]
 				require.NoError(t, r.Err())
 				require.Equal(t, 2, r.After.Version())

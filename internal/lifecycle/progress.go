@@ -38,54 +38,67 @@ func (p *pass) shows(subject string, phase Phase, format string, args ...any) {
 	}
 }
 
-// proofs tells how an order comes along at its CA.
-type proofs struct {
+// orderWatch tells how an order comes along at its CA.
+type orderWatch struct {
 	*pass
 	plan  Plan
 	began time.Time
-	ca    string
 
-	mu   sync.Mutex
-	open map[string]bool // names that are being proven
+	mu       sync.Mutex
+	ca       string          // whom the order was made at: a rehearsal may make it elsewhere
+	isProven bool            // all names are
+	open     map[string]bool // names that are being proven
 }
 
-func (p *pass) newProofs(plan Plan) *proofs {
-	ca := plan.Wish.Directory
-	if directory, err := url.Parse(ca); err == nil {
-		ca = cmp.Or(directory.Host, ca)
+func (p *pass) watchOrder(plan Plan) *orderWatch {
+	return &orderWatch{pass: p, plan: plan, began: p.Now(), ca: caOf(plan.Wish.Directory), open: map[string]bool{}}
+}
+
+// caOf names a CA by its directory.
+func caOf(directory string) string {
+	at, err := url.Parse(directory)
+	if err != nil {
+		return "CA " + directory
 	}
-	return &proofs{pass: p, plan: plan, began: p.Now(), ca: "CA " + ca, open: map[string]bool{}}
+	return "CA " + cmp.Or(at.Host, directory)
 }
 
-func (o *proofs) reached(step acme.Step, name string) {
-	switch step {
+func (o *orderWatch) reached(p acme.Progress) {
+	switch p.Step {
 	case acme.Ordered, acme.Resumed:
-		o.news("order began", "ca", o.plan.Wish.Directory, "names", len(o.plan.Names), "why", o.plan.Why, "resumed", step == acme.Resumed)
+		o.news("order began", "ca", p.Directory, "names", len(o.plan.Names), "why", o.plan.Why, "resumed", p.Step == acme.Resumed)
+		o.mu.Lock()
+		o.ca = caOf(p.Directory)
+		o.mu.Unlock()
 		words := "asked for a certificate"
-		if step == acme.Resumed {
+		switch {
+		case o.Rehearses:
+			words = "asked for an order, to rehearse it"
+		case p.Step == acme.Resumed:
 			words = "asked for the certificate of the order that was begun"
 		}
 		o.shows(o.ca, Underway, "%s", words)
 	case acme.Answering:
-		o.turn(name, Underway, "the answer is being made visible")
+		o.turn(p.Name, Underway, "the answer is being made visible")
 	case acme.Judging:
-		o.turn(name, Underway, "the CA was asked to look")
+		o.turn(p.Name, Underway, "the CA was asked to look")
 	case acme.Reused:
-		o.turn(name, Done, "proven earlier, which the CA goes by")
+		o.turn(p.Name, Done, "proven earlier, which the CA goes by")
 	case acme.Unproven:
-		o.turn(name, Failed, "not proven")
+		o.turn(p.Name, Failed, "not proven")
 	case acme.Proven:
-		if name != "" {
-			o.turn(name, Done, "proven")
+		if p.Name != "" {
+			o.turn(p.Name, Done, "proven")
 			return
 		}
 		o.news("names proven", "took", o.took(o.began))
+		o.isProven = true
 		o.close(Done, "proven")
 	}
 }
 
 // turn brings a name into a phase.
-func (o *proofs) turn(name string, phase Phase, words string) {
+func (o *orderWatch) turn(name string, phase Phase, words string) {
 	o.mu.Lock()
 	if phase == Underway {
 		o.open[name] = true
@@ -97,7 +110,7 @@ func (o *proofs) turn(name string, phase Phase, words string) {
 }
 
 // close brings all names that are still being proven into a phase.
-func (o *proofs) close(phase Phase, words string) {
+func (o *orderWatch) close(phase Phase, words string) {
 	for _, name := range o.plan.Names {
 		o.mu.Lock()
 		isOpen := o.open[name]
@@ -109,57 +122,56 @@ func (o *proofs) close(phase Phase, words string) {
 }
 
 // ended tells how the order came out.
-func (o *proofs) ended(issued *acme.Issued, err error) {
-	o.close(Failed, "not proven: the order ended before")
+func (o *orderWatch) ended(issued *acme.Issued, err error) {
+	o.close(Failed, "not known: the order ended before")
 	switch {
+	case err != nil && o.Rehearses:
+		o.shows(o.ca, Failed, "the order could not be rehearsed")
 	case err != nil:
-		o.shows(o.ca, Failed, "issued nothing")
-	case o.Rehearses:
-		o.shows(o.ca, Done, "rehearsed, %d requests", issued.Requests)
+		o.shows(o.ca, Failed, "no certificate was had")
+	case o.Rehearses && o.isProven:
+		o.shows(o.ca, Done, "the order was rehearsed, %d requests", issued.Requests)
+	case o.Rehearses: // an account would have been bound for good
+		o.shows(o.ca, Done, "asked for no order, %d requests", issued.Requests)
 	default:
 		o.shows(o.ca, Done, "issued a certificate, %d requests", issued.Requests)
 	}
 }
 
-// deployed tells how a target and its endpoints come along with a version.
-type deployed struct {
+// deployWatch tells how a target and its endpoints come along with a version.
+type deployWatch struct {
 	*pass
 	target  string
 	version int
-
-	told      bool
-	endpoints int // that the log was told of
+	serving int // endpoints that the log was told of
 }
 
 // mostNews is how many endpoints of a target the log tells of one by one.
 const mostNews = 10
 
 // shows tells nothing of a rehearsal, whose targets only say what they would do.
-func (d *deployed) shows(subject string, phase Phase, format string, args ...any) {
+func (d *deployWatch) shows(subject string, phase Phase, format string, args ...any) {
 	if !d.Rehearses {
 		d.pass.shows(subject, phase, format, args...)
 	}
 }
 
-func (d *deployed) beginsTry() {
+func (d *deployWatch) beginsTry() {
 	d.shows("target "+d.target, Underway, "is told of version %d", d.version)
 }
 
-func (d *deployed) wasTold() {
-	d.told = true
+func (d *deployWatch) wasTold() {
 	d.news("told", "target", d.target, "version", d.version)
-	d.shows("target "+d.target, Done, "took version %d", d.version)
+	d.shows("target "+d.target, Done, "was told of version %d", d.version)
 }
 
-func (d *deployed) endpoint(e maasconfig.Endpoint) string { return d.target + " " + e.Address }
-
-// looked tells what the endpoints were just seen to serve.
-func (d *deployed) looked(endpoints []maasconfig.Endpoint) {
+// looked tells what the endpoints were just seen to serve, and for how much longer they are waited for.
+func (d *deployWatch) looked(endpoints []maasconfig.Endpoint, left time.Duration) {
 	for _, e := range endpoints {
-		if e.IsServing() {
-			d.shows(d.endpoint(e), Done, "serves version %d", d.version)
+		if e.IsTrusted() {
+			d.shows(d.target+" "+e.Address, Done, "serves version %d", d.version)
 		} else {
-			d.shows(d.endpoint(e), Underway, "%s", serves(e))
+			d.shows(d.target+" "+e.Address, Underway, "%v left: %s", left.Round(time.Second), serves(e))
 		}
 	}
 }
@@ -167,33 +179,33 @@ func (d *deployed) looked(endpoints []maasconfig.Endpoint) {
 // serves says what an endpoint serves.
 func serves(e maasconfig.Endpoint) string { return strings.TrimPrefix(e.String(), e.Address+" ") }
 
-func (d *deployed) seen(endpoint string, after time.Duration) {
-	if d.endpoints++; d.endpoints <= mostNews {
+func (d *deployWatch) seen(endpoint string, after time.Duration) {
+	if d.serving++; d.serving <= mostNews {
 		d.news("serves it", "target", d.target, "endpoint", endpoint, "version", d.version, "after", after.Round(time.Millisecond))
 	}
 }
 
-func (d *deployed) waits(words string) {
-	if d.options.ByHand { // the daemon's log tells what came of it
-		d.news("waiting", "target", d.target, "for", words)
-	}
+func (d *deployWatch) waits(words string) {
+	d.news("waiting", "target", d.target, "for", words)
 	d.shows("target "+d.target, Waiting, "%s", words)
 }
 
 // ended tells how the deployment came out.
-func (d *deployed) ended(outcome maasconfig.Outcome, failure error) {
-	if d.endpoints > mostNews {
-		d.news("serves it", "target", d.target, "more", d.endpoints-mostNews)
+func (d *deployWatch) ended(outcome maasconfig.Outcome, failure error) {
+	if d.serving > mostNews {
+		d.news("serves it", "target", d.target, "more", d.serving-mostNews)
 	}
 	switch {
 	case outcome.RolledBack:
 		d.shows("target "+d.target, Failed, "version %d was not served anywhere; the one before it was put back", d.version)
-	case failure != nil && !d.told:
-		d.shows("target "+d.target, Failed, "did not take version %d", d.version)
+	case outcome.Telling == maasconfig.Unsure:
+		d.shows("target "+d.target, Failed, "whether it took version %d is not known", d.version)
+	case failure != nil && outcome.Telling != maasconfig.Told:
+		d.shows("target "+d.target, Failed, "was not told of version %d", d.version)
 	}
 	for _, e := range outcome.Endpoints {
-		if !e.IsServing() {
-			d.shows(d.endpoint(e), Failed, "%s", serves(e))
+		if !e.IsTrusted() {
+			d.shows(d.target+" "+e.Address, Failed, "%s", serves(e))
 		}
 	}
 }

@@ -96,6 +96,9 @@ func (f *Fleet) converge(cert string, version int) {
 	}
 }
 
+// mostConverged is of how many certificates a terminal shows one by one how far hosts have come.
+const mostConverged = 3
+
 // Words writes the document for people. A host that is alone is told of elsewhere.
 func (f Fleet) Words(w io.Writer, own string, on Screen) {
 	for _, cert := range slices.Sorted(maps.Keys(f.Lock)) {
@@ -106,12 +109,17 @@ func (f Fleet) Words(w io.Writer, own string, on Screen) {
 		return
 	}
 	fmt.Fprintf(w, "%d hosts:\n", len(f.Nodes))
+	converged := 0
 	for _, cert := range slices.Sorted(maps.Keys(f.Converged)) {
 		c := f.Converged[cert]
-		if on.isDrawnOn() && c.Hosts == c.Of { // the table shows it
+		if on.isDrawnOn() && len(f.Converged) > mostConverged && c.Hosts == c.Of {
+			converged++
 			continue
 		}
 		fmt.Fprintf(w, "  %d of %d found version %d of %s wherever they look\n", c.Hosts, c.Of, c.Version, cert)
+	}
+	if converged > 0 {
+		fmt.Fprintf(w, "  all found the version in use of %d certificates wherever they look\n", converged)
 	}
 	version := ""
 	for _, n := range f.Nodes {

@@ -200,15 +200,18 @@ type pagePast struct {
 type pageHost struct {
 	Name     string
 	Words    string
-	IsWell   bool // as far as its last pass saw
+	Class    string // well, ill, or neither: it was well, and something else is to be said of it
 	At       pageTime
 	Troubles []string
 }
 
 func newPageHost(n Node, version string, now time.Time) pageHost {
-	h := pageHost{Name: n.Node, Words: "well", IsWell: n.OK, At: newPageTime(n.LastPass, now), Troubles: n.troubles(version)}
-	if !n.OK {
-		h.Words = "not well"
+	h := pageHost{Name: n.Node, Words: "well", Class: "well", At: newPageTime(n.LastPass, now), Troubles: n.troubles(version)}
+	switch {
+	case !n.OK:
+		h.Words, h.Class = "not well", "ill"
+	case len(h.Troubles) > 0:
+		h.Words, h.Class = "well at its last pass", ""
 	}
 	if own := n.proxies(); own != "" {
 		h.Words += "; " + own
@@ -234,7 +237,7 @@ func newPageView(b *Board, now time.Time) pageView {
 	ill := 0
 	for _, cert := range doc.Certificates {
 		c := newPageCertificate(cert, now)
-		c.IsFolded = c.IsWell && len(doc.Certificates) > mostOpen
+		c.IsFolded = c.IsWell && c.Reason == "" && (cert.Rehearsal == nil || cert.Rehearsal.OK) && len(doc.Certificates) > mostOpen
 		v.HasFolded = v.HasFolded || c.IsFolded
 		if !c.IsWell {
 			ill++

@@ -16,10 +16,11 @@ type Screen struct {
 	HasColours bool
 }
 
-// narrowest is the fewest columns in which anything is drawn: moments of a lifetime fall upon each other in less.
-const narrowest = 40
+// Narrowest is the fewest columns in which anything is drawn, or folded: moments of a lifetime fall upon each other in less, and there is no
+// room for an indent.
+const Narrowest = 40
 
-func (s Screen) isDrawnOn() bool { return s.Columns >= narrowest }
+func (s Screen) isDrawnOn() bool { return s.Columns >= Narrowest }
 
 // state is a word in the colour of how things are.
 func (s Screen) state(word string, isWell bool) string {
@@ -38,6 +39,9 @@ type column struct {
 	title string
 	most  int // columns of the terminal that it may take; what is longer is cut. 0: as many as it wants
 }
+
+// widthOfNames is what names may take of a table's first column.
+func (s Screen) widthOfNames() int { return max(len("certificate"), min(s.Columns/4, 40)) }
 
 // gap is what stands between two columns of a table.
 const gap = "  "
@@ -103,8 +107,6 @@ func (s Screen) cut() string {
 }
 
 const (
-	// widthOfNames is what names may take of a table's first column.
-	widthOfNames = 24
 	// shortest and longest are how wide a lifetime is drawn in a table; alone it is drawn as wide as longestAlone.
 	shortest, longest, longestAlone = 12, 48, 100
 )
@@ -112,20 +114,21 @@ const (
 // drawCertificates writes a table of certificates: how each is, when it is renewed and ends, who serves it, and of several the lifetime of
 // each. Where there is no room for everything, the lifetime is left out, and then who serves it.
 func (s Screen) drawCertificates(w io.Writer, certificates []Certificate) {
-	columns := []column{{"certificate", widthOfNames}, {"state", 0}, {"renewal", 0}, {"ends", 0}, {"served", 0}}
+	columns := []column{{"certificate", s.widthOfNames()}, {"state", 0}, {"renewal", 0}, {"ends", 0}, {"served", 0}}
 	var rows [][]string
 	for _, c := range certificates {
 		serving, all := c.serving()
 		rows = append(rows, []string{c.Name, s.state(c.State, c.isHealthy()), c.until(c.RenewAt), c.until(c.NotAfter), fmt.Sprintf("%d of %d", serving, all)})
 	}
 	left := min(s.left(columns, rows)-len(gap), longest)
+	hasLifetimes := left >= shortest && len(certificates) > 1
 	switch {
 	case left < -len(gap):
 		columns = columns[:4]
 		for i := range rows {
 			rows[i] = rows[i][:4]
 		}
-	case left >= shortest && len(certificates) > 1:
+	case hasLifetimes:
 		columns = append(columns, column{"lifetime", 0})
 		for i, c := range certificates {
 			drawn := "-"
@@ -134,9 +137,11 @@ func (s Screen) drawCertificates(w io.Writer, certificates []Certificate) {
 			}
 			rows[i] = append(rows[i], drawn)
 		}
-		defer fmt.Fprintln(w, legend(s.IsASCII))
 	}
 	s.draw(w, columns, rows)
+	if hasLifetimes {
+		fmt.Fprintln(w, legend(s.IsASCII))
+	}
 }
 
 // until tells how far a moment is away, where there is one.
@@ -149,7 +154,7 @@ func (c Certificate) until(t Time) string {
 
 // drawHosts writes a table of hosts by what each said of its last pass, and what somebody may have to look into.
 func (s Screen) drawHosts(w io.Writer, hosts []Node, version string) {
-	columns := []column{{"host", widthOfNames}, {"last pass", 0}, {"made at", 0}}
+	columns := []column{{"host", s.widthOfNames()}, {"last pass", 0}, {"made at", 0}}
 	var rows [][]string
 	for _, n := range hosts {
 		well := n.OK && len(n.troubles(version)) == 0
@@ -168,14 +173,16 @@ func (s Screen) drawHosts(w io.Writer, hosts []Node, version string) {
 		}
 	}
 	s.draw(w, columns, rows)
-	isFirst := true
+	var below []string
 	for _, n := range hosts {
-		for _, trouble := range n.troubles(version) {
-			if isFirst {
-				fmt.Fprintln(w)
-			}
-			isFirst = false
-			fmt.Fprintf(w, "%s: %s\n", n.Node, trouble)
+		if proxies := n.proxies(); !n.OK && proxies != "" {
+			below = append(below, n.Node+": "+proxies)
 		}
+		for _, trouble := range n.troubles(version) {
+			below = append(below, n.Node+": "+trouble)
+		}
+	}
+	if len(below) > 0 {
+		fmt.Fprintf(w, "\n%s\n", strings.Join(below, "\n"))
 	}
 }

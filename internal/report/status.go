@@ -245,7 +245,7 @@ func (s *Status) Draw(on Screen) {
 }
 
 // Words writes the document for people: of several certificates first how many are well, and those that are not. On a terminal a table shows
-// them all, and no more is told of those that are well.
+// them all, and no more is told of those of which there is nothing to say.
 func (s Status) Words(w io.Writer) {
 	wrong := 0
 	for _, cert := range s.Certificates {
@@ -264,7 +264,7 @@ func (s Status) Words(w io.Writer) {
 	}
 	for _, isHealthy := range []bool{false, true} {
 		for _, cert := range s.Certificates {
-			if cert.isHealthy() == isHealthy && !(isHealthy && isDrawn && all > 1) {
+			if cert.isHealthy() == isHealthy && !(isDrawn && all > 1 && cert.isUnremarkable()) {
 				cert.Words(w)
 			}
 		}
@@ -282,6 +282,12 @@ func (s Status) Wrong(w io.Writer) {
 			cert.Words(w)
 		}
 	}
+}
+
+// isUnremarkable tells whether nothing is to be said of a certificate but what a table has room for.
+func (c Certificate) isUnremarkable() bool {
+	return lifecycle.CertState(c.State) == lifecycle.StateOK && len(c.Warnings) == 0 && len(c.open) == 0 && c.LastFailure == nil && len(c.Troubles) == 0 && !c.differs && !c.missedWindow &&
+		c.Changes.String() == "" && c.Drift.String() == "" && (c.Rehearsal == nil || c.Rehearsal.OK && c.Rehearsal.SkippedSince.IsZero())
 }
 
 func (c Certificate) isHealthy() bool { return lifecycle.CertState(c.State).IsHealthy() }
