@@ -48,7 +48,7 @@ lives: ## two thousand lives of a deployment in fake time, and two hundred inter
 LIVES ?= 2000
 
 faults: ## whatever goes wrong wherever a renewal touches the world, with both kinds of stores; FAULTS=all for every single time; needs postgresql-15
-	FAULTS=$(FAULTS) go test -count=1 -timeout 60m -tags faults -parallel 20 -run TestFaultsAtEveryPoint -v ./internal/command | grep -v '^=== \|^ *--- PASS.*/walk/'
+	FAULTS=$(FAULTS) go test -count=1 -timeout 60m -tags faults -parallel 32 -run TestFaultsAtEveryPoint -v ./internal/command | grep -v '^=== \|^ *--- PASS.*/walk/'
 
 hostile: ## a lying CA, forged regions, a hostile DNS and local users: what they cost, and that the real ones work afterwards
 	go test -count=1 -timeout 20m -tags hostile -run TestHostile ./internal/command
