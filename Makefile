@@ -11,7 +11,7 @@ AXE := 4.14.1
 XTERM := 6.0.0
 NODE_MODULES := $(TOOLS)/node_modules/.axe-core-$(AXE)-xterm-$(XTERM)
 
-.PHONY: build test demo demo-fleet lint rules race lives faults hostile browser pictures e2e soak scale bench allproviders check clean
+.PHONY: build test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak scale bench allproviders check clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
@@ -50,6 +50,14 @@ LIVES ?= 2000
 faults: ## whatever goes wrong wherever a renewal touches the world, with both kinds of stores; FAULTS=all for every single time; needs postgresql-15
 	FAULTS=$(FAULTS) go test -count=1 -timeout 60m -tags faults -parallel 32 -run TestFaultsAtEveryPoint -v ./internal/command | grep -v '^=== \|^ *--- PASS.*/walk/'
 
+fuzz: ## what comes from outside, each kind for FUZZTIME: configuration, stored and sealed documents, PEM, nginx's and nftables' files, words of MAAS and of CAs
+	@mkdir -p $(TOOLS); for file in $$(grep -rl '^func Fuzz' --include='*_test.go' acme certstore maasconfig notify internal); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$file); do \
+			go test ./$$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) >$(TOOLS)/fuzz.log 2>&1 || { cat $(TOOLS)/fuzz.log; exit 1; }; \
+			echo "$$target ($$(dirname $$file)): $$(sed -n 's/^fuzz: elapsed: //p' $(TOOLS)/fuzz.log | tail -1)"; \
+		done; done
+FUZZTIME ?= 10s
+
 hostile: ## a lying CA, forged regions, a hostile DNS and local users: what they cost, and that the real ones work afterwards
 	go test -count=1 -timeout 20m -tags hostile -run TestHostile ./internal/command
 
@@ -80,7 +88,7 @@ allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, wh
 	cd examples/allproviders && go vet ./... && go test ./...
 	cd examples/allproviders && CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(CURDIR)/bin/maascert-allproviders .
 
-check: lint rules race lives faults hostile browser e2e allproviders ## what CI runs after the README's own commands
+check: lint rules race lives faults fuzz hostile browser e2e allproviders ## what CI runs after the README's own commands
 
 clean:
 	rm -rf bin .tools

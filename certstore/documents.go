@@ -72,7 +72,8 @@ func writeVersion(ctx context.Context, store Store, cert string, v Version) erro
 	return err
 }
 
-// LoadVersion reads one version of a certificate; ErrNotFound when there is none of that number.
+// LoadVersion reads one version of a certificate; ErrNotFound when there is none of that number. One that was moved to another number is
+// damaged.
 func LoadVersion(ctx context.Context, store Store, cert string, number int) (Version, error) {
 	name := versionName(cert, number)
 	data, _, err := store.Read(ctx, name)
@@ -83,12 +84,15 @@ func LoadVersion(ctx context.Context, store Store, cert string, number int) (Ver
 	if err := decode(name, data, &doc, func() int { return doc.V }); err != nil {
 		return Version{}, err
 	}
+	if doc.Number != number {
+		return Version{}, damaged(name, fmt.Sprintf("it is version %d", doc.Number))
+	}
 	bundle, err := Parse([]byte(doc.Key), []byte(doc.Chain))
 	if err != nil {
 		return Version{}, fmt.Errorf("store: %s: %w", name, err)
 	}
 	return Version{
-		Number: doc.Number, Origin: doc.Origin, Created: doc.Created, Directory: doc.Directory, Account: doc.Account, Profile: doc.Profile, Bundle: bundle,
+		Number: number, Origin: doc.Origin, Created: doc.Created, Directory: doc.Directory, Account: doc.Account, Profile: doc.Profile, Bundle: bundle,
 	}, nil
 }
 

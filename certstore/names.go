@@ -27,6 +27,12 @@ func CanonicalName(name string) (string, error) {
 	}
 	bare, wildcard := strings.CutPrefix(strings.TrimSuffix(name, "."), "*.")
 	ascii, err := nameRules.ToASCII(bare)
+	if err == nil && ascii != bare { // what is no text maps to a name that is none
+		var again string
+		if again, err = nameRules.ToASCII(ascii); err == nil && again != ascii {
+			err = errors.New("it has no one spelling")
+		}
+	}
 	if err != nil {
 		return "", whyNoName(name)
 	}

@@ -53,6 +53,9 @@ func ParseVersion(text string) (Version, error) {
 			*part = number
 		}
 	}
+	if !v.IsKnown() {
+		return Version{}, fmt.Errorf("%q is not a MAAS version", text)
+	}
 	return v, nil
 }
 
@@ -243,8 +246,11 @@ func localTLS(fsys world.FS, httpDir string) tlsState {
 	if match == nil {
 		return tlsState{known: true}
 	}
-	port, err := strconv.Atoi(string(match[1]))
-	return tlsState{known: err == nil, port: port, err: err}
+	port, err := strconv.ParseUint(string(match[1]), 10, 16)
+	if err != nil {
+		return tlsState{err: fmt.Errorf("%s names a port that is none of TCP's", nginxInclude)}
+	}
+	return tlsState{known: true, port: int(port)}
 }
 
 // LocalTLSPort is the port on which this host's region serves TLS, 0 for none, as regiond's own files say; known is whether they do.

@@ -216,7 +216,7 @@ func (s *solvers) newDNS(c providers.Section) *challenge.DNS {
 // acme is a client's configuration for a CA.
 func (p *assembly) acme(issuer config.Issuer, store certstore.Store, known *solvers) acme.Config {
 	return acme.Config{
-		Directory: issuer.Directory, Roots: issuer.Roots(), IssuerRoots: issuer.IssuerRoots(), Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
+		Directory: issuer.Directory, Roots: issuer.Roots(), IssuerRoots: issuer.IssuerRoots(), Dial: p.dial, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.External(), Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
 		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach, Observe: p.observe, Log: p.log,
 		Solve:  func(name string) challenge.Solver { return known.solver(issuer.ChallengeFor(name)) },

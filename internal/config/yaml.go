@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -72,10 +73,20 @@ func (e *Errors) Lines(excerpt bool) []string {
 	return lines
 }
 
-// excerptOf is a line, or what stands around a column of a long one, and where the column is in that. Tabs are shown as spaces.
+// excerptOf is a line, or what stands around a column of a long one, and where the column is in that. Tabs are shown as spaces, and what no
+// terminal should get as question marks.
 func excerptOf(line string, column int) (string, int) {
 	const around = 34
-	text := []rune(strings.ReplaceAll(line, "\t", " "))
+	text := []rune(strings.Map(func(r rune) rune {
+		switch {
+		case r == '\t':
+			return ' '
+		case unicode.IsPrint(r):
+			return r
+		default:
+			return '?'
+		}
+	}, line))
 	column = max(1, min(column, len(text)+1))
 	if len(text) <= 2*around {
 		return string(text), column
@@ -142,7 +153,7 @@ func (d *document) failure() error {
 }
 
 func (d *document) add(at *token.Position, format string, args ...any) {
-	d.errors = append(d.errors, mistake{at.Line, at.Column, fmt.Sprintf(format, args...)})
+	d.errors = append(d.errors, mistake{at.Line, at.Column, printable.Text(fmt.Sprintf(format, args...))})
 }
 
 // fault notes that a key's value is wrong. One that is not there is shown at the nearest key above it.
