@@ -47,16 +47,17 @@ lives: ## two thousand lives of a deployment in fake time, and two hundred inter
 	INTERRUPTED_RUNS=200 go test -count=1 -timeout 20m -run TestM1AnInterruptedPassTellsNoLie ./internal/command
 LIVES ?= 2000
 
-faults: ## whatever goes wrong wherever a renewal touches the world, with both kinds of stores; FAULTS=all for every single time; needs postgresql-15
-	FAULTS=$(FAULTS) go test -count=1 -timeout 60m -tags faults -parallel 32 -run TestFaultsAtEveryPoint -v ./internal/command | grep -v '^=== \|^ *--- PASS.*/walk/'
+faults: ## whatever goes wrong wherever a renewal touches the world, with both kinds of stores; FAULTS=all for every single time; and that no secret gets out; needs postgresql-15
+	FAULTS=$(FAULTS) go test -count=1 -timeout 60m -tags faults -parallel 32 -run 'TestFaultsAtEveryPoint|TestNoSecretGetsOut' -v ./internal/command | grep -v '^=== \|^ *--- PASS.*/walk/'
 
 fuzz: ## what comes from outside, each kind for FUZZTIME: configuration, stored and sealed documents, PEM, nginx's and nftables' files, words of MAAS and of CAs
 	@mkdir -p $(TOOLS); for file in $$(grep -rl '^func Fuzz' --include='*_test.go' acme certstore maasconfig notify internal); do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$file); do \
-			go test ./$$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x >$(TOOLS)/fuzz.log 2>&1 || { cat $(TOOLS)/fuzz.log; exit 1; }; \
+			go test ./$$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x >$(TOOLS)/fuzz.log 2>&1 || { grep -q 'context deadline exceeded' $(TOOLS)/fuzz.log && ! grep -q 'Failing input' $(TOOLS)/fuzz.log; } || { cat $(TOOLS)/fuzz.log; exit 1; }; \
 			echo "$$target ($$(dirname $$file)): $$(sed -n 's/^fuzz: elapsed: //p' $(TOOLS)/fuzz.log | tail -1)"; \
 		done; done
 FUZZTIME ?= 10s
+# Go 1.26 may take its own end of the time for a failure, of which there is no input (golang/go#75804).
 
 hostile: ## a lying CA, forged regions, a hostile DNS and local users: what they cost, and that the real ones work afterwards
 	go test -count=1 -timeout 20m -tags hostile -run TestHostile ./internal/command

@@ -681,6 +681,33 @@ func TestToldWithoutTheStore(t *testing.T) {
 	require.Empty(t, record.Outbox)
 }
 
+// A notifier that takes nothing while the store cannot be reached holds up no pass: this once waited for itself for ever.
+func TestNobodyIsToldWhileTheStoreIsAway(t *testing.T) {
+	t.Parallel()
+	s := newTellers(t)
+	deaf := &heard{fail: errors.New("connection refused")}
+	teller := s.teller(&file{}, notify.Channel{Name: "ops", Notifier: deaf})
+	s.pass(t, teller)
+	s.store.broken = func(string) bool { return true }
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for range 3 {
+			s.pass(t, teller)
+			s.now = s.now.Add(degradedPatience)
+		}
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for itself")
+	}
+	s.store.broken, deaf.fail = nil, nil
+	s.now = s.now.Add(time.Hour)
+	s.pass(t, teller)
+	require.Equal(t, []string{"recovered"}, deaf.take(), "it tells again")
+}
+
 // Where nothing can be written down, nothing is told again and again by a daemon.
 func TestToldWithoutAnyMemory(t *testing.T) {
 	t.Parallel()

@@ -31,7 +31,8 @@ type Teller struct {
 
 	changing   sync.Mutex // held while what was told is changed
 	mu         sync.Mutex
-	remembered *hostMemory     // as this host left it; nil: it was not read yet
+	remembered *hostMemory // as this host left it; nil: it was not read yet
+	naming     sync.Once
 	self       string          // this process, among all that share the store
 	begun      map[string]bool // certificates of which this process told something
 	failing    map[string]failing
@@ -166,11 +167,7 @@ func (t *Teller) now() time.Time { return t.Now().Round(0).UTC() }
 
 // process is this one, among all that share the store.
 func (t *Teller) process() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.self == "" {
-		t.self = t.Node + "/" + rand.Text()[:8]
-	}
+	t.naming.Do(func() { t.self = t.Node + "/" + rand.Text()[:8] })
 	return t.self
 }
 
