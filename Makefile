@@ -72,8 +72,9 @@ pictures: $(NODE_MODULES) ## those of the README, made anew by the real program;
 e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies, name servers, PostgreSQL and Prometheus; needs root, nginx, haproxy, apache2, named, ip, systemd-analyze, prometheus, prometheus-alertmanager, prometheus-node-exporter, prometheus-blackbox-exporter, postgresql-15, pgbouncer, nsenter, unshare, curl, openssl, certbot, lego, dehydrated, nftables, ufw and libmonitoring-plugin-perl
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -timeout 30m -v ./certstore/postgres ./internal/e2e
 
-soak: build ## the fleet of make e2e in 200 rounds of chaos; SOAK sets how many, SEED which
+soak: build ## the fleet of make e2e in 200 rounds of chaos, and minutes of make fuzz; SOAK sets how many rounds, SEED which
 	MAASCERT_SOAK_ROUNDS=$(SOAK) MAASCERT_SOAK_SEED=$(SEED) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -timeout 90m -v -run TestChaos ./internal/e2e
+	$(MAKE) fuzz FUZZTIME=3m
 SOAK ?= 200
 SEED ?= 1
 
