@@ -79,7 +79,7 @@ func (p *assembly) ports(host preflight.Host, isMAASHere bool) (ports []prefligh
 
 // checkOwnFiles tells whether the daemon would take the configuration and what it names.
 func checkOwnFiles(p *assembly) []report.Item {
-	for _, one := range entrusted(p.config.File(), p.config) {
+	for _, one := range entrusted(p.config.File(), p.config, p.runner) {
 		if err := world.Replaceable(one.path, os.Geteuid()); err != nil {
 			return []report.Item{report.Asked("own-files", "", one.path, hint.Add(fmt.Errorf("the daemon will not start: %s is not safe: %w", one.what, err), "%s", ownFix(err, one.path)))}
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -21,7 +22,9 @@ type face struct {
 	to      io.Writer
 	columns int // of the terminal; 0: there is none
 	isASCII bool
-	rest    []byte // of a line that has not ended
+
+	mu   sync.Mutex
+	rest []byte // of a line that has not ended
 }
 
 // newFace is a face of an output.
@@ -68,6 +71,8 @@ func sizeOf(to io.Writer) (columns, rows int, isTerminal bool) {
 }
 
 func (f *face) Write(part []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.rest = append(f.rest, part...)
 	for {
 		line, rest, isWhole := bytes.Cut(f.rest, []byte("\n"))

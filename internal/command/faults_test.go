@@ -112,7 +112,7 @@ func (w *walked) run(t *testing.T, walk *worldtest.Walk, args ...string) (code i
 	defer cancel()
 	walk.Cancel = cancel
 	a := testApp(w.hostOf(walk.FS(world.OS{})))
-	a.stdin, a.stdout, a.stderr, a.reach, a.listening = null, &out, &errs, port80(strconv.Itoa(w.ca.HTTPPort)), nil
+	a.stdin, a.stdout, a.stderr, a.reach, a.listening = null, &out, &errs, walk.Dial(port80(strconv.Itoa(w.ca.HTTPPort))), nil
 	a.programs, a.dial = walk.Runner(world.Exec{}), walk.Dial(a.dial)
 	a.database = func(c postgres.Config) (certstore.Store, error) {
 		store, err := openDatabase(c)
@@ -159,6 +159,9 @@ func (w *walked) isTrue(t *testing.T, code int, stdout string) {
 	var doc renewedAs
 	require.NoError(t, json.Unmarshal([]byte(stdout), &doc), stdout)
 	served := w.served()
+	if code == exitOK {
+		require.Len(t, doc.Certificates, 1, stdout)
+	}
 	for _, c := range doc.Certificates {
 		for _, e := range c.Endpoints {
 			if e.State == "match" {
@@ -189,12 +192,12 @@ func (w *walked) isTrue(t *testing.T, code int, stdout string) {
 // key lies where none belongs.
 func (w *walked) isSafe(t *testing.T) {
 	t.Helper()
-	for address, fingerprint := range w.served() {
-		require.NotEmpty(t, fingerprint, "%s serves neither the old nor the new certificate", address)
-	}
-	record, _, err := certstore.LoadRecord(t.Context(), w.store(), "maas")
+	ledger, err := certstore.OpenLedger(t.Context(), w.store(), "maas")
 	require.NoError(t, err)
-	_, err = certstore.LoadVersion(t.Context(), w.store(), "maas", record.Current)
+	for address, fingerprint := range w.served() {
+		require.Contains(t, ledger.Versions(), fingerprint, "%s serves neither the old nor the new certificate", address)
+	}
+	_, err = ledger.Version(t.Context(), ledger.Record().Current)
 	require.NoError(t, err)
 	_, err = certstore.LoadNodes(t.Context(), w.store(), time.Now())
 	require.NoError(t, err)
@@ -284,7 +287,8 @@ func databases(server *postgrestest.Server) func(t *testing.T) (url string) {
 }
 
 // Whatever goes wrong at whatever point of a renewal, with each kind of store: what was served stays served or the new certificate is, nothing is
-// said that was not seen, no key gets out, and the next run leaves everything as it should be with one extra order at the most.
+// said that was not seen, no key gets out, and the next run leaves everything as it should be with one extra order at the most; where a back-off
+// holds that one back, it is one that a person forces.
 func TestFaultsAtEveryPoint(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"files", "postgres"} {
@@ -315,6 +319,8 @@ func TestFaultsAtEveryPoint(t *testing.T) {
 						code, stdout, stderr := w.run(t, walk, "renew", "--force", "--json")
 						if !walk.IsDone() { // the CA was asked less often, or endpoints in another order
 							missed.Add(1)
+						} else {
+							walked.Add(1)
 						}
 						w.isSafe(t)
 						if !walk.IsDead() {
@@ -328,12 +334,11 @@ func TestFaultsAtEveryPoint(t *testing.T) {
 						w.isTrue(t, code, stdout)
 						w.isSafe(t)
 						w.isConverged(t, 3)
-						walked.Add(1)
 					})
 				}
 			})
 			t.Logf("%s: %d of the %d points of a renewal, %d faults; %d were not reached", kind, points, len(walk.Seen()), walked.Load(), missed.Load())
-			require.EqualValues(t, len(faults), walked.Load())
+			require.EqualValues(t, len(faults), walked.Load()+missed.Load())
 			require.Less(t, int(missed.Load()), len(faults)/20)
 		})
 	}

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,16 +69,32 @@ func spellings(secret []byte) []string {
 
 // in is the first secret that a text holds; empty for none.
 func (k known) in(text []byte) (what string) {
-	flat := bytes.ReplaceAll(text, []byte("\n"), nil) // as in PEM
-	for what, secret := range k {
-		for _, one := range spellings(secret) {
-			if bytes.Contains(text, []byte(one)) || bytes.Contains(flat, []byte(one)) {
-				return what
+	views := [][]byte{text}
+	for _, dumped := range dumps.FindAll(text, -1) { // bytes in a dump of the database, or of a program
+		if plain, err := hex.DecodeString(string(dumped)); err == nil {
+			views = append(views, plain)
+		}
+	}
+	for _, view := range views {
+		flat := lineEnds.ReplaceAll(view, nil) // as in PEM, and PEM in JSON or in quotes, once or twice
+		for what, secret := range k {
+			for _, one := range spellings(secret) {
+				if bytes.Contains(view, []byte(one)) || bytes.Contains(flat, []byte(one)) {
+					return what
+				}
 			}
+		}
+		if bytes.Contains(view, []byte("PRIVATE KEY")) {
+			return "some private key"
 		}
 	}
 	return ""
 }
+
+var (
+	dumps    = regexp.MustCompile(`[0-9a-f]{64,}`)
+	lineEnds = regexp.MustCompile(`(\\)+n|\n`)
+)
 
 // No secret gets out: not into a log at the level debug, a document, the page, the metrics, the arguments and the environment of a program that
 // is run, the database, or any file but those that it is kept in.
@@ -241,10 +258,20 @@ func TestNoSecretGetsOut(t *testing.T) {
 		searched++
 		return err
 	}))
-	// The search finds what there is.
+	// The search finds what there is, also a key in a document, in a log, and in a dump.
+	key := account.Key
+	document, err := json.Marshal(map[string]string{"key": key})
+	require.NoError(t, err)
+	for _, planted := range []string{key, string(document), fmt.Sprintf("%q", document), hex.EncodeToString([]byte(key)), `\\x` + hex.EncodeToString(document)} {
+		require.NotEmpty(t, secrets.in([]byte(strings.ReplaceAll(planted, "PRIVATE KEY", "CERTIFICATE"))), planted)
+		require.NotEmpty(t, secrets.in([]byte(planted)))
+	}
 	for what, secret := range secrets {
 		for _, one := range spellings(secret) {
-			require.NotEmpty(t, secrets.in([]byte("x"+one[:len(one)/2]+"\n"+one[len(one)/2:]+"y")), what)
+			require.NotEmpty(t, secrets.in([]byte("x"+one+"y")), what)
+			if !strings.ContainsAny(one, "\n\\") {
+				require.NotEmpty(t, secrets.in([]byte("x"+one[:len(one)/2]+"\n"+one[len(one)/2:]+"y")), what)
+			}
 		}
 	}
 	t.Logf("%d secrets, each in up to 11 spellings, are in none of %d texts and files (%d kB of logs)", len(secrets), searched, log.Len()/1000)

@@ -18,7 +18,7 @@ import (
 
 // mayRun refuses what somebody else could replace.
 func (a *app) mayRun(path string, config *config.Config) error {
-	for _, one := range entrusted(path, config) {
+	for _, one := range entrusted(path, config, a.programs) {
 		err := world.Replaceable(one.path, os.Geteuid())
 		if errors.Is(err, fs.ErrPermission) {
 			return hint.Add(fmt.Errorf("run: %s cannot be looked at: %w", one.what, err), "run maascert as the user that the store belongs to (root)")
@@ -61,7 +61,7 @@ func mayImport(path string) error {
 type trusted struct{ what, path string }
 
 // entrusted is all that has to be safe, with what it is.
-func entrusted(path string, config *config.Config) []trusted {
+func entrusted(path string, config *config.Config, programs world.Runner) []trusted {
 	all := []trusted{{"the configuration", path}, {"state_dir", config.StateDir}}
 	add := func(what, path string) {
 		if path != "" {
@@ -71,7 +71,7 @@ func entrusted(path string, config *config.Config) []trusted {
 	add("the store", config.Store.Path)
 	add("maas.stage_dir", config.MAAS.StageDir)
 	program := func(what, name string) {
-		if found, err := (world.Exec{}).LookPath(name); name != "" && err == nil {
+		if found, err := programs.LookPath(name); name != "" && err == nil {
 			add(what, found)
 		}
 	}

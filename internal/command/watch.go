@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -69,8 +68,9 @@ type printedLines struct {
 	lines   chan string
 	printed chan struct{} // closed when all are
 
-	mu   sync.Mutex
-	said map[subject]lifecycle.Progress
+	mu     sync.Mutex
+	said   map[subject]lifecycle.Progress
+	isOver bool
 }
 
 // mostPrinted is how many lines may wait for a terminal that takes none. The pass does not.
@@ -92,7 +92,7 @@ func (l *printedLines) tell(p lifecycle.Progress) {
 	defer l.mu.Unlock()
 	about := subject{p.Certificate, p.Subject}
 	last := l.said[about]
-	if p.Phase == lifecycle.Underway && last.Phase != lifecycle.Done || last == p { // what was done, and is not any more, is news
+	if l.isOver || p.Phase == lifecycle.Underway && last.Phase != lifecycle.Done || last == p { // what was done, and is not any more, is news
 		return
 	}
 	l.said[about] = p
@@ -103,7 +103,10 @@ func (l *printedLines) tell(p lifecycle.Progress) {
 }
 
 func (l *printedLines) end() {
+	l.mu.Lock()
+	l.isOver = true
 	close(l.lines)
+	l.mu.Unlock()
 	select {
 	case <-l.printed:
 	case <-time.After(endTime):
@@ -128,25 +131,25 @@ const (
 // liveLines are one line for each subject, which changes until it is done. As many change at the same time as the terminal has room for;
 // the others are counted on one more line, but for those that fail.
 type liveLines struct {
-	writer        progress.Writer
-	width         int // of the words of a line
-	most          int // lines that change
-	hasSeveral    bool
-	isASCII       bool
-	ellipsis      string
-	drawn         chan struct{} // closed after the last drawing
-	mu            sync.Mutex
-	lines         map[subject]*progress.Tracker  // of those that are underway
-	over          map[subject]lifecycle.Progress // how the others came out
-	rest          *progress.Tracker              // the line that counts those that found no room; nil: all did
-	uncounted     []subject                      // those of them that are underway
-	everUncounted int                            // all that there ever were
+	writer      progress.Writer
+	width       int // of the words of a line
+	most        int // lines that change
+	hasSeveral  bool
+	isASCII     bool
+	ellipsis    string
+	drawn       chan struct{} // closed after the last drawing
+	mu          sync.Mutex
+	lines       map[subject]*progress.Tracker  // of those that are underway
+	over        map[subject]lifecycle.Progress // how the others came out
+	rest        *progress.Tracker              // the line that counts those that found no room; nil: all did
+	counted     map[subject]bool               // all of them, and whether each is underway
+	saidThrough int                            // of them when the last such line ended
 }
 
 func newLiveLines(to io.Writer, columns, rows int, isASCII, hasSeveral bool) *liveLines {
 	l := &liveLines{
 		writer: progress.NewWriter(), width: columns - widthOfStats, most: min(rows-rowsLeft, mostLines), hasSeveral: hasSeveral, isASCII: isASCII, ellipsis: "…",
-		drawn: make(chan struct{}), lines: map[subject]*progress.Tracker{}, over: map[subject]lifecycle.Progress{},
+		drawn: make(chan struct{}), lines: map[subject]*progress.Tracker{}, over: map[subject]lifecycle.Progress{}, counted: map[subject]bool{},
 	}
 	spinner, done, failed := []string{"⠋", "⠙", "⠸", "⠴", "⠦", "⠇"}, "✓", "✗"
 	if isASCII {
@@ -183,17 +186,19 @@ func (l *liveLines) tell(p lifecycle.Progress) {
 	if p.Phase != lifecycle.Underway {
 		l.over[about] = p
 	}
-	line, isCounted := l.lines[about], slices.Contains(l.uncounted, about)
+	line := l.lines[about]
+	_, isCounted := l.counted[about]
 	switch {
 	case p.Phase == lifecycle.Failed:
-		if isCounted {
-			l.everUncounted--
-			l.count(about, false)
+		if isCounted { // it gets a line
+			delete(l.counted, about)
+			l.showRest()
 		}
 		l.lineFor(about, line, p).MarkAsErrored()
 		delete(l.lines, about)
 	case line == nil && (isCounted || len(l.lines) >= l.most):
-		l.count(about, p.Phase == lifecycle.Underway)
+		l.counted[about] = p.Phase == lifecycle.Underway
+		l.showRest()
 	case p.Phase == lifecycle.Underway:
 		l.lines[about] = l.lineFor(about, line, p)
 	default:
@@ -232,23 +237,25 @@ func shortened(name string, columns int, ellipsis string) string {
 	return string(runes[:head]) + ellipsis + string(runes[len(runes)-(columns-1-head):])
 }
 
-// count counts a subject that found no room for a line of its own, while it is underway and after that.
-func (l *liveLines) count(about subject, isUnderway bool) {
-	if !slices.Contains(l.uncounted, about) {
-		l.everUncounted++
+// showRest says how many found no room for a line of their own, and how many of them are through.
+func (l *liveLines) showRest() {
+	through := 0
+	for _, isUnderway := range l.counted {
+		if !isUnderway {
+			through++
+		}
 	}
-	l.uncounted = slices.DeleteFunc(l.uncounted, func(one subject) bool { return one == about })
-	if isUnderway {
-		l.uncounted = append(l.uncounted, about)
+	if l.rest == nil && through == len(l.counted) && through <= l.saidThrough {
+		return
 	}
 	if l.rest == nil {
 		l.rest = &progress.Tracker{}
 		l.writer.AppendTracker(l.rest)
 	}
-	l.rest.UpdateMessage(fmt.Sprintf("and %d more, of which %d are through", l.everUncounted, l.everUncounted-len(l.uncounted)))
-	if len(l.uncounted) == 0 {
+	l.rest.UpdateMessage(fmt.Sprintf("and %d more, of which %d are through", len(l.counted), through))
+	if through == len(l.counted) {
 		l.rest.MarkAsDone()
-		l.rest, l.everUncounted = nil, 0
+		l.rest, l.saidThrough = nil, through
 	}
 }
 
@@ -275,13 +282,20 @@ func (l *liveLines) end() {
 	}
 }
 
-// frames are drawings on a terminal, which may get narrower meanwhile, and which shows what somebody types.
-type frames struct{ to io.Writer }
+// frames are drawings on a terminal, which may get narrower meanwhile, and which shows what somebody types. On one that has got too low for them
+// nothing more is drawn: each would push what is above it out of the terminal. What came of the pass is told after them.
+type frames struct {
+	to       io.Writer
+	isTooLow bool
+}
 
 func (f *frames) Write(drawing []byte) (int, error) {
+	columns, rows, _ := sizeOf(f.to)
+	if f.isTooLow = f.isTooLow || rows > 0 && strings.Count(string(drawing), "\x1b[A") >= rows; f.isTooLow {
+		return len(drawing), nil
+	}
 	var out strings.Builder
 	out.WriteByte('\r') // also where ^C was shown
-	columns, _, _ := sizeOf(f.to)
 	for line := range strings.Lines(string(drawing)) {
 		if words := strings.TrimSuffix(line, "\n"); columns > 0 && words != line {
 			line = text.Trim(words, columns) + "\n"

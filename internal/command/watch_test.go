@@ -173,6 +173,9 @@ func TestMoreThanATerminalHolds(t *testing.T) {
 	written.waitForAnother(t)
 	say(lifecycle.Waiting, "is waited for")
 	say(lifecycle.Underway, "is still asked")
+	for _, phase := range []lifecycle.Phase{lifecycle.Done, lifecycle.Underway, lifecycle.Done, lifecycle.Underway} {
+		lines.tell(lifecycle.Progress{Certificate: "maas", Subject: "region50.example.internal", Phase: phase, Words: "comes and goes"})
+	}
 	written.waitForAnother(t)
 	for n := range names {
 		if n%50 == 7 { // with a line or without
@@ -191,6 +194,7 @@ func TestMoreThanATerminalHolds(t *testing.T) {
 			return strings.HasPrefix(line, "maas: "+failed) && strings.Contains(line, "not proven") && strings.Contains(line, "✗ [")
 		}), "%s\n%s", failed, all)
 	}
+	// One that comes and goes is counted once.
 	counted := 0
 	require.Equal(t, 1, countLines(screen, func(line string) bool {
 		var through int
@@ -223,6 +227,22 @@ func TestFramesAreWholeLines(t *testing.T) {
 	n, err := io.ReadAtLeast(terminal, text, 100)
 	require.NoError(t, err)
 	require.Equal(t, []string{strings.Repeat("a", 20), "b"}, shownAt(t, text[:n], 80, 24))
+
+	low, end, err := pty.Open()
+	require.NoError(t, err)
+	defer low.Close()
+	defer end.Close()
+	require.NoError(t, pty.Setsize(end, &pty.Winsize{Rows: 10, Cols: 80}))
+	f = &frames{to: end}
+	for _, ups := range []int{9, 10, 3} { // on one that has got too low nothing more is drawn
+		_, err = f.Write([]byte(strings.Repeat("\x1b[A\x1b[K", ups) + fmt.Sprintf("drawing %d\n", ups)))
+		require.NoError(t, err)
+	}
+	n, err = low.Read(text)
+	require.NoError(t, err)
+	require.Contains(t, string(text[:n]), "drawing 9")
+	require.NotContains(t, string(text[:n]), "drawing 10")
+	require.NotContains(t, string(text[:n]), "drawing 3")
 }
 
 // A terminal that takes nothing holds up no pass, and its end only for a moment.
@@ -232,6 +252,7 @@ func TestAStalledTerminal(t *testing.T) {
 	defer stalled.Close()
 	began := time.Now()
 	for _, watch := range []watcher{newPrintedLines(reader), newLiveLines(reader, 80, 24, false, false)} {
+		defer watch.tell(lifecycle.Progress{Certificate: "maas", Subject: "late", Phase: lifecycle.Done, Words: "is told to nobody"})
 		for n := range 3 * mostPrinted {
 			watch.tell(lifecycle.Progress{Certificate: "maas", Subject: fmt.Sprint("region", n), Phase: lifecycle.Done, Words: "proven"})
 		}

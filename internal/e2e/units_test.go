@@ -75,6 +75,7 @@ for try in $(seq 100); do
 	sleep 0.1
 done
 echo "$answer"
+curl -sf -g "http://[::1]/.well-known/acme-challenge/a-token-of-the-ca-0123456789"; echo
 grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs):' /proc/$!/status
 kill -TERM $!
 wait $! || echo "exit $?"
@@ -90,7 +91,8 @@ wait $! || echo "exit $?"
 	require.NoError(t, os.Chmod(program, 0o755))
 	out, err := exec.Command("unshare", "-n", "bash", "-c", script, "bash", program).CombinedOutput()
 	require.NoError(t, err, string(out))
-	require.Equal(t, "a-token-of-the-ca-0123456789."+thumbprint+"\n"+
+	const answer = "a-token-of-the-ca-0123456789." + thumbprint + "\n"
+	require.Equal(t, answer+answer+
 		"Uid:\t65534\t65534\t65534\t65534\nCapEff:\t0000000000000400\nCapBnd:\t0000000000000400\nNoNewPrivs:\t1\nexit 130\n", string(out))
 }
 

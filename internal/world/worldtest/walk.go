@@ -71,8 +71,8 @@ var (
 	errFault = &fs.PathError{Op: "fault", Path: "of the test", Err: syscall.EIO}
 )
 
-// slowTime is what slow takes.
-const slowTime = 150 * time.Millisecond
+// slowTime is what slow takes: longer than a verification may in a walk, shorter than what bounds a look.
+const slowTime = 2500 * time.Millisecond
 
 // Walk is a world that is touched at many points, at one of which something goes wrong. A process that is dead touches nothing any more.
 type Walk struct {
@@ -129,6 +129,12 @@ func (w *Walk) Do(what string, kind Kind, effect func() error) error {
 // reach says what goes wrong before an effect, and what after it.
 func (w *Walk) reach(what string, kind Kind) (after func() error, before error) {
 	what = random.ReplaceAllString(w.Alike.Replace(what), "#")
+	isSlow := false
+	defer func() {
+		if isSlow { // while everything else goes on
+			time.Sleep(slowTime)
+		}
+	}()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -166,7 +172,7 @@ func (w *Walk) reach(what string, kind Kind) (after func() error, before error) 
 		w.isFull = true
 		return nil, &fs.PathError{Op: "write", Path: what, Err: syscall.ENOSPC}
 	case Slow:
-		time.Sleep(slowTime)
+		isSlow = true
 	case Cancelled:
 		w.Cancel()
 	case LockLost:
