@@ -41,13 +41,13 @@ func (p *pass) shows(subject string, phase Phase, format string, args ...any) {
 // orderWatch tells how an order comes along at its CA.
 type orderWatch struct {
 	*pass
-	plan  Plan
-	began time.Time
+	plan     Plan
+	began    time.Time
+	ca       string // whom the order was made at: a rehearsal may make it elsewhere
+	isProven bool   // all names are
 
-	mu       sync.Mutex
-	ca       string          // whom the order was made at: a rehearsal may make it elsewhere
-	isProven bool            // all names are
-	open     map[string]bool // names that are being proven
+	mu   sync.Mutex
+	open map[string]bool // names that are being proven
 }
 
 func (p *pass) watchOrder(plan Plan) *orderWatch {
@@ -67,9 +67,7 @@ func (o *orderWatch) reached(p acme.Progress) {
 	switch p.Step {
 	case acme.Ordered, acme.Resumed:
 		o.news("order began", "ca", p.Directory, "names", len(o.plan.Names), "why", o.plan.Why, "resumed", p.Step == acme.Resumed)
-		o.mu.Lock()
 		o.ca = caOf(p.Directory)
-		o.mu.Unlock()
 		words := "asked for a certificate"
 		switch {
 		case o.Rehearses:

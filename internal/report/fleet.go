@@ -119,7 +119,7 @@ func (f Fleet) Words(w io.Writer, own string, on Screen) {
 		fmt.Fprintf(w, "  %d of %d found version %d of %s wherever they look\n", c.Hosts, c.Of, c.Version, cert)
 	}
 	if converged > 0 {
-		fmt.Fprintf(w, "  all found the version in use of %d certificates wherever they look\n", converged)
+		fmt.Fprintf(w, "  of %d certificates each host that is heard of found the version in use wherever it looks\n", converged)
 	}
 	version := ""
 	for _, n := range f.Nodes {

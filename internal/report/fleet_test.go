@@ -61,4 +61,12 @@ func TestStatusTellsOfTheFleet(t *testing.T) {
   region4: well at its last pass, 2026-11-26 11:00 UTC
     no daemon has made a pass there yet; there: systemctl enable --now maascert
 `, words.String())
+
+	// A host that is silent is none of those that found anything, however short it is said.
+	for _, name := range []string{"b", "c", "d"} {
+		doc.Fleet.Converged[name] = report.Converge{Version: 1, Hosts: 2, Of: 2}
+	}
+	words.Reset()
+	doc.Fleet.Words(&words, "region1", report.Screen{Columns: 120})
+	require.Contains(t, words.String(), "  1 of 2 found version 3 of maas wherever they look\n  of 3 certificates each host that is heard of found the version in use wherever it looks\n")
 }

@@ -66,7 +66,9 @@ func NewPastPass(results []lifecycle.Result, at time.Time) PastPass {
 }
 
 // isIdle tells whether a pass found a certificate as it should be, and did nothing to it.
-func isIdle(r lifecycle.Result) bool { return r.IsWell() && !r.Obtained && len(r.Deployed) == 0 }
+func isIdle(r lifecycle.Result) bool {
+	return r.IsWell() && !r.Obtained && len(r.Deployed) == 0 && len(r.Revoked) == 0
+}
 
 func pastWords(r lifecycle.Result) string {
 	version := r.After.Version()
@@ -81,6 +83,8 @@ func pastWords(r lifecycle.Result) string {
 		return fmt.Sprintf("obtained version %d: %s", version, r.Before.Plan.Why.Words())
 	case len(r.Deployed) > 0:
 		return fmt.Sprintf("brought version %d where it was not served", version)
+	case len(r.Revoked) > 0:
+		return fmt.Sprintf("had the CA revoke version %d", r.Revoked[0])
 	default:
 		return fmt.Sprintf("nothing to do: version %d is in use", version)
 	}

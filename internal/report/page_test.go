@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"maascert/certstore"
+	"maascert/internal/lifecycle"
 	"maascert/internal/report"
 )
 
@@ -102,6 +103,14 @@ func TestPageKeepsTheLastPasses(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(text), "pass 49.")
 	require.NotContains(t, string(text), "pass 29.")
+}
+
+// What a pass did is no idleness, and several idle certificates are one line.
+func TestWhatAPassDid(t *testing.T) {
+	t.Parallel()
+	ok := lifecycle.View{Summary: lifecycle.StateOK}
+	past := report.NewPastPass([]lifecycle.Result{{Name: "a", After: ok}, {Name: "b", After: ok}, {Name: "c", After: ok, Revoked: []int{3}}}, time.Now())
+	require.Equal(t, []report.PastLine{{Certificate: "c", Words: "had the CA revoke version 3", IsWell: true}, {Words: "2 certificates: nothing to do", IsWell: true}}, past.Lines)
 }
 
 // A page of 200 certificates is made within 20 ms.
