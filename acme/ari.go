@@ -46,7 +46,7 @@ var ErrNoWindow = errors.New("the CA offers no renewal information (ARI)")
 // The bounds of a Retry-After on renewal information (RFC 9773 section 4.3.2), and what to assume without one.
 const (
 	soonestAsk = time.Minute
-	latestAsk  = 24 * time.Hour
+	LatestAsk  = 24 * time.Hour
 	defaultAsk = 6 * time.Hour
 )
 
@@ -60,8 +60,8 @@ func (w Window) Moment() time.Time {
 }
 
 // Window asks the CA when to renew a certificate; within the answer's Retry-After it repeats the last answer. The error
-// is ErrNoWindow when there is no such information: the CA has none, or the certificate is expired, which must not be
-// asked about.
+// is ErrNoWindow when there is no such information: the CA has none, and AskAgain is then until when not to ask anew; or the
+// certificate is expired, which must not be asked about, and AskAgain is zero.
 func (c *Client) Window(ctx context.Context, leaf *x509.Certificate) (Window, error) {
 	id, ok := certID(leaf)
 	if !ok || !leaf.NotAfter.After(c.config.Now()) {
@@ -75,7 +75,7 @@ func (c *Client) Window(ctx context.Context, leaf *x509.Certificate) (Window, er
 	}
 	window, err := c.askWindow(ctx, leaf, id)
 	if err != nil {
-		return Window{}, err
+		return window, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,7 +96,7 @@ func (c *Client) askWindow(ctx context.Context, leaf *x509.Certificate, id strin
 		return Window{}, err
 	}
 	if directory.RenewalInfo == "" {
-		return Window{}, ErrNoWindow
+		return Window{AskAgain: c.config.Now().Add(defaultAsk)}, ErrNoWindow
 	}
 	url := directory.RenewalInfo + "/" + id
 	info, err := get[lego.RenewalInfoResponse](s, "renewalInfo", url)
@@ -110,7 +110,7 @@ func (c *Client) askWindow(ctx context.Context, leaf *x509.Certificate, id strin
 	window.Explanation = printable.Phrase(info.ExplanationURL)
 	wait := defaultAsk
 	if said, ok := wire.wait(url); ok {
-		wait = min(max(said, soonestAsk), latestAsk)
+		wait = min(max(said, soonestAsk), LatestAsk)
 	}
 	window.AskAgain = c.config.Now().Add(wait)
 	return window, nil

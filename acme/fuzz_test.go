@@ -52,7 +52,7 @@ func FuzzRenewalInformation(f *testing.F) {
 		require.True(t, moment.Before(window.End))
 		require.Equal(t, moment, window.Moment(), "it is the same at every look")
 		wait := window.AskAgain.Sub(now)
-		require.True(t, wait >= soonestAsk && wait <= latestAsk, wait)
+		require.True(t, wait >= soonestAsk && wait <= LatestAsk, wait)
 		require.Less(t, len(window.Explanation), 1000)
 		_, err = window.Start.MarshalJSON()
 		require.NoError(t, err, "it can be written down")

@@ -163,7 +163,8 @@ type Record struct {
 
 	Versions    map[string]VersionInfo `json:"versions,omitempty"`    // those that are kept, by fingerprint; a Ledger keeps them
 	Revocations []Revocation           `json:"revocations,omitempty"` // asked for, oldest first
-	Window      *Window                `json:"window,omitempty"`      // what the CA said last of the version in use
+	Window      *Window                `json:"window,omitempty"`      // what the CA said of the version in use when it was new
+	Suggested   *Suggestion            `json:"suggested,omitempty"`   // what it said last; nil: it was not asked
 	Discovered  *Discovered            `json:"discovered,omitempty"`  // names that the wish's rule led to; nil: none yet
 	Doubts      map[string]time.Time   `json:"doubts,omitempty"`      // by host: since when MAAS leaves it in doubt which names or regions there are
 	Roots       []Root                 `json:"roots,omitempty"`       // that clients verified our certificates with, the present one last
@@ -269,12 +270,25 @@ type Revocation struct {
 	unknown
 }
 
-// Window remembers when the CA suggested to renew a version (RFC 9773), for when it cannot be asked.
+// Window remembers when the CA suggested to renew a version (RFC 9773) when that was new: what it says later is measured by it.
 type Window struct {
 	Version     int       `json:"version"`
 	Start       time.Time `json:"start"`
 	End         time.Time `json:"end"`
 	Explanation string    `json:"explanation,omitempty"`
+
+	unknown
+}
+
+// Suggestion is the CA's last answer to the question when to renew a version (RFC 9773 section 4.2), which every host follows
+// until it may be asked again.
+type Suggestion struct {
+	Version     int       `json:"version"`
+	Start       time.Time `json:"start,omitzero"` // of its window; zero: the CA offers no renewal information
+	End         time.Time `json:"end,omitzero"`
+	Explanation string    `json:"explanation,omitempty"`
+	Asked       time.Time `json:"asked"`     // when it answered, by this host's clock
+	AskAgain    time.Time `json:"ask_again"` // from then on it may be asked (RFC 9773 section 4.3.2)
 
 	unknown
 }
@@ -699,6 +713,7 @@ type (
 	plainRevocation   Revocation
 	plainVersionInfo  VersionInfo
 	plainWindow       Window
+	plainSuggestion   Suggestion
 	plainAttempt      Attempt
 	plainDeployment   Deployment
 	plainAccount      Account
@@ -747,6 +762,10 @@ func (w *Window) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainWindow)(w)), w.take(data, *w))
 }
 
+func (s *Suggestion) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, (*plainSuggestion)(s)), s.take(data, *s))
+}
+
 func (a *Attempt) UnmarshalJSON(data []byte) error {
 	return errors.Join(json.Unmarshal(data, (*plainAttempt)(a)), a.take(data, *a))
 }
@@ -786,6 +805,7 @@ func (o Order) MarshalJSON() ([]byte, error)        { return o.add(json.Marshal(
 func (a Answer) MarshalJSON() ([]byte, error)       { return a.add(json.Marshal(plainAnswer(a))) }
 func (r Revocation) MarshalJSON() ([]byte, error)   { return r.add(json.Marshal(plainRevocation(r))) }
 func (v VersionInfo) MarshalJSON() ([]byte, error)  { return v.add(json.Marshal(plainVersionInfo(v))) }
+func (s Suggestion) MarshalJSON() ([]byte, error)   { return s.add(json.Marshal(plainSuggestion(s))) }
 func (w Window) MarshalJSON() ([]byte, error)       { return w.add(json.Marshal(plainWindow(w))) }
 func (a Attempt) MarshalJSON() ([]byte, error)      { return a.add(json.Marshal(plainAttempt(a))) }
 func (d Deployment) MarshalJSON() ([]byte, error)   { return d.add(json.Marshal(plainDeployment(d))) }

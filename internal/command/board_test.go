@@ -66,6 +66,7 @@ func TestDaemonTellsHowItIs(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o644), info.Mode().Perm())
 
+	s.letAskAgain(t)
 	cmd := program(t.Context(), t, s, "run")
 	require.NoError(t, cmd.Start())
 	until := func(address, path string, status int, words ...string) {

@@ -259,6 +259,7 @@ func (readCloser) Close() error { return nil }
 func renewalInfo(name string, says string, fault func(t *testing.T, s *site)) behaviour {
 	return behaviour{name: name, ready: true, args: "renew", says: says, fault: func(t *testing.T, s *site) {
 		s.grow(t, 24*time.Hour)
+		s.letAskAgain(t)
 		fault(t, s)
 	}}
 }
@@ -286,6 +287,18 @@ func (s *site) grow(t *testing.T, age time.Duration) {
 	created := regexp.MustCompile(`"created": "[^"]*"`)
 	require.Regexp(t, created, string(text))
 	text = created.ReplaceAll(text, []byte(fmt.Sprintf(`"created": %q`, time.Now().Add(-age).UTC().Format(time.RFC3339))))
+	require.NoError(t, os.WriteFile(path, text, 0o600))
+}
+
+// letAskAgain makes the CA's last renewal information look as old as the CA allows.
+func (s *site) letAskAgain(t *testing.T) {
+	t.Helper()
+	path := filepath.Join(s.dir, "state", "store", "state", "maas")
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	again := regexp.MustCompile(`"ask_again": "[^"]*"`)
+	require.Regexp(t, again, string(text))
+	text = again.ReplaceAll(text, []byte(fmt.Sprintf(`"ask_again": %q`, time.Now().UTC().Format(time.RFC3339))))
 	require.NoError(t, os.WriteFile(path, text, 0o600))
 }
 
@@ -474,6 +487,7 @@ var checklist = []behaviour{
 		code, stdout, _ := inSite(t, s, world.OS{}, "renew")
 		require.Zero(t, code)
 		require.Contains(t, stdout, "nothing to do")
+		s.letAskAgain(t)
 		nearlyOver(t, s)
 	}),
 	{name: "a certificate for another key", exit: exitAttention, says: "the private key does not belong to the certificate",
@@ -517,6 +531,7 @@ var checklist = []behaviour{
 		fault: forges(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(4 * time.Hour) })},
 	{name: "a certificate that the CA revoked", ready: true, args: "renew", says: `obtained version 2 \(the CA.s renewal window has come\)`, fault: func(t *testing.T, s *site) {
 		s.grow(t, 24*time.Hour)
+		s.letAskAgain(t)
 		config, err := config.Load(filepath.Join(s.dir, "maascert.yaml"), maasconfig.KnownTypes())
 		require.NoError(t, err)
 		a := testApp(world.OS{})

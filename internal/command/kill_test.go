@@ -348,8 +348,9 @@ func TestADiskThatIsFullIsSeenBeforehand(t *testing.T) {
 	}
 }
 
-// Nothing to do: no lock, nothing asked of the CA but the directory and the renewal information, and no writes but what
-// this host says of its pass.
+// Nothing to do: no lock, nothing asked of the CA while what it said last of when to renew counts, and no writes but what this
+// host says of its pass. When the CA may be asked again it is, for its directory and the renewal information, and the answer is
+// written down.
 func TestNothingToDoTouchesNothing(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
@@ -371,11 +372,19 @@ func TestNothingToDoTouchesNothing(t *testing.T) {
 	after, err := s.snapshot()
 	require.NoError(t, err)
 	require.Equal(t, withoutLastPass(before), withoutLastPass(after))
+	require.Len(t, s.ca.Requests(), asked)
+
+	s.letAskAgain(t)
+	for range 2 {
+		code, stdout, stderr = inSite(t, s, noLock{worldtest.FS{FS: world.OS{}, Fail: func(string, string) error { return nil }}, t}, "renew")
+		require.Zero(t, code, stderr)
+		require.Contains(t, stdout, "nothing to do")
+	}
+	require.Len(t, s.ca.Requests(), asked+2)
 	for _, request := range s.ca.Requests()[asked:] {
 		require.Equal(t, http.MethodGet, request.Method)
 		require.True(t, request.Path == "/dir" || strings.HasPrefix(request.Path, acmetest.RenewalInfo), request.Path)
 	}
-	require.Len(t, s.ca.Requests(), asked+2)
 }
 
 // withoutLastPass is a snapshot without what a host says of its last pass.

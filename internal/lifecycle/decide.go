@@ -48,6 +48,7 @@ type State struct {
 	Current      *certstore.Version               // the version in use; nil for none
 	Known        map[string]certstore.VersionInfo // all versions kept, by fingerprint
 	Window       *acme.Window                     // nil when the CA has none or could not be asked
+	Suggested    *certstore.Suggestion            // the CA's answer that Window is from; nil when it could not be asked, or is not this CA's
 	Targets      []TargetState
 	Force        bool
 	ByHand       bool   // a person asked for this pass

@@ -422,28 +422,14 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	var bundle *certstore.Bundle
-	windowed := make(chan struct{})
 	if state.Current != nil {
 		bundle = state.Current.Bundle
 	}
-	if state.Current == nil || state.Current.Directory == "" || state.Current.Directory != cert.Wish.Directory || cert.Issuer == nil { // the CA does not know it
-		close(windowed)
-	} else {
-		go func() {
-			defer close(windowed)
-			ctx, cancel := context.WithTimeout(ctx, windowTime)
-			defer cancel()
-			window, err := cert.Issuer.Window(ctx, bundle.Leaf())
-			switch {
-			case err == nil:
-				state.Window = &window
-			case !errors.Is(err, acme.ErrNoWindow):
-				// An outage of this renews nothing and blocks nothing: what the CA said last counts.
-				e.Log.Warn("renewal information", "cert", cert.Name, "error", err)
-				state.Window = remembered(state.Record.Window, state.Current, state.Now)
-			}
-		}()
-	}
+	suggested := make(chan struct{})
+	go func() {
+		defer close(suggested)
+		e.lookUpSuggestion(ctx, cert, state)
+	}()
 	named := make(chan struct{})
 	go func() {
 		defer close(named)
@@ -455,7 +441,7 @@ func (e *Engine) ask(ctx context.Context, cert Certificate, state *State) {
 	for _, target := range state.Targets {
 		NameVersions(target.Endpoints, state.Known)
 	}
-	<-windowed
+	<-suggested
 	<-named
 }
 
@@ -549,6 +535,7 @@ func (p *pass) run(ctx context.Context) {
 	if view.Plan.Unnamed != nil && view.State.Current == nil {
 		p.fail(StageObtain, unnamed(view.Plan.Unnamed))
 	}
+	defer p.rememberSuggestion(ctx)
 	if !view.Plan.IsWork() {
 		p.conclude()
 		return

@@ -190,31 +190,3 @@ func (p *pass) forget(ctx context.Context, version int) error {
 		r.Revocations = slices.DeleteFunc(r.Revocations, func(one certstore.Revocation) bool { return one.Version == version })
 	})
 }
-
-// rememberWindow writes down what the CA said about the version that was just brought in, for when it cannot be asked.
-func (p *pass) rememberWindow(ctx context.Context) {
-	state := p.result.After.State
-	if !p.result.Obtained || state.Window == nil || ctx.Err() != nil {
-		return
-	}
-	w := state.Window
-	p.fail(StageSave, p.update(ctx, func(r *certstore.Record) {
-		r.Window = &certstore.Window{Version: r.Current, Start: w.Start.UTC(), End: w.End.UTC(), Explanation: w.Explanation}
-	}))
-}
-
-// A CA that could not be asked for its renewal information is asked again after outageAsk.
-const outageAsk = time.Hour
-
-// remembered is the window that the CA named last, for a version that it cannot be asked about now.
-func remembered(w *certstore.Window, current *certstore.Version, now time.Time) *acme.Window {
-	if w == nil || w.Version != current.Number {
-		return nil
-	}
-	window, err := acme.NewWindow(current.Bundle.Leaf(), w.Start, w.End)
-	if err != nil {
-		return nil
-	}
-	window.Explanation, window.AskAgain = w.Explanation, now.Add(outageAsk)
-	return &window
-}

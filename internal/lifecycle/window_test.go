@@ -21,11 +21,17 @@ type oracle struct {
 	*ca
 	after time.Duration
 	down  bool
+	none  bool // it offers no renewal information
+	asked int
 }
 
 func (o *oracle) Window(_ context.Context, leaf *x509.Certificate) (acme.Window, error) {
+	o.asked++
 	if o.down {
 		return acme.Window{}, errors.New("503 Service Unavailable")
+	}
+	if o.none {
+		return acme.Window{AskAgain: time.Now().Add(6 * time.Hour)}, acme.ErrNoWindow
 	}
 	start := leaf.NotBefore.Add(o.after)
 	w, err := acme.NewWindow(leaf, start, start.Add(time.Hour))
@@ -90,6 +96,77 @@ func TestAnOutageOfRenewalInformationRenewsNothing(t *testing.T) {
 			}
 		})
 		require.Len(t, issuer.issued, 2)
+	})
+}
+
+// The CA is asked once within the time that it named, whichever process or host looks, and whether it offers renewal information
+// or not; a clock that was set back makes it asked at once.
+func TestTheCAIsAskedOnceWithinItsRetryAfter(t *testing.T) {
+	t.Parallel()
+	for name, none := range map[string]bool{"a window": false, "no renewal information": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e := new(effects)
+				issuer := &oracle{ca: newCA(t, e, 90*day), after: 75 * day, none: none}
+				store, target := newMemory(e), newPlace(e, "a")
+				pass := func(ahead time.Duration) lifecycle.Result {
+					eng := engine(e, store, issuer, target)
+					eng.Now = func() time.Time { return time.Now().Add(ahead) }
+					r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+					require.NoError(t, r.Err())
+					require.Equal(t, none, r.After.State.Window == nil)
+					return r
+				}
+				first := pass(0)
+				asked := issuer.asked
+				for range 5 {
+					time.Sleep(time.Hour)
+					again := pass(0)
+					require.Equal(t, first.After.Plan.RenewAt, again.After.Plan.RenewAt)
+				}
+				require.Equal(t, asked, issuer.asked, "it is remembered")
+				time.Sleep(2 * time.Hour)
+				pass(0)
+				pass(0)
+				require.Equal(t, asked+1, issuer.asked, "it may be asked again, once")
+				pass(-3 * time.Hour)
+				require.Equal(t, asked+2, issuer.asked, "a clock that was set back")
+			})
+		})
+	}
+}
+
+// A CA that moves its window for a version that was brought in from elsewhere recalls it, however often it was asked since.
+func TestWhatWasSaidLastIsNoMeasureOfARecall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		issuer := &oracle{ca: newCA(t, e, 90*day), after: 75 * day}
+		store, target := newMemory(e), newPlace(e, "a")
+		eng := engine(e, store, issuer, target)
+		require.NoError(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err())
+		record, revision, err := certstore.LoadRecord(t.Context(), store, "maas")
+		require.NoError(t, err)
+		require.NotNil(t, record.Suggested)
+		record.Window = nil // as of one that was not obtained here
+		eng.Certificates[0].Timing.Windows = windows(t, "Sat 02:00-03:00")
+		_, err = certstore.SaveRecord(t.Context(), store, "maas", record, revision)
+		require.NoError(t, err)
+		for time.Now().Weekday() != time.Monday {
+			time.Sleep(day)
+			require.False(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Obtained)
+		}
+		time.Sleep(2 * day)
+		issuer.after = -day // its end is past
+		r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+		require.NoError(t, r.Err())
+		require.True(t, r.Obtained)
+		require.Equal(t, lifecycle.ARI, r.Before.Plan.Why)
+		record, _, err = certstore.LoadRecord(t.Context(), store, "maas")
+		require.NoError(t, err)
+		require.Equal(t, record.Current, record.Suggested.Version)
+		require.Equal(t, record.Current, record.Window.Version)
 	})
 }
 
