@@ -262,6 +262,8 @@ func (o *order) begin() error {
 	if err := o.register(); err != nil {
 		return err
 	}
+	ahead := o.fetchNonces(len(o.request.Names))
+	defer func() { o.wire.nonces.Store(ahead) }() // the order itself does not wait for them
 	err = o.newOrder()
 	if isType(err, "accountDoesNotExist") {
 		if err := o.reregister(); err != nil {

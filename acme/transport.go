@@ -43,13 +43,17 @@ type transport struct {
 	requests atomic.Int64
 	quickest atomic.Int64 // nanoseconds that the quickest request took; 0 for none yet
 
-	nonceFailure atomic.Pointer[error] // why the last request for a nonce failed; nil: it did not
+	nonces       atomic.Pointer[nonces] // fetched ahead; nil: none
+	nonceFailure atomic.Pointer[error]  // why the last request for a nonce failed; nil: it did not
 
 	retryAfter sync.Map // URL to the time.Time of the last answer's Retry-After
 }
 
 // RoundTrip also remembers why there is no nonce: what signs requests drops that.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if nonce, taken := t.nonces.Load().take(t.ctx, req); taken {
+		return reply(req, http.StatusOK, http.Header{"Replay-Nonce": {nonce}}, nil), nil
+	}
 	resp, err := t.roundTrip(req)
 	if req.Method == http.MethodHead {
 		failure := err
