@@ -54,7 +54,7 @@ func counts(s certstore.Suggestion, now time.Time) bool {
 }
 
 // lastWindow is the window that the CA named last of the version in use, or else when that was new; nil: none is known.
-func (s State) lastWindow(last *certstore.Suggestion) *acme.Window {
+func (s *State) lastWindow(last *certstore.Suggestion) *acme.Window {
 	again := s.Now.Add(outageAsk)
 	if last != nil {
 		return windowOf(s.Current, last.Start, last.End, last.Explanation, again)
