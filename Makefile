@@ -9,12 +9,17 @@ PEBBLE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 CADDY := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
 AXE := 4.14.1
 XTERM := 6.0.0
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 NODE_MODULES := $(TOOLS)/node_modules/.axe-core-$(AXE)-xterm-$(XTERM)
 
-.PHONY: build test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak scale bench allproviders check clean
+.PHONY: build deb test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak scale bench allproviders check clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
+
+deb: $(TOOLS)/nfpm $(TOOLS)/cyclonedx-gomod ## bin/dist: Debian packages and tarballs for amd64 and arm64, what is in them (CycloneDX, modules with their licences), and checksums
+	go run ./internal/packaging
 
 test: ## all tests that need nothing but Go
 	go test ./...
@@ -103,6 +108,15 @@ $(TOOLS)/step:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(STEP)
 $(TOOLS)/pebble:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(PEBBLE)
+$(TOOLS)/nfpm:
+	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(NFPM)
+$(TOOLS)/cyclonedx-gomod:
+	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(CYCLONEDX)
+# A Debian on which nothing is installed yet but what its tests start: systemd, and Ansible.
+$(TOOLS)/debian:
+	rm -rf $@.new && { debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,ca-certificates,python3-apt bookworm $@.new && \
+		chroot $@.new apt-get install -qq --no-install-recommends ansible-core && chroot $@.new apt-get clean; } >$(TOOLS)/debootstrap.log 2>&1 || { tail -20 $(TOOLS)/debootstrap.log; exit 1; }
+	mv $@.new $@
 $(TOOLS)/caddy:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(CADDY)
 $(NODE_MODULES):

@@ -169,6 +169,9 @@ const (
 // ownWords are those of the help instead of the library's.
 var ownWords = strings.NewReplacer("Global Flags:", "Options of every command:", "Flags:", "Options:", "Available Commands:", "Commands:", "[command]", "COMMAND")
 
+// Tree are all commands, for whoever writes about them.
+func Tree() *cobra.Command { return newApp().root() }
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "maascert [OPTION]... COMMAND", DisableFlagsInUseLine: true, Short: "keeps the TLS certificate of a MAAS deployment alive", SilenceErrors: true, SilenceUsage: true,

@@ -56,18 +56,33 @@ func newRegionHost(t *testing.T) *regionHost {
 	t.Helper()
 	// What is mounted there needs a place, which stays: to remove it would unmount it under another test.
 	require.NoError(t, os.MkdirAll("/snap", 0o755))
+	maas := startRegions(t, t.TempDir())
+	h := &regionHost{newCleanRoot(t, "PATH=/snap/bin:/usr/local/bin:"+os.Getenv("PATH")), maas}
+	h.must("mount -t tmpfs none /snap")
+	h.must(asSnap(maas, 0))
+	h.must(fmt.Sprintf("cp %s/maascert.service /etc/systemd/system/", examples(t)))
+	return h
+}
+
+// startRegions starts a MAAS of two regions that serves no TLS, the first of which is on this host, as is its database. The maas command
+// is started as is said, or is this program.
+func startRegions(t *testing.T, dir string, command ...string) *maastest.Deployment {
+	t.Helper()
 	var hosts []maastest.Host
 	for _, address := range regionAddresses {
 		hosts = append(hosts, maastest.Host{Address: netip.MustParseAddr(address), Listen: net.Listen})
 	}
 	hosts[0].Listen = listenHereToo
-	maas, err := maastest.Start(maastest.Options{Dir: t.TempDir(), Hosts: hosts})
+	maas, err := maastest.Start(maastest.Options{Dir: dir, Hosts: hosts, Command: command})
 	require.NoError(t, err)
 	t.Cleanup(maas.Stop)
-	h := &regionHost{newCleanRoot(t, "PATH=/snap/bin:/usr/local/bin:"+os.Getenv("PATH")), maas}
 	answerAsPostgreSQL(t, "127.0.0.1:5432")
-	h.must(fmt.Sprintf(`set -e
-mount -t tmpfs none /snap
+	return maas
+}
+
+// asSnap is what the snap of a MAAS leaves on the host of one of its regions, as a shell writes it, with a name server and no names in /etc/hosts.
+func asSnap(maas *maastest.Deployment, region int) string {
+	return fmt.Sprintf(`set -e
 mkdir -p /snap/maas/current/meta /snap/bin /var/snap/maas/common/maas /var/snap/maas/current
 echo "version: 3.7.3-17001-g.abcdef" >/snap/maas/current/meta/snap.yaml
 ln -s %[1]s /snap/bin/maas
@@ -77,9 +92,7 @@ printf 'maas_url: http://maas.example.internal:5240/MAAS\ndatabase_host: 127.0.0
 echo secret >/var/snap/maas/common/maas/secret
 chmod 640 /var/snap/maas/current/regiond.conf /var/snap/maas/common/maas/secret
 echo "nameserver 127.0.0.1" >/etc/resolv.conf.new && { umount /etc/resolv.conf 2>/dev/null || true; rm -f /etc/resolv.conf; mv /etc/resolv.conf.new /etc/resolv.conf; }
-printf '127.0.0.1 localhost\n' >/etc/hosts.new && { umount /etc/hosts 2>/dev/null || true; mv /etc/hosts.new /etc/hosts; }
-cp %[3]s/maascert.service /etc/systemd/system/`, maas.Command, maas.Regions[0].HTTPDir, examples(t)))
-	return h
+printf '127.0.0.1 localhost\n' >/etc/hosts.new && { umount /etc/hosts 2>/dev/null || true; mv /etc/hosts.new /etc/hosts; }`, maas.Command, maas.Regions[region].HTTPDir)
 }
 
 func examples(t *testing.T) string {

@@ -80,7 +80,7 @@ func imports(t *testing.T) map[string][]string {
 }
 
 func isTestHelper(pkg string) bool {
-	return strings.HasSuffix(pkg, "test") || strings.HasPrefix(pkg, "maascert/examples/") || slices.Contains([]string{"maascert/internal/loopback", "maascert/internal/bench"}, pkg)
+	return strings.HasSuffix(pkg, "test") || strings.HasPrefix(pkg, "maascert/examples/") || slices.Contains([]string{"maascert/internal/loopback", "maascert/internal/bench", "maascert/internal/packaging"}, pkg)
 }
 
 func TestImportsPointOneWay(t *testing.T) {
