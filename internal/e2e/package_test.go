@@ -208,6 +208,10 @@ func (d *debian) underSystemd(ca *acmetest.CA) {
 	version := d.must("maascert --version")
 	require.Contains(d, d.must("systemctl status maascert"), "maas: ok; next look")
 
+	d.must("systemctl reload maascert")
+	require.Equal(d, before, d.must("systemctl show -p MainPID --value maascert"))
+	d.until(isWell)
+
 	d.must("apt-get install -qq " + d.shared + "/now.deb")
 	require.NotEqual(d, version, d.must("maascert --version"))
 	require.NotEqual(d, before, d.must("systemctl show -p MainPID --value maascert"), "it runs the new program")

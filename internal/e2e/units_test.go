@@ -38,7 +38,7 @@ func TestTheUnitsAreValid(t *testing.T) {
 	require.NoError(t, os.CopyFS(units, os.DirFS(filepath.Join("..", "..", "examples", "systemd"))))
 	require.NoError(t, os.CopyFS(filepath.Join(root, "usr", "lib", "systemd", "system"), os.DirFS("/usr/lib/systemd/system")))
 	require.NoError(t, os.MkdirAll(filepath.Join(root, "bin"), 0o755))
-	for _, program := range []string{filepath.Join(programs, "maascert"), filepath.Join(root, "bin", "kill")} {
+	for _, program := range []string{filepath.Join(programs, "maascert"), filepath.Join(root, "bin", "sh")} {
 		put(t, "/bin/true", program)
 		require.NoError(t, os.Chmod(program, 0o755))
 	}
