@@ -13,7 +13,7 @@ NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 NODE_MODULES := $(TOOLS)/node_modules/.axe-core-$(AXE)-xterm-$(XTERM)
 
-.PHONY: build deb test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak scale bench allproviders check clean
+.PHONY: build deb test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak scale bench allproviders check steps clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
@@ -74,7 +74,7 @@ pictures: $(NODE_MODULES) ## those of the README, made anew by the real program;
 	mkdir -p examples/pictures
 	MAASCERT_PICTURES=$(CURDIR)/examples/pictures MAASCERT_NODE_MODULES=$(TOOLS)/node_modules go test -tags browser -count=1 -timeout 20m -run TestPictures ./internal/command
 
-e2e: build $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies, name servers, PostgreSQL and Prometheus; needs root, nginx, haproxy, apache2, named, ip, systemd-analyze, prometheus, prometheus-alertmanager, prometheus-node-exporter, prometheus-blackbox-exporter, postgresql-15, pgbouncer, nsenter, unshare, curl, openssl, certbot, lego, dehydrated, nftables, ufw and libmonitoring-plugin-perl
+e2e: build deb $(TOOLS)/debian $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies, name servers, PostgreSQL and Prometheus, and the packages on a Debian of their own under systemd; needs root, debootstrap, systemd-container, lintian, ansible-lint, git, nginx, haproxy, apache2, named, ip, systemd-analyze, prometheus, prometheus-alertmanager, prometheus-node-exporter, prometheus-blackbox-exporter, postgresql-15, pgbouncer, nsenter, unshare, curl, openssl, certbot, lego, dehydrated, nftables, ufw and libmonitoring-plugin-perl
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -timeout 30m -v ./certstore/postgres ./internal/e2e
 
 soak: build ## the fleet of make e2e in 200 rounds of chaos, and minutes of make fuzz; SOAK sets how many rounds, SEED which
@@ -95,7 +95,11 @@ allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, wh
 	cd examples/allproviders && go vet ./... && go test ./...
 	cd examples/allproviders && CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(CURDIR)/bin/maascert-allproviders .
 
-check: lint rules race lives faults fuzz hostile browser e2e allproviders ## what CI runs after the README's own commands
+STEPS := lint rules race lives faults fuzz hostile browser e2e allproviders
+check: $(STEPS) ## what CI runs after the README's own commands
+
+steps: # those of check, for whoever wants to know how long each takes
+	@echo $(STEPS)
 
 clean:
 	rm -rf bin .tools

@@ -47,8 +47,7 @@ func (d *debian) play(playbook, inventory, host string) (changed string) {
 func withRole(t *testing.T, shared string) {
 	t.Helper()
 	require.NoError(t, os.CopyFS(filepath.Join(shared, "ansible"), os.DirFS(filepath.Join(project(t), "examples", "ansible"))))
-	now, _ := packagesOf(t, filepath.Join(project(t), "bin", "dist"))
-	in(t, "/", "cp", now, filepath.Join(shared, "ansible", "maascert_amd64.deb"))
+	in(t, "/", "cp", builtPackage(t, "amd64"), filepath.Join(shared, "ansible", "maascert_amd64.deb"))
 }
 
 // The playbooks of the examples, on machines on which nothing of maascert is yet: one region host, and two that share a store. The

@@ -20,16 +20,13 @@ import (
 	"maascert/internal/fleettest"
 )
 
-// packagesOf are those that make deb built in a folder.
-func packagesOf(t *testing.T, dir string) (amd64, arm64 string) {
+// builtPackage is the one that make deb built for an architecture.
+func builtPackage(t *testing.T, arch string) string {
 	t.Helper()
-	for arch, path := range map[string]*string{"amd64": &amd64, "arm64": &arm64} {
-		found, err := filepath.Glob(filepath.Join(dir, "maascert_*_"+arch+".deb"))
-		require.NoError(t, err)
-		require.Len(t, found, 1, "make deb builds it")
-		*path = found[0]
-	}
-	return amd64, arm64
+	found, err := filepath.Glob(filepath.Join(project(t), "bin", "dist", "maascert_*_"+arch+".deb"))
+	require.NoError(t, err)
+	require.Len(t, found, 1, "make deb builds it")
+	return found[0]
 }
 
 func project(t *testing.T) string {
@@ -52,10 +49,8 @@ func in(t *testing.T, dir, name string, args ...string) string {
 // lintian finds nothing in the packages but what an override gives a reason for.
 func TestLintianFindsNothing(t *testing.T) {
 	t.Parallel()
-	amd64, arm64 := packagesOf(t, filepath.Join(project(t), "bin", "dist"))
-	for _, path := range []string{amd64, arm64} {
-		said := in(t, "/", program(t, "lintian"), "--allow-root", "--fail-on", "error,warning", path)
-		require.Empty(t, said, path)
+	for _, arch := range []string{"amd64", "arm64"} {
+		require.Empty(t, in(t, "/", program(t, "lintian"), "--allow-root", "--fail-on", "error,warning", builtPackage(t, arch)), arch)
 	}
 }
 
@@ -119,8 +114,7 @@ func TestAPackageFromInstallToPurge(t *testing.T) {
 	ca.DNS.Point(netip.MustParseAddr(regionAddresses[0]))
 	root := slices.Concat(ca.DirectoryRoot(), ca.Root(0))
 	require.NoError(t, os.WriteFile(filepath.Join(shared, "roots.pem"), root, 0o644))
-	now, _ := packagesOf(t, filepath.Join(project(t), "bin", "dist"))
-	for name, path := range map[string]string{"earlier.deb": os.Getenv(earlier), "now.deb": now} {
+	for name, path := range map[string]string{"earlier.deb": os.Getenv(earlier), "now.deb": builtPackage(t, "amd64")} {
 		in(t, "/", "cp", path, filepath.Join(shared, name))
 	}
 	d := newDebian(t, shared)
@@ -234,4 +228,45 @@ func (d *debian) underSystemd(ca *acmetest.CA) {
 	d.must("systemctl stop maascert-respond && rm -r /etc/systemd/system/maascert-respond.service.d && systemctl daemon-reload")
 	d.must("systemctl start maascert")
 	d.until(isWell)
+}
+
+// A host whose MAAS came as a deb takes the drop-in as well, which closes what the snap needs open. Below it the daemon does all
+// there is to do: it makes an account, obtains, stages, tells MAAS and verifies, and reloads.
+func TestTheClosedUnitDoesAllThereIsToDo(t *testing.T) {
+	require.Zero(t, os.Geteuid(), "namespaces need root")
+	isInside, err := fleettest.Enter(t.Context(), "-test.run", "^TestTheClosedUnitDoesAllThereIsToDo$", "-test.v", "-test.timeout", "15m")
+	require.NoError(t, err)
+	if !isInside {
+		return
+	}
+	addAddresses(t)
+	startResolver(t)
+	shared, self := newShared(t)
+	maas := startRegions(t, shared, self)
+	ca := acmetest.New(t, acmetest.Options{HTTPPort: 80, Validity: 90 * 24 * time.Hour})
+	ca.DNS.Point(netip.MustParseAddr(regionAddresses[0]))
+	require.NoError(t, os.WriteFile(filepath.Join(shared, "roots.pem"), slices.Concat(ca.DirectoryRoot(), ca.Root(0)), 0o644))
+	in(t, "/", "cp", builtPackage(t, "amd64"), filepath.Join(shared, "now.deb"))
+	d := newDebian(t, shared)
+	d.must(asDeb(maas, 0))
+	d.must("apt-get install -qq " + shared + "/now.deb")
+	t.Log(d.must(fmt.Sprintf("maascert init --yes --directory %s --root %s/roots.pem --accept-terms --name maas.example.internal --endpoint 10.0.0.11 --endpoint 10.0.0.12", ca.Directory, shared)))
+	d.must("maascert renew --enable-tls")
+	d.must("cp -r /usr/share/doc/maascert/examples/systemd/maascert.service.d /etc/systemd/system/ && systemctl enable maascert && rm -r /var/lib/maascert")
+	require.Len(t, ca.Issued(), 1)
+	if err := d.start(); err != nil {
+		t.Logf("NO SYSTEMD HERE: the unit is not started: %v", err)
+		return
+	}
+	d.until("maascert status >/tmp/status && grep 'version 1' /tmp/status")
+	require.Len(t, ca.Issued(), 2)
+	for _, region := range maas.Regions {
+		require.Contains(t, ca.Issued()[1], fmt.Sprintf("%x", region.Serves(5443).SerialNumber.Bytes()))
+	}
+	before := d.must("systemctl show -p MainPID --value maascert")
+	d.must("systemctl reload maascert")
+	d.until("maascert status")
+	require.Equal(t, before, d.must("systemctl show -p MainPID --value maascert"))
+	require.Equal(t, "0", d.must("systemctl show -p NRestarts --value maascert"))
+	require.Equal(t, "strict yes", d.must("echo $(systemctl show -p NoNewPrivileges -p ProtectSystem --value maascert)"))
 }

@@ -95,6 +95,20 @@ echo "nameserver 127.0.0.1" >/etc/resolv.conf.new && { umount /etc/resolv.conf 2
 printf '127.0.0.1 localhost\n' >/etc/hosts.new && { umount /etc/hosts 2>/dev/null || true; mv /etc/hosts.new /etc/hosts; }`, maas.Command, maas.Regions[region].HTTPDir)
 }
 
+// asDeb is what MAAS's Debian package leaves on the host of one of its regions, likewise.
+func asDeb(maas *maastest.Deployment, region int) string {
+	return fmt.Sprintf(`set -e
+mkdir -p /tmp/maas/DEBIAN /tmp/maas/usr/bin /tmp/maas/etc/maas /tmp/maas/var/lib/maas
+printf 'Package: maas-region-api\nVersion: 1:3.7.3-17001-g.abcdef-0ubuntu1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: stands for the real one\n' >/tmp/maas/DEBIAN/control
+ln -s %[1]s /tmp/maas/usr/bin/maas
+ln -s %[2]s /tmp/maas/var/lib/maas/http
+printf 'maas_url: http://maas.example.internal:5240/MAAS\ndatabase_host: 127.0.0.1\n' >/tmp/maas/etc/maas/regiond.conf
+echo secret >/tmp/maas/var/lib/maas/secret
+chmod 640 /tmp/maas/etc/maas/regiond.conf /tmp/maas/var/lib/maas/secret
+dpkg-deb --root-owner-group -b /tmp/maas /tmp/maas.deb && dpkg -i /tmp/maas.deb && rm -r /tmp/maas /tmp/maas.deb
+rm -f /etc/resolv.conf && echo "nameserver 127.0.0.1" >/etc/resolv.conf && printf '127.0.0.1 localhost\n' >/etc/hosts`, maas.Command, maas.Regions[region].HTTPDir)
+}
+
 func examples(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.Abs(filepath.Join("..", "..", "examples", "systemd"))
