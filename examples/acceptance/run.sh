@@ -7,24 +7,26 @@
 # seconds. It orders up to two certificates of the configured CA (use its staging or a CA of your own), and gives them to MAAS. It
 # never enables TLS on a MAAS that does not serve it: `maascert renew --enable-tls` does, and there is no way back from that.
 #
-#   sudo ./run.sh [--yes] [--config FILE] [--region-down COMMAND --region-up COMMAND]
+#   sudo ./run.sh [--yes] [--config FILE] [--region-down COMMAND --region-up COMMAND] [--patience SECONDS]
 #
 #   --yes             asks nothing. Without it, consent is asked for, and somebody to stop a region and to start it again
 #   --region-down     stops what serves TLS of one other region, such as 'ssh region2 sudo systemctl stop maas-http'
 #                     (the snap: 'ssh region2 sudo snap stop maas'); without it and with --yes this step is left out
 #   --region-up       starts it again
+#   --patience        how long it may take to come back: 600
 #
 # Needs: maascert, openssl, python3. Exit codes: 0 everything passed, 1 something did not, 2 it was not begun.
 set -uo pipefail
 
-yes='' config=/etc/maascert/maascert.yaml down='' up=''
+yes='' config=/etc/maascert/maascert.yaml down='' up='' patience=600
 while [ $# -gt 0 ]; do
 	case $1 in
 	--yes) yes=1 ;;
 	--config) config=$2 && shift ;;
 	--region-down) down=$2 && shift ;;
 	--region-up) up=$2 && shift ;;
-	*) echo "usage: run.sh [--yes] [--config FILE] [--region-down COMMAND --region-up COMMAND]" >&2 && exit 2 ;;
+	--patience) patience=$2 && shift ;;
+	*) echo "usage: run.sh [--yes] [--config FILE] [--region-down COMMAND --region-up COMMAND] [--patience SECONDS]" >&2 && exit 2 ;;
 	esac
 	shift
 done
@@ -83,7 +85,7 @@ ask() {
 
 maascert_ config test >"$work/said" 2>&1 || { cat "$work/said" >&2 && exit 2; }
 regions=$(status_of 'len(endpoints)')
-unreachable=$(status_of 'sum(e["state"] == "unknown" for e in endpoints)')
+unreachable=$(status_of 'sum(e["fingerprint"] == "" for e in endpoints)')
 name=$(status_of 's["certificates"][0]["names"][0]')
 if [ "$regions" = 0 ] || [ "$unreachable" != 0 ]; then
 	echo "maascert status sees $regions endpoints, $unreachable of which do not serve TLS; begin when all do (maascert renew --enable-tls does it for the first time)" >&2
@@ -99,7 +101,7 @@ ask "Shall it begin?" || { echo "nothing was done" && exit 2; }
 {
 	echo "maascert acceptance, $(date -u +%Y-%m-%d)"
 	maascert --version
-	echo "system: $(. /etc/os-release && echo "$PRETTY_NAME"), MAAS: $(status_of 's.get("maas", {}).get("version", "")' 2>/dev/null || true) $({ snap list maas 2>/dev/null | awk 'NR == 2 {print "snap", $2}'; dpkg-query -W -f 'deb ${Version}' maas-region-api 2>/dev/null; } | head -1)"
+	echo "system: $(. /etc/os-release && echo "$PRETTY_NAME"); MAAS: $({ snap list maas 2>/dev/null | awk 'NR == 2 {print "snap", $2}'; dpkg-query -W -f 'deb ${Version}' maas-region-api 2>/dev/null; } | head -1)"
 	echo "endpoints: $regions"
 	echo
 } | tee "$table"
@@ -146,7 +148,7 @@ else
 	fi
 	if [ -n "$down" ]; then bash -c "$up" >>"$work/log" 2>&1; else ask "Start it again now. Is it started?"; fi
 	begun=$SECONDS
-	until maascert_ renew --wait 5m >>"$work/log" 2>&1 && all_serve "$new" || [ $((SECONDS - begun)) -gt 600 ]; do sleep 5; done
+	until maascert_ renew --wait 5m >>"$work/log" 2>&1 && all_serve "$new" || [ $((SECONDS - begun)) -gt "$patience" ]; do sleep 5; done
 	if all_serve "$new"; then
 		row "it catches up when it is back" passed $((SECONDS - begun)) "every endpoint serves the newest"
 	else

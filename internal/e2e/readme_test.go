@@ -91,7 +91,7 @@ func newCleanRoot(t *testing.T, env ...string) *cleanRoot {
 // sh runs a line of a shell there, in the folder of the README.
 func (r *cleanRoot) sh(line, stdin string) (said string, code int) {
 	r.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	here, err := filepath.Abs(filepath.Join("..", ".."))
 	require.NoError(r, err)
