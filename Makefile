@@ -9,6 +9,7 @@ PEBBLE := github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 CADDY := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
 AXE := 4.14.1
 XTERM := 6.0.0
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 NODE_MODULES := $(TOOLS)/node_modules/.axe-core-$(AXE)-xterm-$(XTERM)
@@ -32,12 +33,13 @@ demo-fleet: build ## three hosts, one database, a host killed in the middle of a
 	CGO_ENABLED=0 go build -buildvcs=false -o bin/demo-fleet ./examples/demo-fleet
 	bin/demo-fleet bin/maascert
 
-lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck, both modules tidy
+lint: $(TOOLS)/staticcheck $(TOOLS)/golangci-lint ## formatting, vet, staticcheck, what .golangci.yaml says, both modules tidy
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
 	go vet ./...
 	go vet -tags e2e,hostile,browser,faults ./...
 	$(TOOLS)/staticcheck ./...
 	$(TOOLS)/staticcheck -tags e2e,hostile,browser,faults ./...
+	$(TOOLS)/golangci-lint run ./...
 	go mod tidy -diff
 	cd examples/allproviders && go mod tidy -diff
 
@@ -106,6 +108,8 @@ clean:
 
 $(TOOLS)/staticcheck:
 	GOBIN=$(TOOLS) go install $(STATICCHECK)
+$(TOOLS)/golangci-lint:
+	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(GOLANGCI)
 $(TOOLS)/step-ca:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(STEP_CA)
 $(TOOLS)/step:

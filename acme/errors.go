@@ -133,16 +133,14 @@ func (s *session) explain(op string, err error) error {
 	if failure := s.wire.nonceFailure.Load(); failure != nil && strings.Contains(err.Error(), noNonce) {
 		op, err = "newNonce", *failure
 	}
-	var problem *lego.ProblemDetails
-	if errors.As(err, &problem) {
+	if problem, ok := errors.AsType[*lego.ProblemDetails](err); ok {
 		e := problemError(op, problem)
 		if at, ok := s.wire.retryAfter.Load(problem.URL); ok && e.isLimit() {
 			e.RetryAfter = at.(time.Time)
 		}
 		return e
 	}
-	var transport *url.Error
-	if errors.As(err, &transport) {
+	if transport, ok := errors.AsType[*url.Error](err); ok {
 		err = transport.Err
 	}
 	return tame(op, err)
@@ -160,15 +158,16 @@ func (s *session) advise(err error) error {
 }
 
 func problemError(op string, problem *lego.ProblemDetails) *Error {
-	detail := problem.Detail
+	var detail strings.Builder
+	detail.WriteString(problem.Detail)
 	for _, sub := range problem.SubProblems[:min(len(problem.SubProblems), maxSubProblems)] {
 		if sub.Identifier.Value != "" {
-			detail += "; " + sub.Identifier.Value + ": " + sub.Detail
+			detail.WriteString("; " + sub.Identifier.Value + ": " + sub.Detail)
 		}
 	}
 	return &Error{
 		Op: op, Type: printable.Phrase(strings.TrimPrefix(problem.Type, urn)), Status: problem.HTTPStatus,
-		Detail: printable.Phrase(detail),
+		Detail: printable.Phrase(detail.String()),
 	}
 }
 
@@ -185,8 +184,7 @@ const maxSubProblems = 20
 // isTransient tells whether asking again may help: the server failed, or the way to it did. Nobody listening, an
 // unknown host or a wrong certificate stay as they are for the next second.
 func isTransient(err error) bool {
-	var answered *Error
-	if errors.As(err, &answered) {
+	if answered, ok := errors.AsType[*Error](err); ok {
 		return answered.Status >= http.StatusInternalServerError && answered.Status != http.StatusNotImplemented
 	}
 	return isBroken(err)
@@ -198,8 +196,7 @@ func isType(err error, kind string) bool {
 }
 
 func retryAfter(err error) time.Time {
-	var answered *Error
-	if errors.As(err, &answered) {
+	if answered, ok := errors.AsType[*Error](err); ok {
 		return answered.RetryAfter
 	}
 	return time.Time{}
@@ -229,8 +226,7 @@ func validationHint(err error, solver challenge.Solver) error {
 
 // unwrapURL drops the method and URL that an error of net/http repeats.
 func unwrapURL(err error) error {
-	var failed *url.Error
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*url.Error](err); ok {
 		return failed.Err
 	}
 	return err
@@ -251,14 +247,12 @@ func isBroken(err error) bool {
 // IsOutage tells whether the CA could not be reached, failed itself, or limits the rate: that says nothing of what it was asked. A
 // certificate of the CA's own server that is not trusted is none.
 func IsOutage(err error) bool {
-	var answered *Error
-	if errors.As(err, &answered) {
+	if answered, ok := errors.AsType[*Error](err); ok {
 		return answered.Status >= http.StatusInternalServerError || answered.Type == "serverInternal" || IsRateLimited(err)
 	}
-	var request *tamed
 	var dialled *net.OpError
 	var looked *net.DNSError
-	if !errors.As(err, &request) {
+	if _, ok := errors.AsType[*tamed](err); !ok {
 		return false
 	}
 	return errors.As(err, &looked) || errors.As(err, &dialled) && dialled.Op == "dial" || isBroken(err)

@@ -118,9 +118,7 @@ func TestAnOrderIsNotPolledWithoutAPause(t *testing.T) {
 	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		recorder := httptest.NewRecorder()
 		next.ServeHTTP(recorder, r)
-		for name, values := range recorder.Header() {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), recorder.Header())
 		w.Header().Set("Retry-After", "0")
 		w.WriteHeader(recorder.Code)
 		w.Write(recorder.Body.Bytes())

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -216,9 +217,7 @@ func TestObtainFails(t *testing.T) {
 					next.ServeHTTP(w, r)
 					return
 				}
-				for name, values := range header {
-					w.Header()[name] = values
-				}
+				maps.Copy(w.Header(), header)
 				w.Header().Set("Content-Type", kind)
 				w.WriteHeader(status)
 				fmt.Fprint(w, body)

@@ -232,16 +232,16 @@ func normalize(resp *http.Response, body []byte) (status int, _ []byte) {
 
 // actionRequired names the page that a person has to visit before the CA goes on (RFC 8555 section 7.3.3).
 func actionRequired(header http.Header, instance string) string {
-	var words string
+	var words strings.Builder
 	for _, link := range header.Values("Link") {
 		if url, rest, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">"); ok && strings.Contains(rest, `"terms-of-service"`) {
-			words += "; the terms of service: " + url
+			words.WriteString("; the terms of service: " + url)
 		}
 	}
 	if instance != "" {
-		words += "; visit: " + instance
+		words.WriteString("; visit: " + instance)
 	}
-	return words
+	return words.String()
 }
 
 func kindWords(kind string) string {

@@ -681,8 +681,8 @@ func (u *unknown) take(data []byte, known any) error {
 		return err
 	}
 	shape := reflect.TypeOf(known)
-	for i := range shape.NumField() {
-		name, _, _ := strings.Cut(shape.Field(i).Tag.Get("json"), ",")
+	for field := range shape.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		delete(fields, name)
 	}
 	u.fields = fields

@@ -58,7 +58,7 @@ func TestEachFactThatCodeRefersToIsThereAndTested(t *testing.T) {
 		require.Contains(t, mentioned, number, "nothing refers to MAAS fact %s: it belongs under \"Not used yet\"", number)
 		named := factTests.FindStringSubmatch(fact)
 		require.NotNil(t, named, "MAAS fact %s names no test", number)
-		for _, test := range strings.Split(named[1], ", ") {
+		for test := range strings.SplitSeq(named[1], ", ") {
 			require.True(t, tests[test], "MAAS fact %s names %s, which is no test", number, test)
 		}
 	}

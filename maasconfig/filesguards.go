@@ -307,7 +307,7 @@ func (f *Files) namedPaths(text []byte) map[string]bool {
 	}
 	named := map[string]bool{}
 	for _, line := range lines(text) {
-		for _, word := range strings.Fields(line) {
+		for word := range strings.FieldsSeq(line) {
 			word = strings.Trim(word, `"';`)
 			if filepath.IsAbs(word) {
 				named[filepath.Clean(word)] = true

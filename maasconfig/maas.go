@@ -320,8 +320,7 @@ func (m *MAAS) mayEnable(ctx context.Context, port int, want Want) error {
 		return refuse(accept, FirstEnable, "MAAS serves TLS no more: somebody switched it off after it served our certificate, and browsers may refuse to go back to HTTP")
 	default:
 		err := refuse(accept, FirstEnable, "MAAS does not serve TLS yet; once it does, browsers refuse to go back to HTTP")
-		var refusal *Refusal
-		if errors.As(err, &refusal) {
+		if refusal, ok := errors.AsType[*Refusal](err); ok {
 			refusal.IsFirst = true
 		}
 		return err

@@ -157,8 +157,7 @@ func judge(status int) error {
 
 // withoutURL is an error of net/http without the URL, which may hold a token.
 func withoutURL(err error) error {
-	var failed *url.Error
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*url.Error](err); ok {
 		return failed.Err
 	}
 	return err

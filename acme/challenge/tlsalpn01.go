@@ -271,11 +271,11 @@ func serverName(name string) string {
 	}
 	octets := address.AsSlice()
 	var labels []string
-	for i := len(octets) - 1; i >= 0; i-- {
+	for _, octet := range slices.Backward(octets) {
 		if address.Is4() {
-			labels = append(labels, fmt.Sprint(octets[i]))
+			labels = append(labels, fmt.Sprint(octet))
 		} else {
-			labels = append(labels, fmt.Sprintf("%x", octets[i]&0xf), fmt.Sprintf("%x", octets[i]>>4))
+			labels = append(labels, fmt.Sprintf("%x", octet&0xf), fmt.Sprintf("%x", octet>>4))
 		}
 	}
 	zone := "ip6.arpa"

@@ -215,8 +215,7 @@ const (
 
 // isCut tells whether it was the connection that failed, and another one may do better.
 func isCut(err error) bool {
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return refused.Code == readOnlyTransaction || isAway(refused.Code)
 	}
 	var network net.Error

@@ -97,7 +97,7 @@ func TestWhatWasTamperedWithIsRefused(t *testing.T) {
 		require.Error(t, err, "byte %d", i)
 		require.NotEmpty(t, hint.Of(err))
 	}
-	for n := range len(kept) {
+	for n := range kept {
 		revision, err = base.Write(t.Context(), "versions/maas/1", kept[:n], revision)
 		require.NoError(t, err)
 		_, _, err = s.Read(t.Context(), "versions/maas/1")

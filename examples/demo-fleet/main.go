@@ -28,8 +28,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := demo(ctx, os.Args[1:]); err != nil {
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) { // else it was said inside
+		if _, ok := errors.AsType[*exec.ExitError](err); !ok { // else it was said inside
 			fmt.Fprintf(os.Stderr, "demo-fleet: %v\n", err)
 		}
 		os.Exit(1)

@@ -87,9 +87,9 @@ func (b *bench) run(ctx context.Context, names, validations, trips, only string)
 	}
 	table := tabwriter.NewWriter(b.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "client\twork\tnames\tvalidation\tround trip\twall s\tcpu s\tpeak MiB\trequests\t")
-	for _, validation := range strings.Split(validations, ",") {
-		for _, trip := range strings.Split(trips, ",") {
-			for _, number := range strings.Split(names, ",") {
+	for validation := range strings.SplitSeq(validations, ",") {
+		for trip := range strings.SplitSeq(trips, ",") {
+			for number := range strings.SplitSeq(names, ",") {
 				if err := b.measureAll(ctx, table, clients, number, validation, trip); err != nil {
 					return err
 				}

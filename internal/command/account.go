@@ -117,7 +117,7 @@ func (a *app) changeAccount(c *call, what string, change func(context.Context, c
 		return err
 	}
 	defer p.close()
-	ctx, store := c.Context, certstore.Store(p.store)
+	ctx, store := c.Context, p.store
 	for i, cert := range p.config.Certificates {
 		held, err := certstore.LockWithin(ctx, p.store, cert.Name, c.duration("wait"))
 		if err != nil {

@@ -341,7 +341,7 @@ func (i *interview) askNames(proposed []setup.Name, ticked *[]string) error {
 	}
 	more := ""
 	err := i.ask.text(i.c.Context, "Further names, with blanks between them", "May stay empty.", &more, func(text string) error {
-		for _, name := range strings.Fields(text) {
+		for name := range strings.FieldsSeq(text) {
 			if _, err := certstore.CanonicalName(name); err != nil {
 				return err
 			}
@@ -414,7 +414,7 @@ func (i *interview) findEndpoints() error {
 	text := strings.Join(found, " ")
 	if i.ask != nil {
 		err := i.ask.text(i.c.Context, "Addresses of all regions, with blanks between them", "One of each, at which it is asked what it serves; one that is down now is not among them.", &text, func(text string) error {
-			for _, one := range strings.Fields(text) {
+			for one := range strings.FieldsSeq(text) {
 				if !section.IsEndpoint(one) {
 					return fmt.Errorf("%q is no host or host:port", one)
 				}

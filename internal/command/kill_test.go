@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -243,7 +242,7 @@ func interrupted(t *testing.T) {
 			err := cmd.Wait()
 			require.Less(t, time.Since(begun), time.Second, stderr.String())
 			var exit *exec.ExitError
-			require.True(t, errors.As(err, &exit), "%v", err)
+			require.ErrorAs(t, err, &exit, "%v", err)
 			require.Equal(t, exitInterrupted, exit.ExitCode(), stderr.String())
 			entries, err := os.ReadDir(filepath.Join(s.dir, "stage"))
 			if !os.IsNotExist(err) {

@@ -145,8 +145,7 @@ func (a *app) complain(err error) {
 	if a.complaint == nil {
 		a.complaint = err
 	}
-	var config *config.Errors
-	if errors.As(err, &config) {
+	if config, ok := errors.AsType[*config.Errors](err); ok {
 		for _, line := range config.Lines(true) {
 			fmt.Fprintf(a.stderr, "maascert: config: %s\n", line) // which fits, with a mark below a column
 		}

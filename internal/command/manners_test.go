@@ -170,7 +170,7 @@ func TestR12ForceWorksAfterThreeKills(t *testing.T) {
 			require.FailNow(t, "it ended before it ordered", err)
 		}
 		require.NoError(t, cmd.Process.Kill())
-		<-ended
+		require.Error(t, <-ended)
 	}
 	s.ca.Intercept(nil)
 	code, _, stderr := inSite(t, s, world.OS{}, "renew", "--force", "--enable-tls")

@@ -98,7 +98,7 @@ func TestThePageMayDoNothing(t *testing.T) {
 			if strings.HasSuffix(attribute.Key, "href") {
 				require.True(t, strings.HasPrefix(attribute.Val, "#"), attribute.Val)
 			}
-			require.False(t, attribute.Key == "http-equiv", "headers say it")
+			require.NotEqual(t, "http-equiv", attribute.Key, "headers say it")
 		}
 	}
 	require.Len(t, styles, 1)

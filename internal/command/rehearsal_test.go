@@ -323,7 +323,7 @@ func TestABrokenPathIsToldWithinEightDays(t *testing.T) {
 			require.Equal(t, []string{"rehearsal_failed", "recovered"}, r.kinds(t), "%v", r.told.Requests())
 			require.LessOrEqual(t, told.Sub(broken), 8*day)
 			require.LessOrEqual(t, healed.Sub(told), day)
-			require.Equal(t, 1, len(r.ca.Issued()), "nothing was issued for it")
+			require.Len(t, r.ca.Issued(), 1, "nothing was issued for it")
 			require.Len(t, r.maas.Calls(), 1, "MAAS was told nothing")
 		})
 	}

@@ -329,8 +329,7 @@ func (s *situation) monitor() (code int, line string) {
 		asNobody(s.T, cmd, s.dir)
 	}
 	out, err := cmd.Output()
-	var ended *exec.ExitError
-	if !errors.As(err, &ended) {
+	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
 		require.NoError(s, err)
 	}
 	return cmd.ProcessState.ExitCode(), string(out)

@@ -108,8 +108,8 @@ func (c Challenge) String() string {
 }
 
 // ChallengeFor says how a name is proven: as the first rule says that matches, else as all others are.
-func (a Issuer) ChallengeFor(name string) Challenge {
-	for _, rule := range a.Challenges {
+func (i Issuer) ChallengeFor(name string) Challenge {
+	for _, rule := range i.Challenges {
 		for _, pattern := range rule.Match {
 			// A pattern that is none was refused when it was read.
 			if ok, _ := path.Match(pattern, name); ok {
@@ -117,7 +117,7 @@ func (a Issuer) ChallengeFor(name string) Challenge {
 			}
 		}
 	}
-	return a.Challenge
+	return i.Challenge
 }
 
 // Certificate is one certificate.
@@ -468,8 +468,7 @@ func (v *validator) challenge(key string, c *Challenge) {
 }
 
 func withoutOp(err error) error {
-	var failed *fs.PathError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%s: %w", failed.Path, failed.Err)
 	}
 	return err
@@ -647,11 +646,11 @@ func (v *validator) provable(key string, cert *Certificate, issuer *Issuer) {
 }
 
 // CheckName says why a name that nobody wrote down cannot be certified by an issuer; nil: it can, as far as is known before it is asked.
-func (a Issuer) CheckName(name string) error {
-	if certstore.IsAddress(name) && a.ChallengeFor(name).Type == "dns-01" {
+func (i Issuer) CheckName(name string) error {
+	if certstore.IsAddress(name) && i.ChallengeFor(name).Type == "dns-01" {
 		return errors.New("an address cannot be proven by dns-01: set http-01 or tls-alpn-01 for it in the issuer's challenges")
 	}
-	return acme.CheckNames(a.Directory, a.Profile, []string{name})[name]
+	return acme.CheckNames(i.Directory, i.Profile, []string{name})[name]
 }
 
 // issuable finds names that a CA is known not to issue for.

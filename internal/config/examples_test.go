@@ -173,14 +173,14 @@ func find(doc *document, path string, value reflect.Value, named map[string]bool
 			find(doc, path+".maas", reflect.New(value.Type().Elem()).Elem(), named)
 		}
 	case reflect.Struct:
-		if target, ok := value.Addr().Interface().(*Target); ok {
+		if target, ok := reflect.TypeAssert[*Target](value.Addr()); ok {
 			if target.TargetSection != nil {
 				named["Target."+target.Type] = true
 				findFields(doc, path, reflect.ValueOf(target.TargetSection).Elem(), named)
 			}
 			return
 		}
-		if notifier, ok := value.Addr().Interface().(*Notifier); ok {
+		if notifier, ok := reflect.TypeAssert[*Notifier](value.Addr()); ok {
 			if notifier.Section != nil {
 				named["Notifier."+notifier.Type] = true
 				findFields(doc, path, reflect.ValueOf(notifier.Section).Elem(), named)

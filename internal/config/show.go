@@ -32,7 +32,7 @@ func (c *Config) Effective() ([]byte, error) {
 
 // effective is a value as YAML shows it.
 func effective(value reflect.Value) any {
-	if d, is := value.Interface().(time.Duration); is {
+	if d, is := reflect.TypeAssert[time.Duration](value); is {
 		return shortDuration(d)
 	}
 	switch one := value.Interface().(type) {

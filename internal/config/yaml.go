@@ -345,7 +345,7 @@ func (d *document) textOf(node ast.Node) string {
 func (d *document) object(path string, node ast.Node, into reflect.Value) {
 	entries, _ := d.entries(node)
 	var fields []field
-	if chosen, ok := into.Addr().Interface().(union); ok {
+	if chosen, ok := reflect.TypeAssert[union](into.Addr()); ok {
 		if fields = d.fieldsOfUnion(path, entries, chosen); fields == nil {
 			return // nobody knows its keys
 		}

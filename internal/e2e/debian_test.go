@@ -90,12 +90,13 @@ func (d *debian) start() error {
 			return fmt.Errorf("systemd-nspawn ended:\n%s", said.String())
 		default:
 		}
-		text, err := os.ReadFile(children)
+		text, _ := os.ReadFile(children)
 		first, _, _ := strings.Cut(string(text), " ")
-		if d.leader, err = strconv.Atoi(first); err != nil {
-			d.leader = 0
-			continue
+		leader, err := strconv.Atoi(first)
+		if err != nil {
+			continue // it has none yet
 		}
+		d.leader = leader
 		if state, _ = d.sh("systemctl is-system-running"); strings.HasPrefix(state, "running") || strings.HasPrefix(state, "degraded") {
 			return nil
 		}

@@ -86,8 +86,8 @@ func status(t *testing.T, h *fleettest.Host) (s statusOf) {
 func converged(t *testing.T, f *fleettest.Fleet, within time.Duration) (fingerprint string) {
 	t.Helper()
 	began := time.Now()
-	last := ""
 	for {
+		var last string
 		if fingerprint, last = agreed(t, f); last == "" {
 			break
 		}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -40,9 +39,9 @@ func TestMonitoringPluginsReadTheLine(t *testing.T) {
 		require.NoError(t, err, "Debian has it: apt-get install libmonitoring-plugin-perl: %s%s", line, out)
 		return string(out)
 	}
-	require.Regexp(t, regexp.MustCompile(`^last_pass_age \d+s OK\nmaas_left \d+s OK\nmaas_endpoints 3 OK\n$`), read())
-	require.Regexp(t, regexp.MustCompile(`maas_left \d+s WARNING\n`), read("--warn", "100000h"))
-	require.Regexp(t, regexp.MustCompile(`maas_left \d+s CRITICAL\n`), read("--crit", "100000h"))
+	require.Regexp(t, `^last_pass_age \d+s OK\nmaas_left \d+s OK\nmaas_endpoints 3 OK\n$`, read())
+	require.Regexp(t, `maas_left \d+s WARNING\n`, read("--warn", "100000h"))
+	require.Regexp(t, `maas_left \d+s CRITICAL\n`, read("--crit", "100000h"))
 	s.maas.Regions[1].StopProxy()
-	require.Regexp(t, regexp.MustCompile(`maas_endpoints 2 WARNING\n`), read())
+	require.Regexp(t, `maas_endpoints 2 WARNING\n`, read())
 }

@@ -32,8 +32,7 @@ func Again(err error, format string, args ...any) error {
 
 // Of is the hint of an error, or empty.
 func Of(err error) string {
-	var h *hinted
-	if errors.As(err, &h) {
+	if h, ok := errors.AsType[*hinted](err); ok {
 		return h.hint
 	}
 	return ""

@@ -67,7 +67,7 @@ func Time(t time.Time) string {
 // From tells how far a moment is from now: "in 89 days", "2 hours ago".
 func From(now, t time.Time) string {
 	away := t.Sub(now).Round(time.Minute)
-	words := ""
+	var words string
 	switch far := away.Abs(); {
 	case far >= 48*time.Hour:
 		words = fmt.Sprintf("%d days", int(far/(24*time.Hour)))

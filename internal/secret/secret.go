@@ -62,8 +62,7 @@ func (r Reference) Read(folder string) (string, error) {
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		var path *os.PathError
-		if errors.As(err, &path) {
+		if path, ok := errors.AsType[*os.PathError](err); ok {
 			err = path.Err
 		}
 		return "", fmt.Errorf("%s: %w", r, err)

@@ -143,12 +143,10 @@ func (Exec) Run(ctx context.Context, command Command) (Result, error) {
 
 // unwrapExec drops the path that exec and fs errors repeat.
 func unwrapExec(err error) error {
-	var path *os.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return path.Err
 	}
-	var lookup *exec.Error
-	if errors.As(err, &lookup) {
+	if lookup, ok := errors.AsType[*exec.Error](err); ok {
 		return lookup.Err
 	}
 	return err

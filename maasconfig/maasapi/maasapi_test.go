@@ -235,7 +235,7 @@ func TestBadAnswers(t *testing.T) {
 		{"half of it", answer(200, "application/json", `[{"system_id":"a"`), "something else than MAAS's API would", 1, "regioncontrollers"},
 		{"what a proxy was sent", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
-			w.WriteHeader(407)
+			w.WriteHeader(http.StatusProxyAuthRequired)
 			fmt.Fprint(w, r.Header)
 		}, "it answers 407 Proxy Authentication Required", 1, "regioncontrollers"},
 		{"an address with a zone", answer(200, "application/json", `[{"system_id":"a","fqdn":"b","ip_addresses":["fd00::1%`+strings.Repeat("z", 5000)+`"]}]`), "region b has an address that is none: fd00::1%zz", 1, "regioncontrollers"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -99,10 +100,8 @@ func ParseKey(text string) (Key, error) {
 	if len(parts) != 3 || strings.ContainsAny(text, " \t\r\n\"\\,") {
 		return Key{}, errors.New("it holds no API key, which is one line of three parts with colons between them (maas apikey --username ADMIN prints it)")
 	}
-	for _, part := range parts {
-		if part == "" {
-			return Key{}, errors.New("it holds half an API key: one of its three parts is empty")
-		}
+	if slices.Contains(parts, "") {
+		return Key{}, errors.New("it holds half an API key: one of its three parts is empty")
 	}
 	return Key{parts[0], parts[1], parts[2]}, nil
 }

@@ -223,8 +223,7 @@ var errUnreachable = errors.New("it cannot be reached")
 
 // bare takes from an error what the libraries wrap around it: addresses with their queries, and doubled words.
 func bare(err error) error {
-	var address *url.Error
-	if errors.As(err, &address) {
+	if address, ok := errors.AsType[*url.Error](err); ok {
 		err = address.Err
 	}
 	var op *net.OpError

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -395,7 +396,7 @@ func blocks(text string) []*pem.Block {
 		block := &pem.Block{Type: match[1], Headers: map[string]string{}}
 		body := match[2]
 		if head, rest, ok := strings.Cut(strings.TrimPrefix(body, "\n"), "\n\n"); ok && strings.Contains(head, ":") {
-			for _, line := range strings.Split(head, "\n") {
+			for line := range strings.SplitSeq(head, "\n") {
 				name, value, _ := strings.Cut(line, ":")
 				block.Headers[name] = strings.TrimSpace(value)
 			}
@@ -410,10 +411,8 @@ func blocks(text string) []*pem.Block {
 
 func firstBlock(text string, types ...string) (*pem.Block, bool) {
 	for _, block := range blocks(text) {
-		for _, t := range types {
-			if block.Type == t {
-				return block, true
-			}
+		if slices.Contains(types, block.Type) {
+			return block, true
 		}
 	}
 	return nil, false

@@ -245,7 +245,7 @@ func (d *Database) handleResources(r request) reply {
 	}
 	d.rest.lastID++
 	one := &resource{ID: d.rest.lastID, FQDN: fqdnOf(name, in), name: name, domain: in.ID, Addresses: []map[string]any{}, ResourceURI: fmt.Sprintf("/MAAS/api/2.0/dnsresources/%d/", d.rest.lastID)}
-	for _, text := range strings.Fields(r.text("ip_addresses")) {
+	for text := range strings.FieldsSeq(r.text("ip_addresses")) {
 		if _, err := netip.ParseAddr(text); err != nil {
 			return invalid("ip_addresses", "Enter a valid IPv4 or IPv6 address.")
 		}

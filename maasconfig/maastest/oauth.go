@@ -38,7 +38,7 @@ func unauthorized(words string) reply {
 // oauthParameters reads an Authorization header as MAAS does: realm, blanks and quotes do not matter.
 func oauthParameters(header string) map[string]string {
 	parameters := map[string]string{}
-	for _, part := range strings.Split(header, ",") {
+	for part := range strings.SplitSeq(header, ",") {
 		name, value, ok := strings.Cut(strings.TrimSpace(part), "=")
 		if !ok || name == "realm" {
 			continue
@@ -114,7 +114,7 @@ func (d *Database) token(given map[string]string) (*token, *reply) {
 
 func checkSignature(given map[string]string, secret string) *reply {
 	signature, ok := given["oauth_signature"]
-	words := ""
+	var words string
 	switch method := given["oauth_signature_method"]; {
 	case !ok:
 		words = "'Missing signature.'"

@@ -317,7 +317,7 @@ func TestFilesOfTheTableAreAllThere(t *testing.T) {
 	dir := material(t)
 	missing := []string{"nosuch.key", "nosuch.crt", "nosuch.pem"}
 	for _, r := range observed(t) {
-		for _, word := range strings.Fields(r.args) {
+		for word := range strings.FieldsSeq(r.args) {
 			if ext := filepath.Ext(word); slices.Contains([]string{".key", ".crt", ".pem"}, ext) && !slices.Contains(missing, word) {
 				require.FileExists(t, filepath.Join(dir, word), r.name)
 			}
