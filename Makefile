@@ -14,7 +14,7 @@ NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 NODE_MODULES := $(TOOLS)/node_modules/.axe-core-$(AXE)-xterm-$(XTERM)
 
-.PHONY: build deb test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak scale bench allproviders check steps clean
+.PHONY: build deb test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak soak-short scale bench allproviders check steps clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
@@ -79,7 +79,11 @@ pictures: $(NODE_MODULES) ## those of the README, made anew by the real program;
 e2e: build deb $(TOOLS)/debian $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies, name servers, PostgreSQL and Prometheus, and the packages on a Debian of their own under systemd; needs root, debootstrap, systemd-container, lintian, ansible-lint, git, nginx, haproxy, apache2, named, ip, systemd-analyze, prometheus, prometheus-alertmanager, prometheus-node-exporter, prometheus-blackbox-exporter, postgresql-15, pgbouncer, nsenter, unshare, curl, openssl, certbot, lego, dehydrated, nftables, ufw and libmonitoring-plugin-perl
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -timeout 30m -v ./certstore/postgres ./internal/e2e
 
-soak: build ## the fleet of make e2e in 200 rounds of chaos, and minutes of make fuzz; SOAK sets how many rounds, SEED which
+soak-short: ## a week of one-day certificates and three hours of ten-minute ones in a fleet of three, while everything fails at random: renewed in time or told, and nothing left behind; needs postgresql-15; SEED picks other failures
+	SOAK_SEED=$(SEED) go test -count=1 -timeout 20m -tags faults -run TestSoak -v ./internal/command | grep -v '^=== '
+
+soak: build ## a year and a week of make soak-short, the fleet of make e2e in 200 rounds of chaos, and minutes of make fuzz; SOAK sets how many rounds, SEED which
+	SOAK_PART=100 SOAK_SEED=$(SEED) go test -count=1 -timeout 6h -tags faults -run TestSoak -v ./internal/command | grep -v '^=== '
 	MAASCERT_SOAK_ROUNDS=$(SOAK) MAASCERT_SOAK_SEED=$(SEED) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -timeout 90m -v -run TestChaos ./internal/e2e
 	$(MAKE) fuzz FUZZTIME=3m
 SOAK ?= 200

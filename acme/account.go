@@ -346,7 +346,7 @@ func (s *session) changeKey(next crypto.Signer) error {
 
 // post sends a payload that is signed with the account's key.
 func (s *session) post(url string, payload []byte) error {
-	body, err := signJWS(s.key, payload, &jose.SignerOptions{NonceSource: nonceSource{s, s.wire.RoundTrip}, ExtraHeaders: map[jose.HeaderKey]any{"url": url, "kid": s.account}})
+	body, err := signJWS(s.key, payload, &jose.SignerOptions{NonceSource: s.nonceSource(s.wire.RoundTrip), ExtraHeaders: map[jose.HeaderKey]any{"url": url, "kid": s.account}})
 	if err != nil {
 		return err
 	}
@@ -379,16 +379,21 @@ func answered(resp *http.Response, url string) ([]byte, error) {
 
 // nonceSource fetches nonces (RFC 8555 section 7.2).
 type nonceSource struct {
-	*session
-	send func(*http.Request) (*http.Response, error)
+	ctx            context.Context
+	url, userAgent string
+	send           func(*http.Request) (*http.Response, error)
+}
+
+func (s *session) nonceSource(send func(*http.Request) (*http.Response, error)) nonceSource {
+	return nonceSource{s.ctx, s.core.GetDirectory().NewNonceURL, s.config.UserAgent, send}
 }
 
 func (n nonceSource) Nonce() (string, error) {
-	req, err := http.NewRequestWithContext(n.ctx, http.MethodHead, n.core.GetDirectory().NewNonceURL, nil)
+	req, err := http.NewRequestWithContext(n.ctx, http.MethodHead, n.url, nil)
 	if err != nil {
 		return "", err
 	}
-	req.Header.Set("User-Agent", n.config.UserAgent)
+	req.Header.Set("User-Agent", n.userAgent)
 	resp, err := n.send(req)
 	if err != nil {
 		return "", err

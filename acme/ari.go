@@ -21,6 +21,7 @@ import (
 type Window struct {
 	Start, End  time.Time
 	Explanation string    // URL for the operator; most often empty
+	Asked       time.Time // when the CA answered
 	AskAgain    time.Time // the answer is good until then
 	id          string
 }
@@ -70,7 +71,7 @@ func (c *Client) Window(ctx context.Context, leaf *x509.Certificate) (Window, er
 	c.mu.Lock()
 	window, known := c.windows[id]
 	c.mu.Unlock()
-	if known && c.config.Now().Before(window.AskAgain) {
+	if known && Counts(window.Asked, window.AskAgain, c.config.Now()) {
 		return window, nil
 	}
 	window, err := c.askWindow(ctx, leaf, id)
@@ -80,12 +81,19 @@ func (c *Client) Window(ctx context.Context, leaf *x509.Certificate) (Window, er
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for known, kept := range c.windows {
-		if !c.config.Now().Before(kept.AskAgain) {
+		if !Counts(kept.Asked, kept.AskAgain, c.config.Now()) {
 			delete(c.windows, known)
 		}
 	}
 	c.windows[id] = window
 	return window, nil
+}
+
+// Counts tells whether what a CA answered at a moment need not be asked again yet. A clock that was set back since then, or to which the
+// rest is longer than any CA may ask for, makes it asked again; clocks of hosts that share an answer may differ by a minute.
+func Counts(asked, again, now time.Time) bool {
+	asked, again, now = asked.Round(0), again.Round(0), now.Round(0) // a machine may have been suspended
+	return !now.Before(asked.Add(-time.Minute)) && now.Before(again) && again.Sub(now) <= LatestAsk+time.Minute
 }
 
 func (c *Client) askWindow(ctx context.Context, leaf *x509.Certificate, id string) (Window, error) {
@@ -96,7 +104,8 @@ func (c *Client) askWindow(ctx context.Context, leaf *x509.Certificate, id strin
 		return Window{}, err
 	}
 	if directory.RenewalInfo == "" {
-		return Window{AskAgain: c.config.Now().Add(defaultAsk)}, ErrNoWindow
+		now := c.config.Now().Round(0)
+		return Window{Asked: now, AskAgain: now.Add(defaultAsk)}, ErrNoWindow
 	}
 	url := directory.RenewalInfo + "/" + id
 	info, err := get[lego.RenewalInfoResponse](s, "renewalInfo", url)
@@ -112,7 +121,8 @@ func (c *Client) askWindow(ctx context.Context, leaf *x509.Certificate, id strin
 	if said, ok := wire.wait(url); ok {
 		wait = min(max(said, soonestAsk), LatestAsk)
 	}
-	window.AskAgain = c.config.Now().Add(wait)
+	window.Asked = c.config.Now().Round(0)
+	window.AskAgain = window.Asked.Add(wait)
 	return window, nil
 }
 

@@ -21,11 +21,12 @@ func (s *session) fetchNonces(names int) *nonces {
 	if count <= 0 {
 		return nil
 	}
-	n := &nonces{url: s.core.GetDirectory().NewNonceURL, arrived: make(chan string, count)}
+	source := s.nonceSource(s.wire.roundTrip)
+	n := &nonces{url: source.url, arrived: make(chan string, count)}
 	n.coming.Store(int64(count))
 	for range count {
 		go func() {
-			nonce, err := nonceSource{s, s.wire.roundTrip}.Nonce()
+			nonce, err := source.Nonce()
 			if err != nil {
 				nonce = ""
 			}

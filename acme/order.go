@@ -262,8 +262,6 @@ func (o *order) begin() error {
 	if err := o.register(); err != nil {
 		return err
 	}
-	ahead := o.fetchNonces(len(o.request.Names))
-	defer func() { o.wire.nonces.Store(ahead) }() // the order itself does not wait for them
 	err = o.newOrder()
 	if isType(err, "accountDoesNotExist") {
 		if err := o.reregister(); err != nil {
@@ -280,6 +278,10 @@ func (o *order) newOrder() error {
 	}
 	if err := o.checkClock(); err != nil {
 		return err
+	}
+	if o.wire.nonces.Load() == nil {
+		ahead := o.fetchNonces(len(o.request.Names))
+		defer func() { o.wire.nonces.Store(ahead) }() // the order itself does not wait for them
 	}
 	options := &api.OrderOptions{Profile: o.config.Profile, ReplacesCertID: o.replaces()}
 	ask := func() (lego.ExtendedOrder, error) { return o.core.Orders.NewWithOptions(o.request.Names, options) }

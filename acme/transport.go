@@ -54,7 +54,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if nonce, taken := t.nonces.Load().take(t.ctx, req); taken {
 		return reply(req, http.StatusOK, http.Header{"Replay-Nonce": {nonce}}, nil), nil
 	}
-	resp, err := t.roundTrip(req)
+	resp, err := t.roundTrip(req.WithContext(t.ctx))
 	if req.Method == http.MethodHead {
 		failure := err
 		if err == nil && resp.StatusCode >= http.StatusBadRequest {
@@ -69,6 +69,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+// roundTrip sends a request, whose context ends it.
 func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	address := req.URL.String()
 	if req.URL.Scheme != "https" {
@@ -80,7 +81,7 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 			return reply(req, http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body), nil
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.ctx, requestTime)
+	ctx, cancel := context.WithTimeout(req.Context(), requestTime)
 	defer cancel()
 	t.requests.Add(1)
 	begun := time.Now()
@@ -88,7 +89,7 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	t.client.observe(resp)
 	if err != nil {
 		t.client.logRequest(req, 0, time.Since(begun), err.Error())
-		return nil, errors.Join(context.Cause(t.ctx), err)
+		return nil, errors.Join(context.Cause(req.Context()), err)
 	}
 	t.took(time.Since(begun))
 	t.client.noteDate(resp.Header)
@@ -103,7 +104,7 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 	t.client.logRequest(req, resp.StatusCode, time.Since(begun), problem)
 	if err != nil {
-		return nil, errors.Join(context.Cause(t.ctx), err)
+		return nil, errors.Join(context.Cause(req.Context()), err)
 	}
 	if len(body) > maxBody {
 		return nil, fmt.Errorf("the answer is longer than %d bytes", maxBody)

@@ -287,7 +287,7 @@ type Suggestion struct {
 	Start       time.Time `json:"start,omitzero"` // of its window; zero: the CA offers no renewal information
 	End         time.Time `json:"end,omitzero"`
 	Explanation string    `json:"explanation,omitempty"`
-	Asked       time.Time `json:"asked"`     // when it answered, by this host's clock
+	Asked       time.Time `json:"asked"`     // when it answered, by the clock of the host that asked
 	AskAgain    time.Time `json:"ask_again"` // from then on it may be asked (RFC 9773 section 4.3.2)
 
 	unknown
@@ -494,7 +494,7 @@ type Node struct {
 	LastRun     time.Time `json:"last_run,omitzero"` // the end of the last pass that the daemon made
 	OK          bool      `json:"ok"`                // everything was as it should be
 	WishHash    string    `json:"wish_hash"`         // over the wishes of all certificates
-	ClockSkewMS int64     `json:"clock_skew_ms"`     // by how much a CA's clock was ahead of this host's; 0 also when nobody said
+	ClockSkewMS int64     `json:"clock_skew_ms"`     // by how much a CA's clock was ahead of this host's when one said last; 0 also when none did
 
 	Targets   []NodeTarget         `json:"targets"`
 	Notifiers []NodeNotifier       `json:"notifiers,omitempty"`

@@ -1,177 +1,237 @@
 #!/usr/bin/env bash
-# Shows on a real MAAS that maascert keeps its word: a rehearsal changes nothing, a renewal reaches every region with its whole chain,
+# Shows on a real MAAS that maascert keeps its word: a rehearsal changes nothing, a renewal reaches every endpoint with its whole chain,
 # a region that is down is told and catches up, and there is a way back. It ends with a table without names and addresses, to be
 # sent to those who build maascert.
 #
-# To be run as root on a region host, snap or deb, after `maascert init`, at an hour in which every region's web page may be gone for some
-# seconds. It orders up to two certificates of the configured CA (use its staging or a CA of your own), and gives them to MAAS. It
-# never enables TLS on a MAAS that does not serve it: `maascert renew --enable-tls` does, and there is no way back from that.
+# To be run as root on a region host, snap or deb, when `maascert status` ends with 0. It orders one certificate of the configured CA, or
+# two where a region is stopped (a CA's staging or one of your own is best), and gives them to MAAS and the proxies, which reload. A region
+# that is stopped serves nothing until it is started again, for as long as a renewal and its verification take: some minutes. It never
+# enables TLS on a MAAS that does not serve it: `maascert renew --enable-tls` does, and there is no way back from that.
 #
-#   sudo ./run.sh [--yes] [--config FILE] [--region-down COMMAND --region-up COMMAND] [--patience SECONDS]
+#   sudo ./run.sh [--yes] [--config FILE] [--cert NAME] [--region-down COMMAND --region-up COMMAND] [--patience SECONDS]
 #
-#   --yes             asks nothing. Without it, consent is asked for, and somebody to stop a region and to start it again
-#   --region-down     stops what serves TLS of one other region, such as 'ssh region2 sudo systemctl stop maas-http'
-#                     (the snap: 'ssh region2 sudo snap stop maas'); without it and with --yes this step is left out
-#   --region-up       starts it again
-#   --patience        how long it may take to come back: 600
+#   --yes             asks nothing
+#   --cert            which certificate, where there are several
+#   --region-down     stops one other region, regiond included, which would start its proxy again:
+#                     'ssh region2 sudo systemctl stop maas-regiond maas-http'; of the snap this stops all of MAAS on that host:
+#                     'ssh region2 sudo snap stop maas'. Without it that step is left out
+#   --region-up       starts it again, also when this is interrupted
+#   --patience        how many seconds a region may take to come back: 600
 #
 # Needs: maascert, openssl, python3. Exit codes: 0 everything passed, 1 something did not, 2 it was not begun.
 set -uo pipefail
 
-yes='' config=/etc/maascert/maascert.yaml down='' up='' patience=600
+usage() {
+	echo "usage: run.sh [--yes] [--config FILE] [--cert NAME] [--region-down COMMAND --region-up COMMAND] [--patience SECONDS]" >&2
+	exit 2
+}
+
+yes='' config=/etc/maascert/maascert.yaml cert='' down='' up='' patience=600
 while [ $# -gt 0 ]; do
-	case $1 in
-	--yes) yes=1 ;;
-	--config) config=$2 && shift ;;
-	--region-down) down=$2 && shift ;;
-	--region-up) up=$2 && shift ;;
-	--patience) patience=$2 && shift ;;
-	*) echo "usage: run.sh [--yes] [--config FILE] [--region-down COMMAND --region-up COMMAND] [--patience SECONDS]" >&2 && exit 2 ;;
+	option=$1
+	shift
+	case $option in
+	--yes) yes=1 && continue ;;
+	--config | --cert | --region-down | --region-up | --patience) [ $# -gt 0 ] || usage ;;
+	*) usage ;;
+	esac
+	case $option in
+	--config) config=$1 ;;
+	--cert) cert=$1 ;;
+	--region-down) down=$1 ;;
+	--region-up) up=$1 ;;
+	--patience) patience=$1 ;;
 	esac
 	shift
 done
+[[ $patience =~ ^[0-9]+$ ]] || usage
+[ "${down:+set}" = "${up:+set}" ] || usage
 for needed in maascert openssl python3; do
 	command -v "$needed" >/dev/null || { echo "$needed is not installed" >&2 && exit 2; }
 done
-
 work=$(mktemp -d /var/tmp/maascert-acceptance.XXXXXX) || exit 2
 table=$work/table.txt
 failed=0
 
-maascert_() { maascert --config "$config" "$@"; }
+program() { maascert --config "$config" "$@"; }
 
-# status_of prints what an expression says of the status document.
+# status_of prints what an expression says of the status of the certificate; nothing where there is none.
 status_of() {
-	maascert_ status --json 2>>"$work/log" | python3 -c '
-import json, sys
-s = json.load(sys.stdin)
-endpoints = [e for c in s["certificates"] for t in c["targets"] for e in t["endpoints"]]
-print(eval(sys.argv[1]))' "$1"
+	program status --json 2>>"$work/log" | python3 -c '
+import ipaddress, json, sys
+def is_address(name):
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+certificates = [c for c in json.load(sys.stdin)["certificates"] if c["name"] == sys.argv[2] or not sys.argv[2]]
+cert = certificates[0]
+endpoints = [e for t in cert["targets"] for e in t["endpoints"]]
+print(eval(sys.argv[1]))' "$1" "$cert" 2>>"$work/log"
 }
 
-# served prints, for each endpoint, the fingerprint of what openssl sees there, and how many certificates come with it.
-served() {
-	status_of '" ".join(e["address"] for e in endpoints)' | tr ' ' '\n' | while read -r address; do
-		timeout 20 openssl s_client -connect "$address" -servername "$name" -showcerts </dev/null 2>/dev/null >"$work/chain"
-		fingerprint=$(openssl x509 -noout -fingerprint -sha256 <"$work/chain" 2>/dev/null)
-		echo "$address ${fingerprint#*=} $(grep -c BEGIN "$work/chain")"
-	done
+# look writes down, for each endpoint, its address and the fingerprint of what openssl sees there, or "nothing".
+look() {
+	local address fingerprint
+	while read -r address; do
+		fingerprint=$(timeout 20 openssl s_client -connect "$address" ${name:+-servername "$name"} </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256 2>/dev/null)
+		echo "$address ${fingerprint#*=}"
+	done <"$work/endpoints" | awk '{print $1, ($2 == "" ? "nothing" : $2)}' >"$1"
+}
+
+# all_serve tells whether openssl sees a certificate at every endpoint, and which one; maascert has to say that its chain is complete.
+all_serve() {
+	look "$work/now"
+	[ "$(cut -d' ' -f2 "$work/now" | sort -u)" = "$1" ] && [ "$(status_of 'all(e["chain"] == "complete" and e["state"] == "match" for e in endpoints)')" = True ]
 }
 
 # row adds one to the table: step, result, seconds, what was seen.
 row() {
-	[ "$2" = FAILED ] && failed=1
+	[ "$2" != FAILED ] || failed=1
 	printf '%-34s %-8s %5s s  %s\n' "$1" "$2" "$3" "$4" | tee -a "$table"
 }
 
-# step runs a command and tells whether it ended with the code that is expected. What it says is kept in the log.
-step() {
-	local title=$1 want=$2 begun=$SECONDS code
-	shift 2
-	printf '\n$ %s\n' "$*" >>"$work/log"
-	"$@" >"$work/said" 2>&1
+# ends runs maascert and tells whether it ended with the code that is expected. What it says is kept.
+ends() {
+	local want=$1 begun=$SECONDS code
+	shift
+	printf '\n$ maascert %s\n' "$*" >>"$work/log"
+	program "$@" >"$work/said" 2>&1
 	code=$?
 	cat "$work/said" >>"$work/log"
 	seconds=$((SECONDS - begun))
 	[ $code -eq "$want" ]
 }
 
-# ask waits for a person, who may say no.
-ask() {
-	[ -z "$yes" ] || return 0
-	printf '%s [yes/no] ' "$1"
-	read -r answer </dev/tty && [ "$answer" = yes ]
+# is_named tells whether what was said last names every endpoint that is down.
+is_named() {
+	local address
+	while read -r address; do
+		grep -qF "$address" "$work/said" || return 1
+	done <"$work/down"
 }
 
-maascert_ config test >"$work/said" 2>&1 || { cat "$work/said" >&2 && exit 2; }
-regions=$(status_of 'len(endpoints)')
-unreachable=$(status_of 'sum(e["fingerprint"] == "" for e in endpoints)')
-name=$(status_of 's["certificates"][0]["names"][0]')
-if [ "$regions" = 0 ] || [ "$unreachable" != 0 ]; then
-	echo "maascert status sees $regions endpoints, $unreachable of which do not serve TLS; begin when all do (maascert renew --enable-tls does it for the first time)" >&2
+# finish ends with what was found so far.
+finish() {
+	printf '\nThe table is in %s, without names and addresses; the log beside it has both, and no secret.\n' "$table"
+	exit $failed
+}
+
+is_down=''
+restore() {
+	[ -z "$is_down" ] || { is_down='' && timeout 120 bash -c "$up" >>"$work/log" 2>&1; }
+}
+trap restore EXIT
+trap 'exit 130' INT TERM HUP
+
+program config test >"$work/said" 2>&1 || { cat "$work/said" >&2 && exit 2; }
+if [ -z "$cert" ] && [ "$(status_of 'len(certificates)')" != 1 ]; then
+	echo "there are several certificates: name one with --cert" >&2
 	exit 2
 fi
+cert=${cert:-$(status_of 'cert["name"]')}
+if ! ends 0 status --cert "$cert" || [ "$(status_of 'all(e["state"] == "match" for e in endpoints) and len(endpoints) > 0')" != True ]; then
+	cat "$work/said" >&2
+	echo "maascert status does not end with 0, or not every endpoint serves a version of maascert: begin after maascert renew" >&2
+	exit 2
+fi
+status_of '"\n".join(e["address"] for e in endpoints)' >"$work/endpoints"
+count=$(wc -l <"$work/endpoints")
+name=$(status_of 'next((n for n in cert["names"] if "*" not in n and not is_address(n)), "")')
 cat <<END
-This rehearses a renewal, renews the certificate of this MAAS, ${down:+stops a region for a while, renews again, }goes back to the version
-before and forth again. Up to two certificates are ordered from $(maascert_ config show | sed -n 's/^ *directory: *//p' | head -1),
-and $regions endpoints get them. What is kept of it is in $work.
+This rehearses a renewal of the certificate "$cert", renews it, ${down:+stops a region for some minutes, renews again, }and goes back to the
+version before and forth again. $([ -z "$down" ] && echo "One certificate is" || echo "Two certificates are") ordered of the CA of the configuration, and $count endpoints get what is ordered. What is kept of this is in
+$work.
 END
-ask "Shall it begin?" || { echo "nothing was done" && exit 2; }
+if [ -z "$yes" ]; then
+	printf 'Shall it begin? [yes/no] '
+	{ read -r answer </dev/tty && [ "$answer" = yes ]; } || { echo "nothing was done" && exit 2; }
+fi
 
 {
 	echo "maascert acceptance, $(date -u +%Y-%m-%d)"
-	maascert --version
+	program --version
 	echo "system: $(. /etc/os-release && echo "$PRETTY_NAME"); MAAS: $({ snap list maas 2>/dev/null | awk 'NR == 2 {print "snap", $2}'; dpkg-query -W -f 'deb ${Version}' maas-region-api 2>/dev/null; } | head -1)"
-	echo "endpoints: $regions"
+	echo "endpoints: $count"
 	echo
 } | tee "$table"
 
-if step check 0 maascert_ check; then
-	row "everything is ready" passed "$seconds" "$(head -1 "$work/said")"
-else
-	row "everything is ready" FAILED "$seconds" "maascert check ended with another code than 0"
+if ! ends 0 check; then
+	row "everything is ready" FAILED "$seconds" "maascert check does not end with 0; nothing else was tried"
+	finish
 fi
+row "everything is ready" passed "$seconds" "maascert check ends with 0"
 
-before=$(served)
-if step rehearsal 0 maascert_ renew --dry-run --wait 5m && [ "$(served)" = "$before" ]; then
-	row "a rehearsal changes nothing" passed "$seconds" "the same is served everywhere"
-else
-	row "a rehearsal changes nothing" FAILED "$seconds" "see the log"
+look "$work/before"
+if grep -q nothing "$work/before" || ! ends 0 renew --cert "$cert" --dry-run --wait 5m || ! look "$work/now" || ! cmp -s "$work/before" "$work/now"; then
+	row "a rehearsal changes nothing" FAILED "${seconds:-0}" "see the log; nothing else was tried"
+	finish
 fi
+row "a rehearsal changes nothing" passed "$seconds" "it ends with 0, and openssl sees the same at every endpoint"
 
-# all_serve tells whether openssl sees one certificate, with a chain, at every endpoint, and not the one that is given.
-all_serve() {
-	served >"$work/served"
-	[ "$(awk '{print $2}' "$work/served" | sort -u | wc -l)" = 1 ] && [ "$(awk '$3 < 2' "$work/served" | wc -l)" = 0 ] && ! grep -qF "$1" "$work/served"
+# renewed tells whether there is a version that there was not, and remembers it and the one before.
+renewed() {
+	previous=$newest
+	version=$(status_of 'cert["version"]')
+	newest=$(status_of 'cert["fingerprint"].removeprefix("sha256:").upper()' | sed 's/../&:/g; s/:$//')
+	[[ $version =~ ^[0-9]+$ ]] && [ -n "$newest" ] && [ "$newest" != "$previous" ]
 }
 
-old=$(awk 'NR == 1 {print $2}' <<<"$before")
-ports=$(awk '{print $1}' <<<"$before")
-if step renewal 0 maascert_ renew --force --wait 5m && all_serve "$old" && [ "$(awk '{print $1}' "$work/served")" = "$ports" ]; then
-	row "a renewal reaches every region" passed "$seconds" "openssl sees the new one, with its chain, at every endpoint, at the same port"
-else
-	row "a renewal reaches every region" FAILED "$seconds" "see the log"
+newest=none
+renewed
+if ! ends 0 renew --cert "$cert" --force --wait 5m || ! renewed || ! all_serve "$newest"; then
+	row "a renewal reaches every endpoint" FAILED "$seconds" "see the log; nothing else was tried"
+	finish
 fi
-new=$(awk 'NR == 1 {print $2}' "$work/served")
-version=$(status_of 's["certificates"][0]["version"]')
+row "a renewal reaches every endpoint" passed "$seconds" "openssl sees the new one at every endpoint, at the same port; the chain is complete"
 
-if [ "$regions" -lt 2 ]; then
-	row "a region that is down is told" "left out" 0 "there is one region"
-elif [ -z "$down" ] && { [ -n "$yes" ] || ! ask "Stop what serves TLS of one OTHER region now. Is it stopped?"; }; then
-	row "a region that is down is told" "left out" 0 "no region was stopped"
+title="a region that is down is told"
+if [ -z "$down" ]; then
+	row "$title" "left out" 0 "no command to stop a region"
 else
-	[ -z "$down" ] || bash -c "$down" >>"$work/log" 2>&1
-	if step "region down" 1 maascert_ renew --force --wait 5m && [ "$(status_of 'sum(e["state"] != "match" for e in endpoints)')" -ge 1 ]; then
-		row "a region that is down is told" passed "$seconds" "renew and status end with 1, and name it"
-	else
-		row "a region that is down is told" FAILED "$seconds" "see the log"
-	fi
-	if [ -n "$down" ]; then bash -c "$up" >>"$work/log" 2>&1; else ask "Start it again now. Is it started?"; fi
+	is_down=1
 	begun=$SECONDS
-	until maascert_ renew --wait 5m >>"$work/log" 2>&1 && all_serve "$new" || [ $((SECONDS - begun)) -gt "$patience" ]; do sleep 5; done
-	if all_serve "$new"; then
-		row "it catches up when it is back" passed $((SECONDS - begun)) "every endpoint serves the newest"
+	timeout 120 bash -c "$down" >>"$work/log" 2>&1
+	while look "$work/now" && ! grep -q nothing "$work/now" && [ $((SECONDS - begun)) -lt 30 ]; do sleep 1; done
+	grep nothing "$work/now" | cut -d' ' -f1 >"$work/down"
+	if [ ! -s "$work/down" ] || [ "$(wc -l <"$work/down")" = "$count" ]; then
+		restore
+		row "$title" "left out" $((SECONDS - begun)) "not one of several endpoints stopped serving"
 	else
-		row "it catches up when it is back" FAILED $((SECONDS - begun)) "see the log"
+		if ends 1 renew --cert "$cert" --force --wait 5m && renewed && look "$work/now" &&
+			[ "$(grep -vFf "$work/down" "$work/now" | cut -d' ' -f2 | sort -u)" = "$newest" ] && ends 1 status --cert "$cert" && is_named; then
+			row "$title" passed "$seconds" "renew and status end with 1, status names it, all others serve the newest"
+		else
+			row "$title" FAILED "$seconds" "see the log"
+		fi
+		restore
+		begun=$SECONDS
+		until all_serve "$newest" || [ $((SECONDS - begun)) -gt "$patience" ]; do
+			program renew --cert "$cert" --wait 5m >>"$work/log" 2>&1
+			sleep 10
+		done
+		if ! all_serve "$newest"; then
+			row "it catches up when it is back" FAILED $((SECONDS - begun)) "see the log; nothing else was tried"
+			finish
+		fi
+		row "it catches up when it is back" passed $((SECONDS - begun)) "every endpoint serves the newest"
 	fi
-	new=$(awk 'NR == 1 {print $2}' "$work/served")
-	version=$(status_of 's["certificates"][0]["version"]')
 fi
 
-if step rollback 0 maascert_ rollback --wait 5m && all_serve "$new"; then
+if ends 0 rollback --cert "$cert" --hold 1h --wait 5m && all_serve "$previous"; then
 	row "there is a way back" passed "$seconds" "every endpoint serves the version before"
 else
 	row "there is a way back" FAILED "$seconds" "see the log"
 fi
-if step forth 0 maascert_ rollback --to "$version" --hold 1s --wait 5m && all_serve nothing && grep -qF "$new" "$work/served"; then
-	row "and forth again" passed "$seconds" "without another order"
+if ends 0 rollback --cert "$cert" --to "$version" --hold 1s --wait 5m && all_serve "$newest"; then
+	row "and forth again" passed "$seconds" "every endpoint serves the newest, without another order"
 else
 	row "and forth again" FAILED "$seconds" "see the log"
+	echo "To go on with the newest: maascert rollback --cert '$cert' --to $version --hold 1s"
 fi
-if step status 0 maascert_ status; then
+if ends 0 status --cert "$cert"; then
 	row "all is well in the end" passed "$seconds" "maascert status ends with 0"
 else
-	row "all is well in the end" FAILED "$seconds" "maascert status: $(head -1 "$work/said")"
+	row "all is well in the end" FAILED "$seconds" "maascert status does not end with 0"
 fi
-printf '\nThe table is in %s, without names and addresses; the log beside it has both, and no secret.\n' "$table"
-exit $failed
+finish

@@ -167,11 +167,18 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 	}
 	node.Latest = latest
 	node.LastOK, node.WishHash = lastOK, "sha256:"+hex.EncodeToString(wishes.Sum(nil))
-	node.ClockSkewMS = 0
+	var largest time.Duration
+	isKnown := false // else no CA was asked, and what one said last stays
 	for _, client := range p.clients {
-		if skew, known := client.Skew(); known && skew.Abs() > (time.Duration(node.ClockSkewMS)*time.Millisecond).Abs() {
-			node.ClockSkewMS = skew.Milliseconds()
+		if skew, known := client.Skew(); known {
+			isKnown = true
+			if skew.Abs() > largest.Abs() {
+				largest = skew
+			}
 		}
+	}
+	if isKnown {
+		node.ClockSkewMS = largest.Milliseconds()
 	}
 }
 

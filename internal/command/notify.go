@@ -17,7 +17,6 @@ import (
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
 	"maascert/internal/printable"
-	"maascert/internal/report"
 	"maascert/internal/world"
 	"maascert/maasconfig/maasapi"
 	"maascert/notify"
@@ -110,7 +109,7 @@ func (p *assembly) heard(ctx context.Context, took []string) error {
 func (p *assembly) newTeller(a *app) *lifecycle.Teller {
 	memory := &toldFile{fsys: a.fsys, path: filepath.Join(p.config.StateDir, "told.json")}
 	teller := &lifecycle.Teller{
-		Store: p.store, Memory: memory, Node: p.config.Node, Silence: 2*p.engine.Period + report.PassTime, Now: p.now, Log: a.log,
+		Store: p.store, Memory: memory, Node: p.config.Node, Period: p.engine.Period, Now: p.now, Log: a.log,
 	}
 	parts := notify.Parts{
 		Memory: teller, Runner: p.runner, Dial: p.dial, Chat: a.chat, UserAgent: "maascert/" + version(), Now: p.now,

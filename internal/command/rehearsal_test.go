@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,19 +56,22 @@ func (c *clock) add(d time.Duration) time.Time {
 // fault breaks a path that the next renewal takes, and mends it.
 type fault struct{ breaks, mends func() }
 
-// gate stands before the CA, and can show the certificate of somebody whom nobody trusts.
+// gate stands before a server: the way there can be cut or led elsewhere, and it can show the certificate of somebody whom nobody
+// trusts.
 type gate struct {
 	listener net.Listener
-	to       string
 
 	mu     sync.Mutex
+	to     string
 	config *tls.Config // nil: what comes is passed on
+	isCut  bool
+	conns  map[net.Conn]bool // those that are open
 }
 
 func openGate(t *testing.T, to string) *gate {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	g := &gate{listener: listener, to: to}
+	g := &gate{listener: listener, to: to, conns: map[net.Conn]bool{}}
 	var group sync.WaitGroup
 	group.Go(func() {
 		for {
@@ -88,22 +92,55 @@ func openGate(t *testing.T, to string) *gate {
 func (g *gate) serve(conn net.Conn) {
 	defer conn.Close()
 	g.mu.Lock()
-	config := g.config
+	config, to, isCut := g.config, g.to, g.isCut
+	g.conns[conn] = true
 	g.mu.Unlock()
-	if config != nil {
+	defer func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.conns, conn)
+	}()
+	switch {
+	case isCut:
+		return
+	case config != nil:
 		_ = tls.Server(conn, config).Handshake() // which the client ends
 		return
 	}
-	ca, err := net.Dial("tcp", g.to)
+	server, err := net.Dial("tcp", to)
 	if err != nil {
 		return
 	}
-	defer ca.Close()
+	defer server.Close()
 	go func() {
-		_, _ = io.Copy(ca, conn)
-		_ = ca.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(server, conn)
+		_ = server.(*net.TCPConn).CloseWrite()
 	}()
-	_, _ = io.Copy(conn, ca)
+	_, _ = io.Copy(conn, server)
+}
+
+// cut cuts the way and what is on it, or lets everybody through again.
+func (g *gate) cut(on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.isCut = on
+	if on {
+		g.hangUp()
+	}
+}
+
+// lead leads whoever comes to another server.
+func (g *gate) lead(to string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.to = to
+	g.hangUp()
+}
+
+func (g *gate) hangUp() {
+	for conn := range g.conns {
+		_ = conn.Close()
+	}
 }
 
 func (g *gate) show(config *tls.Config) {
@@ -175,6 +212,14 @@ func startRehearsed(t *testing.T, elsewhere bool) *rehearsed {
 	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "hook.url"), []byte(r.told.URL), 0o600))
 	code, _, errs := inSite(t, r.site, world.OS{}, "renew", "--enable-tls")
 	require.Zero(t, code, errs)
+	for _, ca := range []*acmetest.CA{r.ca, r.second} {
+		if ca != nil {
+			ca.Intercept(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+				w.Header().Set("Date", r.clock.Now().UTC().Format(http.TimeFormat))
+				next.ServeHTTP(w, req)
+			})
+		}
+	}
 	return r
 }
 

@@ -126,7 +126,11 @@ func (a *app) printUnattended(ctx context.Context, p *assembly, results []lifecy
 	if err != nil {
 		return
 	}
-	if words := report.Unattended(nodes, p.engine.Period, a.now()); words != "" {
+	var views []lifecycle.View
+	for _, r := range results {
+		views = append(views, r.After)
+	}
+	if words := report.Unattended(nodes, lifecycle.Silence(p.engine.Period, views...), a.now()); words != "" {
 		fmt.Fprintln(a.words, words)
 	}
 }

@@ -29,13 +29,15 @@ func (a *app) status(c *call) error {
 	p := a.assemble(config)
 	defer p.close()
 	now := a.now()
-	nodes, err := certstore.LoadNodes(c.Context, p.store, now)
-	doc := report.NewStatus(config.Node, nodes, p.holders(c.Context), p.engine.Period, now)
+	nodes, unread := certstore.LoadNodes(c.Context, p.store, now)
 	said := ""
-	if err != nil { // what every endpoint serves can be seen all the same
-		a.complain(fmt.Errorf("%s: %w", lifecycle.StageLook, err))
-		doc.Healthy, doc.Unattended, said = false, "", err.Error()
+	if unread != nil { // what every endpoint serves can be seen all the same
+		a.complain(fmt.Errorf("%s: %w", lifecycle.StageLook, unread))
+		said = unread.Error()
 	}
+	isSeen := true
+	var seen []lifecycle.Certificate
+	var views []lifecycle.View
 	for _, cert := range p.engine.Certificates {
 		if !isChosen(cert.Name) {
 			continue
@@ -45,12 +47,20 @@ func (a *app) status(c *call) error {
 			if err.Error() != said {
 				a.complain(fmt.Errorf("%s: %s: %w", cert.Name, lifecycle.StageLook, err))
 			}
-			doc.Healthy = false
+			isSeen = false
 			if !view.Blind {
 				continue
 			}
 		}
-		doc.Add(cert, view)
+		seen, views = append(seen, cert), append(views, view)
+	}
+	doc := report.NewStatus(config.Node, nodes, p.holders(c.Context), lifecycle.Silence(p.engine.Period, views...), now)
+	doc.Healthy = isSeen && unread == nil
+	if unread != nil {
+		doc.Unattended = ""
+	}
+	for i, cert := range seen {
+		doc.Add(cert, views[i])
 	}
 	doc.Draw(a.screen())
 	return a.show(doc, c.isOn("json"), doc.Healthy)

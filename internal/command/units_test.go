@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"maascert/internal/report"
+	"maascert/internal/lifecycle"
 
 	"github.com/stretchr/testify/require"
 )
@@ -39,7 +39,7 @@ func TestTheUnitLetsTheSnapRun(t *testing.T) {
 	require.Equal(t, "always", values["Restart"], "R5")
 	watchdog, err := time.ParseDuration(values["WatchdogSec"])
 	require.NoError(t, err)
-	require.Equal(t, 2*report.PassTime, watchdog)
+	require.Equal(t, 2*lifecycle.PassTime, watchdog)
 }
 
 // The unit of one pass is as closed as the daemon's, and gives a pass no other time.

@@ -218,7 +218,7 @@ func (p *assembly) acme(issuer config.Issuer, store certstore.Store, known *solv
 	return acme.Config{
 		Directory: issuer.Directory, Roots: issuer.Roots(), IssuerRoots: issuer.IssuerRoots(), Dial: p.dial, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.External(), Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
-		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach, Observe: p.observe, Log: p.log,
+		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach, Observe: p.observe, Log: p.log, Now: p.now,
 		Solve:  func(name string) challenge.Solver { return known.solver(issuer.ChallengeFor(name)) },
 		Around: func(name string) *challenge.Hooks { return known.around(issuer.ChallengeFor(name)) },
 	}

@@ -13,11 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
 
 	"maascert/acme/acmetest"
 	"maascert/internal/fleettest"
-	"maascert/maasconfig/maastest"
 )
 
 // What an administrator of a real MAAS is asked to run passes on the simulated one, with a region that really is down for a while,
@@ -37,11 +37,10 @@ func TestTheAcceptance(t *testing.T) {
 	second := h.maas.Regions[1]
 	control := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/down" {
-			second.Break(maastest.Fault{Deaf: true})
+			second.StopRegiond()
 			second.StopProxy()
 			return
 		}
-		second.Break(maastest.Fault{})
 		_ = second.Restart()
 	}))
 	t.Cleanup(control.Close)
@@ -53,27 +52,46 @@ func TestTheAcceptance(t *testing.T) {
 	h.must("maascert init --yes --directory " + ca.Directory + " --root /etc/maascert/roots.pem --accept-terms --name maas.example.internal --endpoint 10.0.0.11 --endpoint 10.0.0.12")
 	said, code = h.sh(run, "")
 	require.Equal(t, 2, code, "MAAS serves no TLS: %s", said)
+	said, code = h.sh(run+" --patience 10m", "")
+	require.Equal(t, 2, code, said)
+	said, code = h.sh(strings.Replace(run, "--region-up", "--cert maas --config", 1), "")
+	require.Equal(t, 2, code, "nobody would start the region again: %s", said)
 	require.Empty(t, ca.Issued())
 	h.must(`sed -i 's/^    endpoints:/    verify_timeout: 5s\n    endpoints:/' /etc/maascert/maascert.yaml && maascert renew --enable-tls`)
 
 	said = h.must(run)
 	t.Log(said)
 	for _, row := range []string{
-		"everything is ready", "a rehearsal changes nothing", "a renewal reaches every region", "a region that is down is told",
+		"everything is ready", "a rehearsal changes nothing", "a renewal reaches every endpoint", "a region that is down is told",
 		"it catches up when it is back", "there is a way back", "and forth again", "all is well in the end",
 	} {
 		require.Regexp(t, "(?m)^"+row+" +passed +[0-9]+ s  ", said)
 	}
 	require.Len(t, ca.Issued(), 3)
-	table := h.must("cat /var/tmp/maascert-acceptance.*/table.txt")
-	for _, private := range append([]string{"maas.example.internal"}, regionAddresses...) {
-		require.NotContains(t, table, private)
+	isPrivate := func() {
+		table := h.must("cat /var/tmp/maascert-acceptance.*/table.txt")
+		require.Contains(t, table, "endpoints: 2")
+		for _, private := range append([]string{"maas.example.internal", "/etc/maascert"}, regionAddresses...) {
+			require.NotContains(t, table, private)
+		}
 	}
-	require.Contains(t, table, "endpoints: 2")
+	isPrivate()
 
 	// A region that never comes back.
 	said, code = h.sh(strings.Replace(run, "/up'", "/down' --patience 6", 1), "")
 	require.Equal(t, 1, code, said)
 	require.Regexp(t, "(?m)^it catches up when it is back +FAILED", said)
-	require.Regexp(t, "(?m)^all is well in the end +FAILED", said)
+	require.Contains(t, said, "nothing else was tried")
+	isPrivate()
+
+	// A CA that refuses: nothing is stopped, and nothing is taken back.
+	require.NoError(t, second.Restart())
+	h.must("maascert renew")
+	ca.DNS.Fail("maas.example.internal.", dns.RcodeNameError)
+	calls := len(h.maas.Calls())
+	said, code = h.sh(run, "")
+	require.Equal(t, 1, code, said)
+	require.Contains(t, said, "nothing else was tried")
+	require.Len(t, h.maas.Calls(), calls)
+	require.NotNil(t, second.Serves(5443))
 }

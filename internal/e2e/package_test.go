@@ -228,6 +228,17 @@ func (d *debian) underSystemd(ca *acmetest.CA) {
 	d.must("systemctl stop maascert-respond && rm -r /etc/systemd/system/maascert-respond.service.d && systemctl daemon-reload")
 	d.must("systemctl start maascert")
 	d.until(isWell)
+
+	// A package that was removed and comes back goes on with what was enabled. What was put there by hand stays the administrator's.
+	d.must("apt-get remove -qq maascert")
+	_, code := d.sh(isWell)
+	require.NotZero(d, code)
+	d.must("printf '#!/bin/sh\n' >/usr/local/bin/maascert")
+	require.Contains(d, d.must("apt-get install -qq "+d.shared+"/now.deb 2>&1"), "/usr/local/bin/maascert was put there by hand")
+	d.must("rm /usr/local/bin/maascert")
+	d.until(isWell)
+	d.isEnabled("enabled")
+	d.keepsState(ca)
 }
 
 // A host whose MAAS came as a deb takes the drop-in as well, which closes what the snap needs open. Below it the daemon does all

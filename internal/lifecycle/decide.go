@@ -345,7 +345,7 @@ func (s State) next(p Plan) time.Time {
 		moments = append(moments, emergency(s.leaf()))
 	}
 	if s.Window != nil {
-		moments = append(moments, s.Window.AskAgain)
+		moments = append(moments, s.Window.AskAgain.Add(s.asksAfter()))
 	}
 	moments = append(moments, s.secondLook(p.Discovered))
 	for _, t := range s.Targets {

@@ -3,6 +3,7 @@ package lifecycle_test
 import (
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -583,8 +584,15 @@ func TestThePlanNamesTheMomentAtWhichItChanges(t *testing.T) {
 	windowed := fresh
 	windowed.Window = &acme.Window{Start: w.now.Add(time.Hour), End: w.now.Add(2 * time.Hour), AskAgain: w.now.Add(6 * time.Hour)}
 	require.Equal(t, windowed.Window.Moment(), lifecycle.Decide(windowed).Next)
-	windowed.Window.AskAgain = w.now.Add(time.Minute)
-	require.Equal(t, windowed.Window.AskAgain, lifecycle.Decide(windowed).Next)
+	windowed.Window.Asked, windowed.Window.AskAgain = w.now.Add(-time.Hour), w.now.Add(time.Minute)
+	moments := map[time.Time]bool{}
+	for n := range 5 { // hosts that share the answer
+		windowed.Node = fmt.Sprintf("region%d", n)
+		next := lifecycle.Decide(windowed).Next
+		require.WithinRange(t, next, windowed.Window.AskAgain, windowed.Window.AskAgain.Add(5*time.Minute))
+		moments[next] = true
+	}
+	require.Len(t, moments, 5, "one asks, the others find its answer")
 
 	failed := fresh
 	failed.Targets = []lifecycle.TargetState{{Name: "maas", Endpoints: []maasconfig.Endpoint{refused("a:5443")}}}

@@ -231,7 +231,8 @@ func (l *life) Window(ctx context.Context, leaf *x509.Certificate) (acme.Window,
 	}
 	start := leaf.NotBefore.Add(l.lifetime * 6 / 10)
 	w, err := acme.NewWindow(leaf, start, start.Add(max(l.lifetime/20, 2*time.Second)))
-	w.AskAgain = l.now().Add(l.lifetime / 30)
+	w.Asked = l.now()
+	w.AskAgain = w.Asked.Add(l.lifetime / 30)
 	return w, err
 }
 

@@ -290,7 +290,7 @@ func TestAYearOfRehearsals(t *testing.T) {
 				usual, all := &heard{}, &heard{}
 				teller := &lifecycle.Teller{
 					Channels: []notify.Channel{{Name: "usual", Notifier: usual}, {Name: "all", Notifier: all, Kinds: []notify.Kind{notify.RehearsalSkipped, notify.RehearsalFailed, notify.Recovered}}},
-					Store:    store, Node: "region1", Silence: day, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+					Store:    store, Node: "region1", Period: (day - lifecycle.PassTime) / 2, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 365*day)
 				defer cancel()

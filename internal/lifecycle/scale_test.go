@@ -102,7 +102,7 @@ func (d *deployment) look(t *testing.T, now time.Duration) {
 	if start, end, has := d.window(d.storm, leaf, now); has && !isAway {
 		window, err := acme.NewWindow(leaf, d.at(start), d.at(end))
 		require.NoError(t, err)
-		window.AskAgain = s.Now.Add(askAgain)
+		window.Asked, window.AskAgain = s.Now, s.Now.Add(askAgain)
 		s.Window = &window
 	}
 }

@@ -3,6 +3,8 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"hash/fnv"
+	"math"
 	"time"
 
 	"maascert/acme"
@@ -23,9 +25,11 @@ func (e *Engine) lookUpSuggestion(ctx context.Context, cert Certificate, state *
 	if last != nil && last.Version != state.Current.Number {
 		last = nil
 	}
-	if last != nil && counts(*last, state.Now) {
+	if last != nil && acme.Counts(last.Asked, last.AskAgain, state.Now) {
 		state.Suggested = last
-		state.Window = windowOf(state.Current, last.Start, last.End, last.Explanation, last.AskAgain)
+		if state.Window = windowOf(state.Current, last.Start, last.End, last.Explanation, last.AskAgain); state.Window != nil {
+			state.Window.Asked = last.Asked
+		}
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, windowTime)
@@ -40,23 +44,29 @@ func (e *Engine) lookUpSuggestion(ctx context.Context, cert Certificate, state *
 		return
 	}
 	state.Suggested = &certstore.Suggestion{
-		Version: state.Current.Number, Explanation: window.Explanation, Asked: e.Now().UTC(), AskAgain: window.AskAgain.UTC(),
+		Version: state.Current.Number, Explanation: window.Explanation, Asked: window.Asked.UTC(), AskAgain: window.AskAgain.UTC(),
 	}
 	if err == nil {
 		state.Suggested.Start, state.Suggested.End = window.Start.UTC(), window.End.UTC()
 	}
 }
 
-// counts tells whether the CA need not be asked again yet. A clock that was set back since, or to which it is longer than any CA
-// may ask for, makes it asked again.
-func counts(s certstore.Suggestion, now time.Time) bool {
-	return !now.Before(s.Asked) && now.Before(s.AskAgain) && s.AskAgain.Sub(now) <= acme.LatestAsk
+// asksAfter is after how long it is this host's turn to ask again: hosts that share an answer do not all ask at the same moment, and those that
+// come later find that the first one did.
+func (s State) asksAfter() time.Duration {
+	hash := fnv.New32a()
+	hash.Write([]byte(s.Node)) // which never fails
+	patience := 5 * time.Minute
+	if s.Window != nil && !s.Window.Asked.IsZero() {
+		patience = min(patience, s.Window.AskAgain.Sub(s.Window.Asked)/10)
+	}
+	return time.Duration(float64(max(0, patience)) * float64(hash.Sum32()) / math.MaxUint32)
 }
 
 // lastWindow is the window that the CA named last of the version in use, or else when that was new; nil: none is known.
 func (s *State) lastWindow(last *certstore.Suggestion) *acme.Window {
 	again := s.Now.Add(outageAsk)
-	if last != nil {
+	if last != nil && !last.Start.IsZero() {
 		return windowOf(s.Current, last.Start, last.End, last.Explanation, again)
 	}
 	if first := s.Record.Window; first != nil && first.Version == s.Current.Number {
@@ -89,20 +99,25 @@ func (p *pass) rememberWindow(ctx context.Context) {
 	}))
 }
 
-// rememberSuggestion writes down what the CA was asked in this pass, so that the next one need not ask. Nothing depends on it: it
-// takes no lock, and the CA is asked once more where it fails.
+// rememberSuggestion writes down what the CA was asked in this pass, so that the next one, of whichever host, need not ask. Nothing depends
+// on it: it takes no lock, and the CA is asked once more where it fails. What another host heard later stays.
 func (p *pass) rememberSuggestion(ctx context.Context) {
 	said := p.result.After.State.Suggested
-	known := p.ledger.Record().Suggested
-	if said == nil || !counts(*said, p.Now()) || known != nil && known.Version == said.Version && known.AskAgain.Equal(said.AskAgain) || ctx.Err() != nil {
+	if said == nil || !acme.Counts(said.Asked, said.AskAgain, p.Now()) || !isNews(p.ledger.Record().Suggested, said) || ctx.Err() != nil {
 		return
 	}
 	err := p.update(ctx, func(r *certstore.Record) {
-		if r.Current == said.Version {
+		if r.Current == said.Version && isNews(r.Suggested, said) {
 			r.Suggested = said
 		}
 	})
 	if err != nil {
 		p.Log.Warn("writing down the renewal information", "cert", p.cert.Name, "error", err)
 	}
+}
+
+// isNews tells whether what was said is of another version than what is known, or was said later. What is known from a time to come is
+// of a clock that was wrong.
+func isNews(known, said *certstore.Suggestion) bool {
+	return known == nil || known.Version != said.Version || known.Asked.Before(said.Asked) || known.Asked.After(said.AskAgain)
 }

@@ -450,7 +450,7 @@ func newTellers(t *testing.T) *tellers {
 }
 
 func (s *tellers) teller(memory lifecycle.Memory, channels ...notify.Channel) *lifecycle.Teller {
-	return &lifecycle.Teller{Channels: channels, Store: s.store, Memory: memory, Node: "region1", Silence: day, Now: func() time.Time { return s.now }, Log: slog.New(slog.DiscardHandler)}
+	return &lifecycle.Teller{Channels: channels, Store: s.store, Memory: memory, Node: "region1", Period: (day - lifecycle.PassTime) / 2, Now: func() time.Time { return s.now }, Log: slog.New(slog.DiscardHandler)}
 }
 
 func (s *tellers) pass(t *testing.T, teller *lifecycle.Teller) ([]lifecycle.Telling, time.Time) {

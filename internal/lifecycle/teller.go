@@ -23,7 +23,7 @@ type Teller struct {
 	Store    certstore.Store
 	Memory   Memory // of this host; nil: none
 	Node     string
-	Silence  time.Duration // after which a host that says nothing is silent
+	Period   time.Duration // between two passes of the schedule
 	Now      func() time.Time
 	Log      *slog.Logger
 	// Config is why a changed configuration is not in force, as far as a daemon knows; nil: nobody knows.
@@ -112,6 +112,11 @@ func (t *Teller) Tell(ctx context.Context, certs []Certificate, results []Result
 			first = cert.Name
 		}
 	}
+	var views []View
+	for _, r := range results {
+		views = append(views, r.After)
+	}
+	silence := Silence(t.Period, views...)
 	var errands []errand
 	for _, r := range results {
 		at := slices.IndexFunc(certs, func(cert Certificate) bool { return cert.Name == r.Name })
@@ -119,7 +124,7 @@ func (t *Teller) Tell(ctx context.Context, certs []Certificate, results []Result
 			continue
 		}
 		about := Tellable{
-			Now: t.now(), Node: t.Node, Cert: certs[at], Result: r, Channels: t.Channels, Hosts: r.Name == first, Silence: t.Silence, ActsOnly: ctx.Err() != nil,
+			Now: t.now(), Node: t.Node, Cert: certs[at], Result: r, Channels: t.Channels, Hosts: r.Name == first, Silence: silence, ActsOnly: ctx.Err() != nil,
 		}
 		if about.ActsOnly && len(about.acts()) == 0 {
 			continue // and the program ends without a look into the store

@@ -106,3 +106,18 @@ func (s State) windowsError() error {
 	}
 	return nil
 }
+
+// PassTime bounds a pass with all its patience; after it the next one is missed.
+const PassTime = 30 * time.Minute
+
+// Silence is how long a daemon may not be heard of before it counts as silent: two passes of the schedule, which come every period; or a
+// third of what the shortest-lived certificate lives, of which it looks ten times as often, so that people are told before that ends.
+func Silence(period time.Duration, views ...View) time.Duration {
+	silence := 2*period + PassTime
+	for _, v := range views {
+		if v.State.Current != nil {
+			silence = min(silence, max(lifetime(v.State.leaf())/3, time.Minute))
+		}
+	}
+	return silence
+}

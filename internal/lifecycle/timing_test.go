@@ -189,3 +189,13 @@ func TestARecallWaitsForNoWindow(t *testing.T) {
 		require.True(t, lifecycle.Decide(state).Obtain, "nobody remembers the former one")
 	})
 }
+
+// A daemon counts as silent before a certificate ends that only it can bring to what it serves, however seldom the schedule is.
+func TestSilenceEndsBeforeCertificatesDo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	long, short, tiny := w.state(day, 90*day), w.state(time.Hour, day), w.state(0, 2*time.Minute)
+	require.Equal(t, 24*time.Hour+lifecycle.PassTime, lifecycle.Silence(12*time.Hour, lifecycle.View{}, lifecycle.View{State: long}))
+	require.Equal(t, 8*time.Hour, lifecycle.Silence(12*time.Hour, lifecycle.View{State: long}, lifecycle.View{State: short}).Round(time.Minute))
+	require.Equal(t, time.Minute, lifecycle.Silence(12*time.Hour, lifecycle.View{State: tiny}))
+}

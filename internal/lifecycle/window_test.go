@@ -31,11 +31,11 @@ func (o *oracle) Window(_ context.Context, leaf *x509.Certificate) (acme.Window,
 		return acme.Window{}, errors.New("503 Service Unavailable")
 	}
 	if o.none {
-		return acme.Window{AskAgain: time.Now().Add(6 * time.Hour)}, acme.ErrNoWindow
+		return acme.Window{Asked: time.Now(), AskAgain: time.Now().Add(6 * time.Hour)}, acme.ErrNoWindow
 	}
 	start := leaf.NotBefore.Add(o.after)
 	w, err := acme.NewWindow(leaf, start, start.Add(time.Hour))
-	w.AskAgain = time.Now().Add(6 * time.Hour)
+	w.Asked, w.AskAgain = time.Now(), time.Now().Add(6*time.Hour)
 	return w, err
 }
 

@@ -22,10 +22,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
 func main() {
+	syscall.Umask(0o022) // what is installed does not depend on who builds it
 	b := build{tree: filepath.Join("bin", "tree")}
 	flag.StringVar(&b.out, "out", filepath.Join("bin", "dist"), "folder that gets the packages; what is in it is removed")
 	flag.StringVar(&b.tools, "tools", ".tools", "where nfpm and cyclonedx-gomod are installed")
@@ -57,11 +59,11 @@ func (b *build) all(architectures []string, program string) error {
 		built := program
 		if built == "" {
 			built = filepath.Join("bin", "maascert-"+arch)
-			if err := run([]string{"CGO_ENABLED=0", "GOARCH=" + arch}, "go", "build", "-trimpath", "-buildvcs=auto", "-ldflags", "-s -w", "-o", built, "./cmd/maascert"); err != nil {
+			if err := run([]string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=", "GOEXPERIMENT="}, "go", "build", "-trimpath", "-buildvcs=auto", "-ldflags", "-s -w", "-o", built, "./cmd/maascert"); err != nil {
 				return err
 			}
 		}
-		if err := b.identify(built); err != nil {
+		if err := b.identify(built, arch); err != nil {
 			return err
 		}
 		if err := b.pack(built, arch); err != nil {
@@ -72,13 +74,16 @@ func (b *build) all(architectures []string, program string) error {
 }
 
 // identify takes version and time from what the program was stamped with.
-func (b *build) identify(program string) error {
+func (b *build) identify(program, arch string) error {
 	info, err := buildinfo.ReadFile(program)
 	if err != nil {
 		return err
 	}
 	b.version, b.at = debianVersion(info.Main.Version), time.Unix(0, 0).UTC()
 	for _, setting := range info.Settings {
+		if setting.Key == "GOARCH" && setting.Value != arch {
+			return fmt.Errorf("%s is for %s, not for %s", program, setting.Value, arch)
+		}
 		if setting.Key == "vcs.time" {
 			if b.at, err = time.Parse(time.RFC3339, setting.Value); err != nil {
 				return err
@@ -137,6 +142,9 @@ func (b *build) tarball(path string) error {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return err
+		}
+		if strings.HasSuffix(path, ".service") {
+			text = bytes.ReplaceAll(text, []byte(packagedProgram), []byte(builtProgram))
 		}
 		info, err := entry.Info()
 		if err != nil {

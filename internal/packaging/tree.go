@@ -75,9 +75,15 @@ func (b *build) putZipped(path string, text []byte) error {
 	return b.put(path+".gz", out.Bytes(), 0o644)
 }
 
+// Where the program is that was built by hand or comes with the tarball, and the package's.
+const (
+	builtProgram    = "/usr/local/bin/maascert"
+	packagedProgram = "/usr/bin/maascert"
+)
+
 // packaged is a text about a program that was built by hand, said of the one of the package.
 func packaged(text []byte) []byte {
-	return bytes.ReplaceAll(text, []byte("/usr/local/bin/maascert"), []byte("/usr/bin/maascert"))
+	return bytes.ReplaceAll(text, []byte(builtProgram), []byte(packagedProgram))
 }
 
 // putUnits installs the units. The drop-in for a MAAS from the deb is an example: the snap needs open what it closes.

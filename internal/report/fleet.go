@@ -59,8 +59,8 @@ type Node struct {
 // clockPatience is by how much a host's clock may differ from the CA's before people are told.
 const clockPatience = 10 * time.Second
 
-// newFleet documents what hosts said. period is the time between two passes of the schedule.
-func newFleet(own string, nodes []certstore.Node, locks map[string]Holder, period time.Duration, now time.Time) Fleet {
+// newFleet documents what hosts said.
+func newFleet(own string, nodes []certstore.Node, locks map[string]Holder, silence time.Duration, now time.Time) Fleet {
 	f := Fleet{Lock: locks, Nodes: []Node{}, Converged: map[string]Converge{}}
 	var wishes map[string]string
 	for _, n := range nodes {
@@ -72,7 +72,7 @@ func newFleet(own string, nodes []certstore.Node, locks map[string]Holder, perio
 		f.Nodes = append(f.Nodes, Node{
 			Node: printable.Text(n.Node), MachineID: printable.Text(n.MachineID), Version: printable.Text(n.Version), LastPass: Time{n.LastPass}, OK: n.OK, WishHash: n.WishHash,
 			ClockSkewMS: n.ClockSkewMS, Targets: n.Targets, lastRun: n.LastRun,
-			NoDaemon: n.LastRun.IsZero(), Silent: !n.LastRun.IsZero() && now.Sub(n.LastRun) > 2*period+PassTime, Differs: len(wishes) > 0 && len(n.Wishes) > 0 && !maps.Equal(n.Wishes, wishes),
+			NoDaemon: n.LastRun.IsZero(), Silent: !n.LastRun.IsZero() && now.Sub(n.LastRun) > silence, Differs: len(wishes) > 0 && len(n.Wishes) > 0 && !maps.Equal(n.Wishes, wishes),
 		})
 	}
 	return f

@@ -102,10 +102,10 @@ func (b *Board) Passed(past PastPass) {
 }
 
 // Heard has the board show what the other hosts of a fleet said, as a pass of this one read it.
-func (b *Board) Heard(own string, nodes []certstore.Node, period time.Duration, at time.Time) {
+func (b *Board) Heard(own string, nodes []certstore.Node, silence time.Duration, at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	fleet := newFleet(own, nodes, nil, period, at)
+	fleet := newFleet(own, nodes, nil, silence, at)
 	fleet.Nodes = slices.DeleteFunc(fleet.Nodes, func(n Node) bool { return n.Node == own }) // of this one the rest of the page tells
 	b.others, b.heardAt, b.page = fleet.Nodes, at, nil
 }

@@ -73,9 +73,9 @@ type PublicFailure struct {
 // NewPublic is a document without certificates, which are added. next is when the next pass comes, zero when nobody knows; period
 // is the time between two passes of the schedule.
 func NewPublic(node string, next time.Time, period time.Duration, now time.Time) Public {
-	stale := now.Add(period + PassTime)
+	stale := now.Add(period + lifecycle.PassTime)
 	if !next.IsZero() {
-		stale = next.Add(PassTime)
+		stale = next.Add(lifecycle.PassTime)
 	}
 	return Public{Schema: Schema, Node: node, At: Time{now}, NextPass: Time{next}, StaleAfter: Time{stale}, OK: true, Certificates: []PublicCertificate{}}
 }

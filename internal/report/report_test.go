@@ -12,6 +12,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/lifecycle"
 )
 
 func TestTimesAreUTCInWholeSecondsOrNull(t *testing.T) {
@@ -43,10 +44,10 @@ func TestUnattended(t *testing.T) {
 	ran := func(ago time.Duration) []certstore.Node {
 		return []certstore.Node{{Node: "a"}, {Node: "b", LastRun: now.Add(-ago)}}
 	}
-	require.Contains(t, Unattended(nil, time.Hour, now), "nothing renews this by itself")
-	require.Empty(t, Unattended(ran(2*time.Hour+PassTime), time.Hour, now))
-	require.Contains(t, Unattended(ran(2*time.Hour+PassTime+time.Second), time.Hour, now), "nothing has looked by itself since 2026-11-24 21:29 UTC")
-	require.Contains(t, Unattended(ran(-time.Hour), time.Hour, now), "nothing renews this by itself", "a clock that runs ahead proves nothing")
+	require.Contains(t, Unattended(nil, 3*time.Hour, now), "nothing renews this by itself")
+	require.Empty(t, Unattended(ran(3*time.Hour), 3*time.Hour, now))
+	require.Contains(t, Unattended(ran(3*time.Hour+time.Second), 3*time.Hour, now), "nothing has looked by itself since 2026-11-24 20:59 UTC")
+	require.Contains(t, Unattended(ran(-time.Hour), 3*time.Hour, now), "nothing renews this by itself", "a clock that runs ahead proves nothing")
 }
 
 func TestNewStatusNamesTheHostOfTheLastPass(t *testing.T) {
@@ -72,7 +73,7 @@ func TestKeepEarlier(t *testing.T) {
 	doc.KeepEarlier(text, isKnown, false)
 	require.Equal(t, []string{"a", "b"}, []string{doc.Certificates[0].Name, doc.Certificates[1].Name})
 	require.Equal(t, 2, doc.Certificates[0].Version)
-	require.Equal(t, now.Add(time.Hour+PassTime), doc.StaleAfter.UTC(), "what is kept is as old as it is")
+	require.Equal(t, now.Add(time.Hour+lifecycle.PassTime), doc.StaleAfter.UTC(), "what is kept is as old as it is")
 	require.Equal(t, now.Add(time.Hour), doc.NextPass.UTC(), "a person's pass knows nothing of the daemon's next")
 	doc = NewPublic("a", now.Add(12*time.Hour), 12*time.Hour, now)
 	doc.KeepEarlier(text, isKnown, true)

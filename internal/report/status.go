@@ -137,11 +137,12 @@ type Failure struct {
 	Hint  string `json:"hint"`
 }
 
-// NewStatus documents what hosts said of their passes; the certificates are added.
-func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, period time.Duration, now time.Time) Status {
+// NewStatus documents what hosts said of their passes; the certificates are added. A daemon that was not heard of for longer than silence
+// is silent.
+func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, silence time.Duration, now time.Time) Status {
 	s := Status{
-		Schema: Schema, Node: node, At: Time{now}, Healthy: true, Unattended: Unattended(nodes, period, now),
-		Fleet: newFleet(node, nodes, locks, period, now), Certificates: []Certificate{},
+		Schema: Schema, Node: node, At: Time{now}, Healthy: true, Unattended: Unattended(nodes, silence, now),
+		Fleet: newFleet(node, nodes, locks, silence, now), Certificates: []Certificate{},
 	}
 	for _, n := range nodes {
 		for _, one := range n.Notifiers {
@@ -156,22 +157,18 @@ func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, per
 	return s
 }
 
-// PassTime bounds a pass with all its patience; after it the next one is missed.
-const PassTime = 30 * time.Minute
-
-// Unattended says so when no daemon looks after the certificates, as far as its own words tell; empty when one does. period is
-// the time between two passes of the schedule.
-func Unattended(nodes []certstore.Node, period time.Duration, now time.Time) string {
+// Unattended says so when no daemon looks after the certificates, as far as its own words tell; empty when one does.
+func Unattended(nodes []certstore.Node, silence time.Duration, now time.Time) string {
 	var lastRun time.Time
 	for _, node := range nodes {
 		if node.LastRun.After(lastRun) && !node.LastRun.After(now.Add(time.Minute)) {
 			lastRun = node.LastRun
 		}
 	}
-	switch patience := 2*period + PassTime; {
+	switch {
 	case lastRun.IsZero():
 		return "nothing renews this by itself yet, as far as is known: sudo systemctl enable --now maascert"
-	case now.Sub(lastRun) > patience:
+	case now.Sub(lastRun) > silence:
 		return fmt.Sprintf("nothing has looked by itself since %s: systemctl status maascert", Time{lastRun})
 	default:
 		return ""
