@@ -75,6 +75,7 @@ type CA struct {
 	orders   int
 	requests []Request
 	handler  func(w http.ResponseWriter, r *http.Request, next http.Handler)
+	now      func() time.Time // nil: the system's clock
 }
 
 // Request is one request that the CA got.
@@ -311,8 +312,11 @@ func (c *CA) middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.mu.Lock()
 		c.requests = append(c.requests, Request{r.Method, r.URL.Path})
-		handler := c.handler
+		handler, now := c.handler, c.now
 		c.mu.Unlock()
+		if now != nil {
+			w.Header().Set("Date", now().UTC().Format(http.TimeFormat))
+		}
 		if r.URL.Path == NewOrder {
 			watch := &statusWatcher{ResponseWriter: w}
 			defer func() {
@@ -355,6 +359,13 @@ func (c *CA) Intercept(handler func(w http.ResponseWriter, r *http.Request, next
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handler = handler
+}
+
+// SetClock has the CA say what time it is by another clock than the system's, by which it goes on issuing; nil takes that away.
+func (c *CA) SetClock(now func() time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = now
 }
 
 // Requests are all that the CA got so far.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -212,14 +211,6 @@ func startRehearsed(t *testing.T, elsewhere bool) *rehearsed {
 	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "hook.url"), []byte(r.told.URL), 0o600))
 	code, _, errs := inSite(t, r.site, world.OS{}, "renew", "--enable-tls")
 	require.Zero(t, code, errs)
-	for _, ca := range []*acmetest.CA{r.ca, r.second} {
-		if ca != nil {
-			ca.Intercept(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-				w.Header().Set("Date", r.clock.Now().UTC().Format(http.TimeFormat))
-				next.ServeHTTP(w, req)
-			})
-		}
-	}
 	return r
 }
 
@@ -243,6 +234,11 @@ func (r *rehearsed) last(t *testing.T) (event notify.Event) {
 
 // run has the daemon live until the test has seen enough. tick is called again and again while it sleeps.
 func (r *rehearsed) run(t *testing.T, tick func(now time.Time) (isOver bool)) {
+	for _, ca := range []*acmetest.CA{r.ca, r.second} {
+		if ca != nil {
+			ca.SetClock(r.clock.Now)
+		}
+	}
 	path := filepath.Join(r.dir, "maascert.yaml")
 	a := testApp(world.OS{})
 	a.now, a.reach, a.log, a.chat, a.listening = r.clock.Now, port80(strconv.Itoa(r.ca.HTTPPort)), slog.New(slog.DiscardHandler), []string{lookUp(t, "maascert"), "notify", chatCommand}, nil

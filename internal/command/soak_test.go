@@ -260,6 +260,7 @@ func startSoak(t *testing.T, lifetime, lasts time.Duration, count int, seed uint
 	s.url, s.port = address.String(), s.ca.HTTPPort
 	address.Host = s.database.listener.Addr().String()
 	s.ca.Intercept(s.answer)
+	s.ca.SetClock(s.time.Now)
 	hook := httptest.NewServer(http.HandlerFunc(s.hear))
 	t.Cleanup(hook.Close)
 	for name, text := range map[string]string{
@@ -338,6 +339,7 @@ func (s *soak) replaceCA() {
 		return
 	}
 	ca.Intercept(s.answer)
+	ca.SetClock(s.time.Now)
 	s.gate.lead(ca.Address())
 	before := s.ca
 	s.ca = ca
@@ -455,7 +457,6 @@ func (s *soak) hear(w http.ResponseWriter, r *http.Request) {
 // answer is the CA: Pebble's orders, the authority's certificates at this clock's time, and what is wrong with it now.
 func (s *soak) answer(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	now := s.time.Now()
-	w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
 	is := func(path string) bool { return strings.Contains(r.URL.Path, path) }
 	switch habit := *s.habit.Load(); {
 	case habit == "away":
