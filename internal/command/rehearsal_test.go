@@ -118,30 +118,6 @@ func (g *gate) serve(conn net.Conn) {
 	_, _ = io.Copy(conn, server)
 }
 
-// cut cuts the way and what is on it, or lets everybody through again.
-func (g *gate) cut(on bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.isCut = on
-	if on {
-		g.hangUp()
-	}
-}
-
-// lead leads whoever comes to another server.
-func (g *gate) lead(to string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.to = to
-	g.hangUp()
-}
-
-func (g *gate) hangUp() {
-	for conn := range g.conns {
-		_ = conn.Close()
-	}
-}
-
 func (g *gate) show(config *tls.Config) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -215,6 +215,30 @@ type soak struct {
 	isOver      bool
 }
 
+// cut cuts the way and what is on it, or lets everybody through again.
+func (g *gate) cut(on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.isCut = on
+	if on {
+		g.hangUp()
+	}
+}
+
+// lead leads whoever comes to another server.
+func (g *gate) lead(to string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.to = to
+	g.hangUp()
+}
+
+func (g *gate) hangUp() {
+	for conn := range g.conns {
+		_ = conn.Close()
+	}
+}
+
 // soakHost is a region host with a daemon and a proxy of its own.
 type soakHost struct {
 	*soak
@@ -712,10 +736,10 @@ const soakDay = 24 * time.Hour
 
 // A fleet lives for a year with one-day certificates, and for a week with ten-minute ones; or for a part of that in SOAK_PART, in hundredths.
 func TestSoak(t *testing.T) {
-	part := time.Duration(numberOf(t, "SOAK_PART", 2))
+	part := numberOf(t, "SOAK_PART", 2)
 	for _, row := range []struct{ lifetime, lasts time.Duration }{{soakDay, 365 * soakDay}, {10 * time.Minute, 7 * soakDay}} {
 		t.Run(row.lifetime.String(), func(t *testing.T) {
-			startSoak(t, row.lifetime, row.lasts*part/100, max(20, 3*int(part)), uint64(numberOf(t, "SOAK_SEED", 1))).live()
+			startSoak(t, row.lifetime, row.lasts/100*time.Duration(part), max(20, 3*part), uint64(numberOf(t, "SOAK_SEED", 1))).live()
 		})
 	}
 }
