@@ -641,8 +641,10 @@ func (l *life) clockWasSet(from, to time.Time) bool {
 // checkActs checks the bounds on orders and calls.
 func (l *life) checkActs(n uint64) {
 	for i := 1; i < len(l.orders); i++ {
-		// One that worked takes a second, its call two, and the next look comes after one.
-		require.GreaterOrEqual(l.t, l.orders[i].Sub(l.orders[i-1]), 4*time.Second, "life %d: orders follow each other too soon", n)
+		// One that worked takes a second, its call two, and the next look comes after one. A clock that is set ahead ends a back-off.
+		if !l.clockWasSet(l.orders[i-1], l.orders[i]) {
+			require.GreaterOrEqual(l.t, l.orders[i].Sub(l.orders[i-1]), 4*time.Second, "life %d: orders follow each other too soon", n)
+		}
 	}
 	if l.lifetime >= day {
 		require.LessOrEqual(l.t, most(l.orders, time.Hour), 5, "life %d: what Let's Encrypt allows of failed validations", n)
