@@ -41,10 +41,12 @@ func startEstate(t *testing.T, certificates, hosts int, isBroken bool) *estate {
 	require.NoError(t, err)
 	e.board = fmt.Sprintf("127.0.0.1:%d", port)
 	var issuers, entries, targets strings.Builder
+	others := []*acmetest.CA{e.ca}
 	for name, validity := range map[string]time.Duration{"short": 60 * 24 * time.Hour, "long": 200 * 24 * time.Hour} {
 		ca, err := acmetest.Start(acmetest.Options{HTTPPort: e.ca.HTTPPort, Validity: validity})
 		require.NoError(t, err)
 		t.Cleanup(ca.Stop)
+		others = append(others, ca)
 		require.NoError(t, os.WriteFile(filepath.Join(e.dir, name+"_root.pem"), ca.DirectoryRoot(), 0o644))
 		require.NoError(t, os.WriteFile(filepath.Join(e.dir, name+"_issuer.pem"), ca.Root(0), 0o644))
 		fmt.Fprintf(&issuers, "  %s: {directory: %q, root: %s_root.pem, issuer_root: %s_issuer.pem, accept_terms: true, challenge: {type: http-01, listen: \"127.0.0.1:%d\"}}\n", name, ca.Directory, name, name, e.ca.HTTPPort)
@@ -63,6 +65,9 @@ func startEstate(t *testing.T, certificates, hosts int, isBroken bool) *estate {
 	require.NoError(t, os.WriteFile(filepath.Join(e.dir, "maascert.yaml"), []byte(text), 0o640))
 	code, _, stderr := inSite(t, e.site, world.OS{}, "renew", "--enable-tls")
 	require.Zero(t, code, stderr)
+	for _, ca := range others { // whose clocks go as the hosts' do
+		ca.SetClock(func() time.Time { return time.Now().Add(age) })
+	}
 	e.addHosts(t, hosts, isBroken)
 	if isBroken {
 		e.maas.Regions[1].Break(maastest.Fault{Deaf: true}) // or the next call would start its proxy
