@@ -488,13 +488,14 @@ func SaveAccount(ctx context.Context, store Store, account Account, prev Revisio
 type Node struct {
 	V           int       `json:"v"`
 	Node        string    `json:"node"`
-	MachineID   string    `json:"machine_id"`        // systemd's; empty where there is none
-	Version     string    `json:"version"`           // of maascert
-	LastPass    time.Time `json:"last_pass"`         // its end
-	LastRun     time.Time `json:"last_run,omitzero"` // the end of the last pass that the daemon made
-	OK          bool      `json:"ok"`                // everything was as it should be
-	WishHash    string    `json:"wish_hash"`         // over the wishes of all certificates
-	ClockSkewMS int64     `json:"clock_skew_ms"`     // by how much a CA's clock was ahead of this host's when one said last; 0 also when none did
+	MachineID   string    `json:"machine_id"`         // systemd's; empty where there is none
+	Version     string    `json:"version"`            // of maascert
+	LastPass    time.Time `json:"last_pass"`          // its end
+	LastRun     time.Time `json:"last_run,omitzero"`  // the end of the last pass that the daemon or a timer made
+	ByTimer     bool      `json:"by_timer,omitempty"` // a timer did, which looks when it fires and no sooner
+	OK          bool      `json:"ok"`                 // everything was as it should be
+	WishHash    string    `json:"wish_hash"`          // over the wishes of all certificates
+	ClockSkewMS int64     `json:"clock_skew_ms"`      // by how much a CA's clock was ahead of this host's when one said last; 0 also when none did
 
 	Targets   []NodeTarget         `json:"targets"`
 	Notifiers []NodeNotifier       `json:"notifiers,omitempty"`

@@ -171,10 +171,10 @@ row "a rehearsal changes nothing" passed "$seconds" "it ends with 0, and openssl
 
 # renewed tells whether there is a version that there was not, and remembers it and the one before.
 renewed() {
-	previous=$newest
-	version=$(status_of 'cert["version"]')
-	newest=$(status_of 'cert["fingerprint"].removeprefix("sha256:").upper()' | sed 's/../&:/g; s/:$//')
-	[[ $version =~ ^[0-9]+$ ]] && [ -n "$newest" ] && [ "$newest" != "$previous" ]
+	local now number
+	number=$(status_of 'cert["version"]')
+	now=$(status_of 'cert["fingerprint"].removeprefix("sha256:").upper()' | sed 's/../&:/g; s/:$//')
+	[[ $number =~ ^[0-9]+$ ]] && [ -n "$now" ] && [ "$now" != "$newest" ] && previous=$newest newest=$now version=$number
 }
 
 newest=none

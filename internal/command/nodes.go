@@ -122,22 +122,47 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 	wasOK := node.OK
 	node.LastPass, node.OK = now, true
 	if end.byDaemon || end.byTimer {
-		node.LastRun = now
+		node.LastRun, node.ByTimer = now, !end.byDaemon
 	}
-	lastOK := map[string]time.Time{}
+	p.describeWishes(node, end)
+	lastOK, passed := map[string]time.Time{}, map[string]bool{}
+	for _, cert := range p.engine.Certificates {
+		if at, ok := node.LastOK[cert.Name]; ok {
+			lastOK[cert.Name] = at
+		}
+	}
+	for _, r := range end.results {
+		passed[r.Name] = true
+		if r.Healthy() {
+			lastOK[r.Name] = now
+		}
+		node.OK = node.OK && r.IsWell()
+		p.seen.saw(r.Name, r.After)
+	}
+	node.LastOK = lastOK
+	latest := map[string]certstore.Seen{}
+	for _, cert := range p.engine.Certificates {
+		node.OK = node.OK && (passed[cert.Name] || wasOK) // one that this pass was not about counts as the last pass left it
+		if seen := p.seen.latest(cert.Name).Newest(node.Latest[cert.Name]); seen.Highest > 0 {
+			latest[cert.Name] = seen
+		}
+	}
+	node.Latest = latest
+	if skew, known := p.skew(); known { // else no CA was asked, and what one said last stays
+		node.ClockSkewMS = skew.Milliseconds()
+	}
+}
+
+// describeWishes says what this host is configured for, and which versions its targets were seen to serve.
+func (p *assembly) describeWishes(node *certstore.Node, end passEnd) {
+	said, before := node.Wishes, node.Targets
+	node.Wishes, node.Targets = map[string]string{}, nil
 	wishes := sha256.New()
-	said := node.Wishes
-	node.Wishes = map[string]string{}
-	before := node.Targets
-	node.Targets = nil
 	for _, cert := range p.engine.Certificates {
 		if hash, is := end.wished(cert, p.config.Node, said[cert.Name]); is {
 			node.Wishes[cert.Name] = hash
 		}
 		fmt.Fprintf(wishes, "%s %s\n", cert.Name, cert.Wish.Hash())
-		if at, ok := node.LastOK[cert.Name]; ok {
-			lastOK[cert.Name] = at
-		}
 		for _, target := range cert.Targets {
 			info := target.Info()
 			node.Targets = append(node.Targets, certstore.NodeTarget{
@@ -145,41 +170,21 @@ func (p *assembly) describe(node *certstore.Node, end passEnd, now time.Time) {
 			})
 		}
 	}
-	passed := map[string]bool{}
-	for _, r := range end.results {
-		passed[r.Name] = true
-		if r.Healthy() {
-			lastOK[r.Name] = now
-		}
-		node.OK = node.OK && r.IsWell()
-	}
-	for _, cert := range p.engine.Certificates { // one that this pass was not about counts as the last pass left it
-		node.OK = node.OK && (passed[cert.Name] || wasOK)
-	}
-	for _, r := range end.results {
-		p.seen.saw(r.Name, r.After)
-	}
-	latest := map[string]certstore.Seen{}
-	for _, cert := range p.engine.Certificates {
-		if seen := p.seen.latest(cert.Name).Newest(node.Latest[cert.Name]); seen.Highest > 0 {
-			latest[cert.Name] = seen
-		}
-	}
-	node.Latest = latest
-	node.LastOK, node.WishHash = lastOK, "sha256:"+hex.EncodeToString(wishes.Sum(nil))
-	var largest time.Duration
-	isKnown := false // else no CA was asked, and what one said last stays
+	node.WishHash = "sha256:" + hex.EncodeToString(wishes.Sum(nil))
+}
+
+// skew is by how much the clock of a CA that was asked was ahead of this host's, of several the one that differs most; false where none was
+// asked.
+func (p *assembly) skew() (largest time.Duration, known bool) {
 	for _, client := range p.clients {
-		if skew, known := client.Skew(); known {
-			isKnown = true
+		if skew, isKnown := client.Skew(); isKnown {
+			known = true
 			if skew.Abs() > largest.Abs() {
 				largest = skew
 			}
 		}
 	}
-	if isKnown {
-		node.ClockSkewMS = largest.Milliseconds()
-	}
+	return largest, known
 }
 
 // checkTwin refuses to work under a name that another machine has: what they say of themselves would be one.

@@ -126,11 +126,7 @@ func (a *app) printUnattended(ctx context.Context, p *assembly, results []lifecy
 	if err != nil {
 		return
 	}
-	var views []lifecycle.View
-	for _, r := range results {
-		views = append(views, r.After)
-	}
-	if words := report.Unattended(nodes, lifecycle.Silence(p.engine.Period, views...), a.now()); words != "" {
+	if words := report.Unattended(nodes, lifecycle.SilenceOf(p.engine.Period, lifecycle.Views(results)...), a.now()); words != "" {
 		fmt.Fprintln(a.words, words)
 	}
 }

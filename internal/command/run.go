@@ -238,11 +238,7 @@ func (s *service) pass(ctx context.Context) []lifecycle.Result {
 // show has the page show a pass, and the other hosts as the pass read what they said.
 func (s *service) show(results []lifecycle.Result) {
 	s.board.shown.Passed(report.NewPastPass(results, s.now()))
-	var views []lifecycle.View
-	for _, r := range results {
-		views = append(views, r.After)
-	}
-	silence := lifecycle.Silence(s.passing.engine.Period, views...)
+	silence := lifecycle.SilenceOf(s.passing.engine.Period, lifecycle.Views(results)...)
 	for _, r := range results {
 		if !r.After.Blind && !r.After.State.NodesUnknown {
 			s.board.shown.Heard(s.passing.config.Node, r.After.State.Nodes, silence, r.After.State.Now)

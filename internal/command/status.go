@@ -54,7 +54,7 @@ func (a *app) status(c *call) error {
 		}
 		seen, views = append(seen, cert), append(views, view)
 	}
-	doc := report.NewStatus(config.Node, nodes, p.holders(c.Context), lifecycle.Silence(p.engine.Period, views...), now)
+	doc := report.NewStatus(config.Node, nodes, p.holders(c.Context), lifecycle.SilenceOf(p.engine.Period, views...), now)
 	doc.Healthy = isSeen && unread == nil
 	if unread != nil {
 		doc.Unattended = ""

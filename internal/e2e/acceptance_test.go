@@ -68,21 +68,21 @@ func TestTheAcceptance(t *testing.T) {
 		require.Regexp(t, "(?m)^"+row+" +passed +[0-9]+ s  ", said)
 	}
 	require.Len(t, ca.Issued(), 3)
-	isPrivate := func() {
+	showsNoNames := func() {
 		table := h.must("cat /var/tmp/maascert-acceptance.*/table.txt")
 		require.Contains(t, table, "endpoints: 2")
 		for _, private := range append([]string{"maas.example.internal", "/etc/maascert"}, regionAddresses...) {
 			require.NotContains(t, table, private)
 		}
 	}
-	isPrivate()
+	showsNoNames()
 
 	// A region that never comes back.
 	said, code = h.sh(strings.Replace(run, "/up'", "/down' --patience 6", 1), "")
 	require.Equal(t, 1, code, said)
 	require.Regexp(t, "(?m)^it catches up when it is back +FAILED", said)
 	require.Contains(t, said, "nothing else was tried")
-	isPrivate()
+	showsNoNames()
 
 	// A CA that refuses: nothing is stopped, and nothing is taken back.
 	require.NoError(t, second.Restart())

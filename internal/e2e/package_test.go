@@ -63,6 +63,8 @@ func TestTheSameCommitGivesTheSameBytes(t *testing.T) {
 		in(t, "/", "git", "clone", "--quiet", project(t), dir)
 		in(t, dir, "go", "run", "./internal/packaging", "-arch", "amd64", "-tools", os.Getenv("MAASCERT_E2E_TOOLS"))
 		in(t, filepath.Join(dir, "bin", "dist"), "sha256sum", "--check", "--quiet", "SHA256SUMS")
+		unit := in(t, filepath.Join(dir, "bin", "dist"), "sh", "-c", "tar -xzOf *.tar.gz --wildcards '*/examples/systemd/maascert.service'")
+		require.Contains(t, unit, "ExecStart=/usr/local/bin/maascert run", "where the tarball's program goes")
 		text, err := os.ReadFile(filepath.Join(dir, "bin", "dist", "SHA256SUMS"))
 		require.NoError(t, err)
 		sums = append(sums, string(text))
@@ -206,7 +208,9 @@ func (d *debian) underSystemd(ca *acmetest.CA) {
 	require.Equal(d, before, d.must("systemctl show -p MainPID --value maascert"))
 	d.until(isWell)
 
+	d.must("systemctl disable maascert") // who started it by hand has it upgraded, too
 	d.must("apt-get install -qq " + d.shared + "/now.deb")
+	d.must("systemctl enable maascert")
 	require.NotEqual(d, version, d.must("maascert --version"))
 	require.NotEqual(d, before, d.must("systemctl show -p MainPID --value maascert"), "it runs the new program")
 	d.until(isWell)

@@ -365,7 +365,7 @@ func (t Tellable) ofHosts() []finding {
 	var found []finding
 	for _, node := range state.Nodes {
 		isSelf := node.Node == t.Node || own >= 0 && node.MachineID != "" && node.MachineID == state.Nodes[own].MachineID
-		if isSelf || node.LastRun.IsZero() || t.Now.Sub(node.LastRun) < t.Silence {
+		if isSelf || node.LastRun.IsZero() || t.Now.Sub(node.LastRun) < t.Silence.Of(node) {
 			continue
 		}
 		found = append(found, t.step(finding{

@@ -39,10 +39,10 @@ type Tellable struct {
 	Result   Result // of the pass
 	Told     []certstore.Told
 	Channels []notify.Channel
-	Hosts    bool          // silent hosts are told of with this certificate
-	Here     *Here         // of the daemon of this host, told of with this certificate; nil: nothing is known of it
-	ActsOnly bool          // the pass was cut off: what it did is known, and what it found is not
-	Silence  time.Duration // after which a host that says nothing is silent
+	Hosts    bool  // silent hosts are told of with this certificate
+	Here     *Here // of the daemon of this host, told of with this certificate; nil: nothing is known of it
+	ActsOnly bool  // the pass was cut off: what it did is known, and what it found is not
+	Silence  Silence
 }
 
 // Here is what may be wrong with a daemon itself.
@@ -302,7 +302,7 @@ func (t Tellable) speaksFor(node string) bool {
 		return node == t.Node
 	}
 	return !slices.ContainsFunc(t.Result.After.State.Nodes, func(n certstore.Node) bool {
-		return n.Node == node && t.Now.Sub(n.LastPass) < max(t.Silence, day)
+		return n.Node == node && t.Now.Sub(n.LastPass) < max(t.Silence.Of(n), day)
 	})
 }
 

@@ -35,7 +35,7 @@ type situation struct {
 func (w *world) situation(age, lifetime time.Duration) *situation {
 	s := &situation{world: w}
 	s.about = lifecycle.Tellable{
-		Node: "region1", Silence: day, Hosts: true, Cert: lifecycle.Certificate{Name: "maas", Wish: wish, Targets: []maasconfig.Target{newPlace(new(effects))}},
+		Node: "region1", Silence: lifecycle.Silence{Timer: day, Daemon: day}, Hosts: true, Cert: lifecycle.Certificate{Name: "maas", Wish: wish, Targets: []maasconfig.Target{newPlace(new(effects))}},
 		Channels: []notify.Channel{{Name: "all", Kinds: []notify.Kind{notify.All}}, {Name: "usual"}, {Name: "end", Kinds: []notify.Kind{notify.Expiring}}},
 	}
 	s.view().State = w.state(age, lifetime)

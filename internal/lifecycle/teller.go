@@ -112,11 +112,7 @@ func (t *Teller) Tell(ctx context.Context, certs []Certificate, results []Result
 			first = cert.Name
 		}
 	}
-	var views []View
-	for _, r := range results {
-		views = append(views, r.After)
-	}
-	silence := Silence(t.Period, views...)
+	silence := SilenceOf(t.Period, Views(results)...)
 	var errands []errand
 	for _, r := range results {
 		at := slices.IndexFunc(certs, func(cert Certificate) bool { return cert.Name == r.Name })

@@ -110,14 +110,36 @@ func (s State) windowsError() error {
 // PassTime bounds a pass with all its patience; after it the next one is missed.
 const PassTime = 30 * time.Minute
 
-// Silence is how long a daemon may not be heard of before it counts as silent: two passes of the schedule, which come every period; or a
-// third of what the shortest-lived certificate lives, of which it looks ten times as often, so that people are told before that ends.
-func Silence(period time.Duration, views ...View) time.Duration {
-	silence := 2*period + PassTime
+// Silence is after how long without a pass a host counts as silent.
+type Silence struct {
+	Timer  time.Duration // one whose passes a timer makes: two passes of the schedule are missed
+	Daemon time.Duration // one with a daemon: the same, or a third of what the shortest-lived certificate lives, of which a daemon looks ten times as often; so people are told before that ends
+}
+
+// SilenceOf is that of a deployment whose schedule has a pass every period, and which was seen like that.
+func SilenceOf(period time.Duration, views ...View) Silence {
+	s := Silence{2*period + PassTime, 2*period + PassTime}
 	for _, v := range views {
 		if v.State.Current != nil {
-			silence = min(silence, max(lifetime(v.State.leaf())/3, time.Minute))
+			s.Daemon = min(s.Daemon, max(lifetime(v.State.leaf())/3, time.Minute))
 		}
 	}
-	return silence
+	return s
+}
+
+// Of is that of one host.
+func (s Silence) Of(node certstore.Node) time.Duration {
+	if node.ByTimer {
+		return s.Timer
+	}
+	return s.Daemon
+}
+
+// Views are what was seen at the end of some passes.
+func Views(results []Result) []View {
+	views := make([]View, len(results))
+	for i, r := range results {
+		views[i] = r.After
+	}
+	return views
 }

@@ -1,6 +1,6 @@
 // Command packaging makes what is given to others: Debian packages, static tarballs, the list of what is in them (CycloneDX),
-// the modules with their licences, and checksums of all. It promises that the same commit gives the same bytes, whoever builds
-// it and in which folder: every time in them is the commit's. nfpm.yaml beside it says what the package is like.
+// the modules with their licences, and checksums of all. It promises that the same commit gives the same bytes in whichever
+// folder it is built, with the same Go and the same tools: every time in them is the commit's. nfpm.yaml beside it says what the package is like.
 //
 // It begins with main; tree.go makes the files that are installed.
 package main
@@ -121,8 +121,7 @@ func (b *build) pack(program, arch string) error {
 	return b.tarball(filepath.Join(b.out, name+".tar.gz"))
 }
 
-// tarball packs the tree as it would be installed below /usr/local, so that it can be unpacked there: the units, which name the
-// program, among the examples.
+// tarball packs the tree as it would be installed below /usr/local, where the units among the examples look for the program.
 func (b *build) tarball(path string) error {
 	var out bytes.Buffer
 	zipped, err := gzip.NewWriterLevel(&out, gzip.BestCompression)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"maascert/certstore"
+	"maascert/internal/lifecycle"
 	"maascert/internal/printable"
 )
 
@@ -60,7 +61,7 @@ type Node struct {
 const clockPatience = 10 * time.Second
 
 // newFleet documents what hosts said.
-func newFleet(own string, nodes []certstore.Node, locks map[string]Holder, silence time.Duration, now time.Time) Fleet {
+func newFleet(own string, nodes []certstore.Node, locks map[string]Holder, silence lifecycle.Silence, now time.Time) Fleet {
 	f := Fleet{Lock: locks, Nodes: []Node{}, Converged: map[string]Converge{}}
 	var wishes map[string]string
 	for _, n := range nodes {
@@ -72,7 +73,7 @@ func newFleet(own string, nodes []certstore.Node, locks map[string]Holder, silen
 		f.Nodes = append(f.Nodes, Node{
 			Node: printable.Text(n.Node), MachineID: printable.Text(n.MachineID), Version: printable.Text(n.Version), LastPass: Time{n.LastPass}, OK: n.OK, WishHash: n.WishHash,
 			ClockSkewMS: n.ClockSkewMS, Targets: n.Targets, lastRun: n.LastRun,
-			NoDaemon: n.LastRun.IsZero(), Silent: !n.LastRun.IsZero() && now.Sub(n.LastRun) > silence, Differs: len(wishes) > 0 && len(n.Wishes) > 0 && !maps.Equal(n.Wishes, wishes),
+			NoDaemon: n.LastRun.IsZero(), Silent: !n.LastRun.IsZero() && now.Sub(n.LastRun) > silence.Of(n), Differs: len(wishes) > 0 && len(n.Wishes) > 0 && !maps.Equal(n.Wishes, wishes),
 		})
 	}
 	return f

@@ -38,7 +38,7 @@ func TestStatusTellsOfTheFleet(t *testing.T) {
 		host("region4", func(n *certstore.Node) {
 			n.LastRun, n.Targets[0].Version, n.Targets[1].Version = time.Time{}, nil, nil // as an earlier maascert says it
 		}),
-	}, locks, 12*time.Hour, now)
+	}, locks, lifecycle.SilenceOf(12*time.Hour), now)
 	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
 	bundle, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example.internal")

@@ -102,7 +102,7 @@ func (b *Board) Passed(past PastPass) {
 }
 
 // Heard has the board show what the other hosts of a fleet said, as a pass of this one read it.
-func (b *Board) Heard(own string, nodes []certstore.Node, silence time.Duration, at time.Time) {
+func (b *Board) Heard(own string, nodes []certstore.Node, silence lifecycle.Silence, at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	fleet := newFleet(own, nodes, nil, silence, at)

@@ -53,7 +53,7 @@ func TestPage(t *testing.T) {
 	b.Heard("region1", []certstore.Node{
 		{Node: "region1", LastPass: now, LastRun: now.Add(-30 * 24 * time.Hour)}, {Node: evil, LastPass: now, LastRun: now, OK: true, Version: "v1"},
 		{Node: "region3", LastPass: now.Add(-48 * time.Hour), LastRun: now.Add(-48 * time.Hour), OK: true, Version: evil},
-	}, 12*time.Hour, now)
+	}, lifecycle.SilenceOf(12*time.Hour), now)
 	text, err := b.Page(now)
 	require.NoError(t, err)
 	page := string(text)

@@ -41,21 +41,25 @@ func TestTextsAreOnePrintableLine(t *testing.T) {
 func TestUnattended(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
+	silence := lifecycle.Silence{Timer: 13 * time.Hour, Daemon: 3 * time.Hour}
 	ran := func(ago time.Duration) []certstore.Node {
 		return []certstore.Node{{Node: "a"}, {Node: "b", LastRun: now.Add(-ago)}}
 	}
-	require.Contains(t, Unattended(nil, 3*time.Hour, now), "nothing renews this by itself")
-	require.Empty(t, Unattended(ran(3*time.Hour), 3*time.Hour, now))
-	require.Contains(t, Unattended(ran(3*time.Hour+time.Second), 3*time.Hour, now), "nothing has looked by itself since 2026-11-24 20:59 UTC")
-	require.Contains(t, Unattended(ran(-time.Hour), 3*time.Hour, now), "nothing renews this by itself", "a clock that runs ahead proves nothing")
+	require.Contains(t, Unattended(nil, silence, now), "nothing renews this by itself")
+	require.Empty(t, Unattended(ran(3*time.Hour), silence, now))
+	require.Contains(t, Unattended(ran(3*time.Hour+time.Second), silence, now), "nothing has looked by itself since 2026-11-24 20:59 UTC")
+	timed := ran(12 * time.Hour)
+	timed[1].ByTimer = true
+	require.Empty(t, Unattended(timed, silence, now), "a timer looks no sooner than it fires")
+	require.Contains(t, Unattended(ran(-time.Hour), silence, now), "nothing renews this by itself", "a clock that runs ahead proves nothing")
 }
 
 func TestNewStatusNamesTheHostOfTheLastPass(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
-	require.Nil(t, NewStatus("a", nil, nil, time.Hour, now).LastPass)
+	require.Nil(t, NewStatus("a", nil, nil, lifecycle.Silence{}, now).LastPass)
 	nodes := []certstore.Node{{Node: "a", LastPass: now.Add(-time.Hour)}, {Node: "b", LastPass: now.Add(-time.Minute)}, {Node: "c", LastPass: now.Add(-time.Hour)}}
-	require.Equal(t, &LastPass{Time{now.Add(-time.Minute)}, "b"}, NewStatus("a", nodes, nil, time.Hour, now).LastPass)
+	require.Equal(t, &LastPass{Time{now.Add(-time.Minute)}, "b"}, NewStatus("a", nodes, nil, lifecycle.Silence{}, now).LastPass)
 }
 
 func TestKeepEarlier(t *testing.T) {

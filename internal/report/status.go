@@ -137,9 +137,8 @@ type Failure struct {
 	Hint  string `json:"hint"`
 }
 
-// NewStatus documents what hosts said of their passes; the certificates are added. A daemon that was not heard of for longer than silence
-// is silent.
-func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, silence time.Duration, now time.Time) Status {
+// NewStatus documents what hosts said of their passes; the certificates are added.
+func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, silence lifecycle.Silence, now time.Time) Status {
 	s := Status{
 		Schema: Schema, Node: node, At: Time{now}, Healthy: true, Unattended: Unattended(nodes, silence, now),
 		Fleet: newFleet(node, nodes, locks, silence, now), Certificates: []Certificate{},
@@ -158,18 +157,18 @@ func NewStatus(node string, nodes []certstore.Node, locks map[string]Holder, sil
 }
 
 // Unattended says so when no daemon looks after the certificates, as far as its own words tell; empty when one does.
-func Unattended(nodes []certstore.Node, silence time.Duration, now time.Time) string {
-	var lastRun time.Time
+func Unattended(nodes []certstore.Node, silence lifecycle.Silence, now time.Time) string {
+	var last certstore.Node
 	for _, node := range nodes {
-		if node.LastRun.After(lastRun) && !node.LastRun.After(now.Add(time.Minute)) {
-			lastRun = node.LastRun
+		if node.LastRun.After(last.LastRun) && !node.LastRun.After(now.Add(time.Minute)) {
+			last = node
 		}
 	}
 	switch {
-	case lastRun.IsZero():
+	case last.LastRun.IsZero():
 		return "nothing renews this by itself yet, as far as is known: sudo systemctl enable --now maascert"
-	case now.Sub(lastRun) > silence:
-		return fmt.Sprintf("nothing has looked by itself since %s: systemctl status maascert", Time{lastRun})
+	case now.Sub(last.LastRun) > silence.Of(last):
+		return fmt.Sprintf("nothing has looked by itself since %s: systemctl status maascert", Time{last.LastRun})
 	default:
 		return ""
 	}
