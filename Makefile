@@ -1,4 +1,4 @@
-# The commands a contributor needs; the README says more. Everything that is installed goes below .tools.
+# The commands a contributor needs; make help lists them. Everything that is installed goes below .tools.
 
 SHELL := /bin/bash -o pipefail
 TOOLS := $(CURDIR)/.tools
@@ -14,12 +14,15 @@ NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 NODE_MODULES := $(TOOLS)/node_modules/.axe-core-$(AXE)-xterm-$(XTERM)
 
-.PHONY: build deb test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak soak-short scale bench allproviders check steps clean
+.PHONY: build help deb test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak soak-short scale bench allproviders check steps clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
 
-deb: $(TOOLS)/nfpm $(TOOLS)/cyclonedx-gomod ## bin/dist: Debian packages and tarballs for amd64 and arm64, what is in them (CycloneDX, modules with their licences), and checksums
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name does; do printf '%-13s%s\n' "$$name" "$$does" | fold -s -w 110 | sed '2,$$s/^/             /'; done
+
+deb: $(TOOLS)/nfpm $(TOOLS)/cyclonedx-gomod ## bin/dist: Debian packages and tarballs for amd64 and arm64, what is in them (CycloneDX, modules with their licences), and checksums; the same commit gives the same bytes
 	go run ./internal/packaging
 
 test: ## all tests that need nothing but Go
@@ -33,7 +36,7 @@ demo-fleet: build ## three hosts, one database, a host killed in the middle of a
 	CGO_ENABLED=0 go build -buildvcs=false -o bin/demo-fleet ./examples/demo-fleet
 	bin/demo-fleet bin/maascert
 
-lint: $(TOOLS)/staticcheck $(TOOLS)/golangci-lint ## formatting, vet, staticcheck, what .golangci.yaml says, both modules tidy
+lint: $(TOOLS)/staticcheck $(TOOLS)/golangci-lint ## gofmt, vet, staticcheck, golangci-lint with .golangci.yaml, both modules tidy
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
 	go vet ./...
 	go vet -tags e2e,hostile,browser,faults ./...
@@ -49,15 +52,15 @@ rules: ## the alert rules for Prometheus, with their own tests; needs promtool
 race: ## the tests once more, in random order and with the race detector, which needs a C compiler
 	go test -race -shuffle=on -timeout 30m ./...
 
-lives: ## two thousand lives of a deployment in fake time, and two hundred interrupted renewals; LIVES sets how many
+lives: ## two thousand lives of a deployment in fake time, and two hundred interrupted renewals; LIVES sets how many, LIFE_SEED=7 which
 	LIFE_COUNT=$(LIVES) go test -count=1 -timeout 40m -run TestNoEndpointServesAnExpiredCertificate -v ./internal/lifecycle | grep -v '^=== '
 	INTERRUPTED_RUNS=200 go test -count=1 -timeout 20m -run TestM1AnInterruptedPassTellsNoLie ./internal/command
 LIVES ?= 2000
 
-faults: ## whatever goes wrong wherever a renewal touches the world, with both kinds of stores; FAULTS=all for every single time; and that no secret gets out; needs postgresql-15
+faults: ## an error, a crash, a full disk, a hang, an end or a lost lock wherever a renewal touches the world, with files and with PostgreSQL: what is served stays served, nothing is said that was not seen, and the next run mends it; and a search for every secret wherever one could get out; FAULTS=all takes every single time; needs postgresql-15
 	FAULTS=$(FAULTS) go test -count=1 -timeout 60m -tags faults -parallel 32 -run 'TestFaultsAtEveryPoint|TestNoSecretGetsOut' -v ./internal/command | grep -v '^=== \|^ *--- PASS.*/walk/'
 
-fuzz: ## what comes from outside, each kind for FUZZTIME: configuration, stored and sealed documents, PEM, nginx's and nftables' files, words of MAAS and of CAs
+fuzz: ## what comes from outside, each kind for FUZZTIME: configuration, stored and sealed documents, PEM, nginx's and nftables' files, words of MAAS and of CAs: whatever they hold, it is read in bounds
 	@mkdir -p $(TOOLS); for file in $$(grep -rl '^func Fuzz' --include='*_test.go' acme certstore maasconfig notify internal); do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$file); do \
 			go test ./$$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x >$(TOOLS)/fuzz.log 2>&1 || { grep -q 'context deadline exceeded' $(TOOLS)/fuzz.log && ! grep -q 'Failing input\|seed corpus entry\|panic:\|_test.go:' $(TOOLS)/fuzz.log; } || { cat $(TOOLS)/fuzz.log; exit 1; }; \
@@ -66,10 +69,10 @@ fuzz: ## what comes from outside, each kind for FUZZTIME: configuration, stored 
 FUZZTIME ?= 10s
 # Go 1.26 may take its own end of the time for a failure, of which there is no input (golang/go#75804).
 
-hostile: ## a lying CA, forged regions, a hostile DNS and local users: what they cost, and that the real ones work afterwards
+hostile: ## a lying CA, forged regions, a hostile DNS, local users, and a thousand requests a second: memory, disk and time stay bounded, and the real ones work afterwards
 	go test -count=1 -timeout 20m -tags hostile -run TestHostile ./internal/command
 
-browser: $(NODE_MODULES) ## the status page in Chromium: how it looks, and that axe-core finds nothing; needs chromium, npm and fonts-dejavu-core
+browser: $(NODE_MODULES) ## the status page in Chromium, in both schemes and three widths, healthy and broken; axe-core finds nothing; MAASCERT_SCREENSHOTS=DIR keeps pictures; needs chromium, npm and fonts-dejavu-core
 	MAASCERT_NODE_MODULES=$(TOOLS)/node_modules go test -tags browser -count=1 -timeout 20m -v -run 'TestThePageInABrowser|TestPictures' ./internal/command
 
 pictures: $(NODE_MODULES) ## those of the README, made anew by the real program; needs what make browser needs
@@ -93,7 +96,7 @@ scale: ## a hundred thousand deployments on one CA, in fake time; DEPLOYMENTS se
 	SCALE_DEPLOYMENTS=$(DEPLOYMENTS) go test -count=1 -timeout 60m -v -run TestScale ./internal/lifecycle
 DEPLOYMENTS ?= 100000
 
-bench: build ## what an issuance takes, beside lego's library, certbot and whatever else is installed; BENCH takes flags
+bench: build ## what an issuance takes, beside lego's library, certbot and whatever else is installed; BENCH="-names 10 -rtt 50ms" for a part of it
 	go build -buildvcs=false -o bin/bench ./internal/bench
 	bin/bench -tools $(TOOLS) $(BENCH)
 

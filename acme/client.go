@@ -4,6 +4,8 @@
 // that all authorizations of an order go side by side; that every wait ends with its context and obeys Retry-After; that
 // the order's URL and the certificate's key are saved before the order is finalized; and that what comes back is checked
 // before it counts. No other package knows lego.
+//
+// Start reading at [Client.Obtain], which is an order from its first request to the certificate.
 package acme
 
 import (

@@ -3,6 +3,11 @@
 // It promises that a certificate and its private key are one immutable value, written in one atomic step, so that a
 // mismatched pair cannot exist; that a document is changed only by somebody who saw its last state; and that a document
 // written by a later maascert keeps what this one does not know.
+//
+// Start reading at [Store], what a store is asked for, and [Bundle], what it keeps; [Ledger] is one certificate's documents together.
+//
+// To add a store, write a package below this one whose tests are storetest.Run. Its locks are made by [NewHeld], with [Held.Lose] where one
+// can be lost; everything above works on documents and knows no kind of store.
 package certstore
 
 import (

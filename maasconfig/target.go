@@ -3,6 +3,15 @@
 // It promises that what would lock people out or cannot work is refused before anything is ordered; that MAAS is told
 // once and every region is asked; that private keys lie in the stage only while config-tls runs; and that the pair that
 // was served before is put back only when that is known to help.
+//
+// Start reading at [Target] and [Deploy]: what a target does, and what is done with every target alike. What MAAS does stands in facts.md
+// beside it, numbered.
+//
+// To add a kind of target, write a type with the methods of [Target] in a file of its own: its guards, its endpoints and what they serve, a
+// backup, and Prepare, which returns what would run and how to run and undo it. Tries, verification, putting back, rehearsals and troubles
+// are the same for every kind. Its keys in the configuration are a [TargetSection] beside it, which checks them and makes the target; a row
+// in [KnownTypes] gives it its name, and examples/maascert.yaml shows its keys. Nothing else has to know it: second_target_test.go of
+// internal/command is such a type in one file.
 package maasconfig
 
 import (

@@ -3,6 +3,9 @@
 //
 // It promises that no secret of a configuration shows up in an error, that whoever is told can hang, refuse, redirect or answer
 // without end and costs no more than a channel's time, and that one event told twice has one ID.
+//
+// Start reading at [Notifier] and [Channel]. To add a notifier, write a type with Notifier's one method and a [Section] for its keys in a
+// file of its own, a row in [Types], and its tests with notifytest.Run and TestPayloads.
 package notify
 
 import (

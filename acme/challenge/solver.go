@@ -4,6 +4,8 @@
 // It promises that nothing that lasts is made visible unless the caller has written it down; that a place which a CNAME names is
 // one where a record may stand; that whoever occupies the port keeps no validator out; and that nothing is answered any more
 // after it was released.
+//
+// Start reading at [Solver]; each kind of challenge is a file that is called like it.
 package challenge
 
 import (

@@ -3,6 +3,8 @@
 // It promises that a document is written only over the revision that was read; that a lock is one session's, ends with it, and that whoever
 // lost one writes nothing any more, however late he notices; and that no password shows up in an error. What PostgreSQL does, it does:
 // there is no agreement of our own.
+//
+// Start reading at [Open]; what PostgreSQL is asked is in postgres.go, how a lock is lost in lock.go.
 package postgres
 
 import (

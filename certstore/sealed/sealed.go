@@ -3,6 +3,8 @@
 //
 // It promises that a document can be opened only with a seal, and only under the name under which it was written; and that one which was
 // changed, moved, or never sealed is refused rather than believed.
+//
+// Start reading at [New].
 package sealed
 
 import (

@@ -4,6 +4,10 @@
 // The rules of its face: results go to standard output, everything else to standard error; an error is one line,
 // "maascert: WHAT: WHY", and where there is something to do about it a second one, "hint: WHAT TO DO"; the exit code says
 // the same as the words; nothing is asked but the first enabling of TLS, and that only on a terminal.
+//
+// Start reading at [Main]; each command is a file of its name, and wire.go makes the engine from a configuration.
+//
+// To add a command, write such a file, list it in root, and tell its story in testdata/script.
 package command
 
 import (
@@ -166,7 +170,8 @@ const (
 )
 
 // ownWords are those of the help instead of the library's.
-var ownWords = strings.NewReplacer("Global Flags:", "Options of every command:", "Flags:", "Options:", "Available Commands:", "Commands:", "[command]", "COMMAND")
+var ownWords = strings.NewReplacer("Global Flags:", "Options of every command:", "Flags:", "Options:", "Available Commands:", "Commands:", "[command]", "COMMAND",
+	"Additional help topics:", "More to read, after maascert help:", "{{rpad .CommandPath .CommandPathPadding}}", "{{rpad .Name .NamePadding}}")
 
 // Tree are all commands, for whoever writes about them.
 func Tree() *cobra.Command { return newApp().root() }
@@ -209,6 +214,7 @@ func (a *app) root() *cobra.Command {
 		a.renewCommand(), a.runCommand(), a.deployCommand(), a.rollbackCommand(), a.revokeCommand(), a.initCommand(), a.importCommand(), a.deleteCommand(),
 		a.accountCommand(), a.notifyCommand(), a.storeCommand(), a.respondCommand(), a.completionCommand(), a.versionCommand(),
 	)
+	root.AddCommand(a.topics()...)
 	return root
 }
 

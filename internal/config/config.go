@@ -1,5 +1,7 @@
 // Package config is the configuration file. It promises that all that is wrong is found at once, with its place; that nothing
 // unknown is passed over; and that no secret is shown.
+//
+// Start reading at [Load].
 package config
 
 import (

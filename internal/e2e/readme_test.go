@@ -112,14 +112,17 @@ func (r *cleanRoot) write(path, text string) {
 
 var fences = regexp.MustCompile("(?ms)^( *)```(sh|yaml)\n(.*?)^ *```$")
 
-// blocks are the README's of a language, in their order, without what they are indented by.
+// blocks are those of a language in the README, and then in the pages of the manual that one comes to after it, without what they are
+// indented by.
 func blocks(t *testing.T, language string) (all []string) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
-	require.NoError(t, err)
-	for _, fence := range fences.FindAllStringSubmatch(string(text), -1) {
-		if fence[2] == language {
-			all = append(all, regexp.MustCompile("(?m)^"+fence[1]).ReplaceAllString(fence[3], ""))
+	for _, file := range []string{"README.md", "internal/command/topics/monitoring.md", "internal/command/topics/hosts.md"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", file))
+		require.NoError(t, err)
+		for _, fence := range fences.FindAllStringSubmatch(string(text), -1) {
+			if fence[2] == language {
+				all = append(all, regexp.MustCompile("(?m)^"+fence[1]).ReplaceAllString(fence[3], ""))
+			}
 		}
 	}
 	return all

@@ -165,3 +165,34 @@ func TestTheREADMEShowsThePictures(t *testing.T) {
 	require.NotEmpty(t, there)
 	require.ElementsMatch(t, there, shown)
 }
+
+// Whatever the README and the pages of the manual lead to is there.
+func TestLinksOfTheManualLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("../command/topics/*.md")
+	require.NoError(t, err)
+	links := 0
+	for _, file := range append(pages, "../../README.md") {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, link := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(string(text), -1) {
+			path, anchor, _ := strings.Cut(link[1], "#")
+			if strings.Contains(path, "://") {
+				continue
+			}
+			links++
+			if path != "" {
+				_, err := os.Stat(filepath.Join(filepath.Dir(file), path))
+				require.NoError(t, err, file)
+				continue
+			}
+			var anchors []string
+			for _, heading := range regexp.MustCompile(`(?m)^## (.*)$`).FindAllStringSubmatch(string(text), -1) {
+				letters := regexp.MustCompile(`[^a-z0-9 -]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+				anchors = append(anchors, strings.ReplaceAll(letters, " ", "-"))
+			}
+			require.Contains(t, anchors, anchor, file)
+		}
+	}
+	require.Greater(t, links, 30)
+}

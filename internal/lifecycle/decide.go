@@ -4,6 +4,8 @@
 // maascert does can be read in one place: Decide. It promises that an attempt is written down before it is made, that a
 // decision is made again under the lock, that a certificate which the CA issued is never lost, and that one
 // certificate's failure does not stop another's.
+//
+// Start reading at [Decide], then [Engine.Pass], which looks, decides and acts, and [Daemon.Run], which says when.
 package lifecycle
 
 import (

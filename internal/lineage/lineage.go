@@ -1,5 +1,7 @@
 // Package lineage reads what other ACME clients left on this host: the certificates that they keep alive, each with its key, its CA
 // and the account that orders it. It writes nothing and runs nothing.
+//
+// Start reading at [Find]; each client is a file that is called like it.
 package lineage
 
 import (

@@ -134,8 +134,8 @@ func (b *build) putExamples() error {
 	})
 }
 
-// putManPages makes one of each command, of the text of its --help, and one of the configuration file, of the example that names
-// every key.
+// putManPages makes one of each command and each topic, of the text of its --help, and one of the configuration file, of the example that
+// names every key.
 func (b *build) putManPages() error {
 	root := command.Tree()
 	root.DisableAutoGenTag = true
@@ -152,13 +152,17 @@ func (b *build) putManPages() error {
 // putManPage makes that of a command and of those below it.
 func (b *build) putManPage(of *cobra.Command) error {
 	var page bytes.Buffer
-	header := &doc.GenManHeader{Section: "8", Manual: "maascert", Source: "maascert " + b.version, Date: &b.at}
+	section, inWords := "8", asInHelp
+	if of.IsAdditionalHelpTopicCommand() {
+		section, inWords = "7", asTopic
+	}
+	header := &doc.GenManHeader{Section: section, Manual: "maascert", Source: "maascert " + b.version, Date: &b.at}
 	if err := doc.GenMan(of, header, &page); err != nil {
 		return err
 	}
-	failures := []error{b.putZipped(manPages+"/man8/"+strings.ReplaceAll(of.CommandPath(), " ", "-")+".8", asInHelp(page.Bytes(), of))}
+	failures := []error{b.putZipped(manPages+"/man"+section+"/"+strings.ReplaceAll(of.CommandPath(), " ", "-")+"."+section, inWords(page.Bytes(), of))}
 	for _, below := range of.Commands() {
-		if below.IsAvailableCommand() && !below.IsAdditionalHelpTopicCommand() {
+		if below.IsAvailableCommand() || below.IsAdditionalHelpTopicCommand() {
 			failures = append(failures, b.putManPage(below))
 		}
 	}
@@ -181,6 +185,15 @@ func asInHelp(page []byte, of *cobra.Command) []byte {
 		}
 		return parts[1]
 	})
+}
+
+// notOfTopics are parts of a manual page that are about how a command is called.
+var notOfTopics = regexp.MustCompile(`(?s)\.SH SYNOPSIS.*?(\.SH DESCRIPTION)|\.SH OPTIONS.*?(\.SH SEE ALSO)`)
+
+// asTopic leaves out what a topic, which is no command, does not have.
+func asTopic(page []byte, of *cobra.Command) []byte {
+	page = notOfTopics.ReplaceAll(page, []byte("$1$2"))
+	return bytes.ReplaceAll(page, []byte(of.Root().Name()+"(7)"), []byte(of.Root().Name()+"(8)"))
 }
 
 // literal has roff show a text as it is.

@@ -1,5 +1,7 @@
 // Package preflight looks at a region host, and at what stands around it, for what would keep a certificate from being renewed, undo a
 // renewal, or lead people away from what is served. It reads, runs programs that only show something, and connects; it changes nothing.
+//
+// Start reading at [Host]; each file is one kind of thing that is looked at.
 package preflight
 
 import (

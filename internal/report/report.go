@@ -3,6 +3,8 @@
 //
 // It promises that a document says no more than the engine saw; that each text in it is one printable line, whoever wrote it; and
 // that making one asks nobody anything.
+//
+// Start reading at [NewStatus] and [NewRenewal]; words.go and screen.go are the other face.
 package report
 
 import (

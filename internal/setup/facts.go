@@ -1,5 +1,7 @@
 // Package setup proposes a configuration for a region host from what is found there, and writes it down in words that a person can read. It
 // looks and proposes; who asks and decides is elsewhere.
+//
+// Start reading at [Look], then [Answers], which are written down.
 package setup
 
 import (

@@ -2,6 +2,8 @@
 //
 // Everything that touches the machine goes through one of its types, so that a test can make any of it fail, hang or
 // lie. The zero value of each type is the real thing.
+//
+// Start reading at [FS] and [Runner].
 package world
 
 import (

@@ -4,6 +4,8 @@
 // It promises that the key goes to nobody but MAAS: over TLS only to a certificate that clients trust or that is known to be ours, never
 // after a redirect to another place; that no answer to a refused key is shown, because it holds the key's secret; that each call ends in
 // time and reads no more than it has to; and that what cannot be known is an error, never an empty list.
+//
+// Start reading at [Client]; how a request is signed and where it may go is in transport.go.
 package maasapi
 
 import (
