@@ -359,17 +359,19 @@ type Attempt struct {
 type Deployment struct {
 	Verified   int       `json:"verified"`             // the last version that every endpoint was seen to serve, 0 for none
 	VerifiedAt time.Time `json:"verified_at,omitzero"` // when it was first seen so, or so again after a trouble
+	TookMS     int64     `json:"took_ms,omitempty"`    // milliseconds from when the target was first told of it to that; 0: not known
 	Port       int       `json:"port,omitempty"`       // on which all of them were seen to serve it; 0 for none or several
 
 	Regions  map[string]string    `json:"regions,omitempty"`  // where MAAS's regions answered last, by MAAS's number of each
 	Unlisted map[string]time.Time `json:"unlisted,omitempty"` // of them, those that MAAS does not list any more: since when
 
-	Version    int               `json:"version"`        // the one being brought there
-	Tries      int               `json:"calls"`          // of config-tls, for this version and these laggards
-	Laggards   map[string]string `json:"laggards"`       // endpoint to what it answered instead
-	Since      time.Time         `json:"since,omitzero"` // when it was first told in vain
-	Told       time.Time         `json:"told,omitzero"`  // when it was told last
-	RolledBack int               `json:"rolled_back"`    // how often the pair before it was put back
+	Version    int               `json:"version"`             // the one being brought there
+	Tries      int               `json:"calls"`               // of config-tls, for this version and these laggards
+	Laggards   map[string]string `json:"laggards"`            // endpoint to what it answered instead
+	FirstTold  time.Time         `json:"first_told,omitzero"` // when the target was first told of it
+	Since      time.Time         `json:"since,omitzero"`      // when it was first told in vain
+	Told       time.Time         `json:"told,omitzero"`       // when it was told last
+	RolledBack int               `json:"rolled_back"`         // how often the pair before it was put back
 
 	Failure *Attempt `json:"failure,omitempty"` // what failed there last with this version; nil: nothing since
 

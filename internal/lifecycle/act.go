@@ -276,6 +276,9 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 		Known: func(endpoints []maasconfig.Endpoint) { NameVersions(endpoints, p.result.After.State.Known) },
 		Told:  watch.wasTold, Seen: watch.seen, Looked: watch.looked, Waiting: watch.waits,
 		BeforeTry: func() error {
+			if before.FirstTold.IsZero() {
+				before.FirstTold = p.Now().UTC()
+			}
 			err := p.update(ctx, func(r *certstore.Record) {
 				d := before
 				d.Tries, d.Told = before.Tries+tried+1, p.Now().UTC()

@@ -517,13 +517,13 @@ func (s State) Orders() (attempt, success time.Time) {
 	return attempt, success
 }
 
-// Converged is how long after a target was told of the version in use every endpoint was seen to serve it; 0 while that is not known.
+// Converged is how long after a target was first told of the version in use every endpoint was seen to serve it; 0 while that is not known.
 func (s State) Converged(t TargetState) time.Duration {
 	d := s.Record.Deployments[t.key()]
-	if s.Current == nil || d.Verified != s.Current.Number || d.Told.IsZero() || d.VerifiedAt.Before(d.Told) {
+	if s.Current == nil || d.Verified != s.Current.Number {
 		return 0
 	}
-	return d.VerifiedAt.Sub(d.Told)
+	return time.Duration(d.TookMS) * time.Millisecond
 }
 
 // WasTold tells whether a target was ever told of a certificate of ours, or seen to serve one.

@@ -32,7 +32,7 @@ var (
 	lastSuccess = gauge("last_success_timestamp_seconds", "When the last order that succeeded was made.", "cert")
 	match       = gauge("endpoint_match", "1 where the endpoint serves the version in use with its whole chain.", "cert", "target", "endpoint")
 	served      = gauge("endpoint_not_after_timestamp_seconds", "When what the endpoint serves ends.", "cert", "target", "endpoint")
-	converged   = gauge("endpoint_converged_seconds", "How long after its target was told of the version in use the endpoint was seen to serve it.", "cert", "target", "endpoint")
+	converged   = gauge("endpoint_converged_seconds", "How long after its target was first told of the version in use every endpoint was seen to serve it.", "cert", "target", "endpoint")
 	lastPass    = gauge("last_pass_timestamp_seconds", "When the last pass ended.", "node")
 	passSuccess = gauge("last_pass_success", "1 where the last pass left everything as it should be.", "node")
 	rehearsed   = gauge("rehearsal_timestamp_seconds", "When the next renewal was last rehearsed with a result.", "cert")

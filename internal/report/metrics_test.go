@@ -45,7 +45,7 @@ maascert_certificate_state{cert="maas",state="missing"} 0
 maascert_certificate_state{cert="maas",state="ok"} 0
 maascert_certificate_state{cert="maas",state="overdue"} 0
 maascert_certificate_state{cert="maas",state="waiting"} 0
-# HELP maascert_endpoint_converged_seconds How long after its target was told of the version in use the endpoint was seen to serve it.
+# HELP maascert_endpoint_converged_seconds How long after its target was first told of the version in use every endpoint was seen to serve it.
 # TYPE maascert_endpoint_converged_seconds gauge
 maascert_endpoint_converged_seconds{cert="maas",endpoint="10.0.0.1:5443",target="maas"} 1.5
 # HELP maascert_endpoint_match 1 where the endpoint serves the version in use with its whole chain.

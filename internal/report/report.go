@@ -105,7 +105,7 @@ type Target struct {
 	Type        string     `json:"type"`
 	Endpoints   []Endpoint `json:"endpoints"`
 
-	// ConvergedSeconds is how long after it was told of the version in use every endpoint was seen to serve it; 0 while that is not known.
+	// ConvergedSeconds is how long after it was first told of the version in use every endpoint was seen to serve it; 0 while that is not known.
 	ConvergedSeconds float64 `json:"converged_seconds,omitempty"`
 }
 
