@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -382,4 +384,27 @@ func TestALaterSchemaIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "written by a later maascert")
 	require.Contains(t, hint.Of(err), "run the maascert that wrote it")
 	require.NotErrorIs(t, err, certstore.ErrAway, "it is there")
+}
+
+// A database as maascert left it in November 2026 is read, locked and written for ever. The revision and the fence are that store's.
+func TestAGoldenDatabaseIsUsed(t *testing.T) {
+	server := postgrestest.Start(t)
+	address := server.Database("golden")
+	left, err := os.ReadFile(filepath.Join("testdata", "v1.sql"))
+	require.NoError(t, err)
+	server.Exec("golden", string(left))
+	store := open(t, address, "region2")
+	data, revision, err := store.Read(t.Context(), "state/maas")
+	require.NoError(t, err)
+	require.Equal(t, `{"v":1,"current":3}`, string(data))
+	held, err := store.Lock(t.Context(), "maas")
+	require.NoError(t, err, "its holder is long gone")
+	defer held.Unlock()
+	_, err = held.Write(t.Context(), "state/maas", []byte(`{"v":1,"current":4}`), revision)
+	require.NoError(t, err)
+	_, err = held.Write(t.Context(), "state/maas", []byte(`{"v":1,"current":5}`), revision)
+	require.ErrorIs(t, err, certstore.ErrConflict)
+	data, _, err = open(t, address, "region1").Read(t.Context(), "state/maas")
+	require.NoError(t, err)
+	require.Equal(t, `{"v":1,"current":4}`, string(data))
 }

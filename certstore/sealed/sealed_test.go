@@ -132,3 +132,18 @@ func TestSeals(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, once, twice, "the same document is never kept the same")
 }
+
+// A document that was sealed in November 2026 can be opened for ever, and by its seal alone.
+func TestAGoldenDocumentOpens(t *testing.T) {
+	t.Parallel()
+	base := certstore.NewFileStore(world.OS{}, filepath.Join("testdata", "v1"))
+	store, err := sealed.New(base, "the seal of the golden document, kept here")
+	require.NoError(t, err)
+	opened, _, err := store.Read(t.Context(), "state/maas")
+	require.NoError(t, err)
+	require.Equal(t, `{"v":1,"current":3}`, string(opened))
+	other, err := sealed.New(base, first)
+	require.NoError(t, err)
+	_, _, err = other.Read(t.Context(), "state/maas")
+	require.Error(t, err)
+}
