@@ -31,17 +31,12 @@ func (a *app) checkCommand() *cobra.Command {
 }
 
 func (a *app) check(c *call) error {
-	config, err := a.config(c)
+	p, isChosen, err := a.assembleChosen(c)
 	if err != nil {
 		return err
 	}
-	isChosen, err := chosen(c, config)
-	if err != nil {
-		return err
-	}
-	p := a.assemble(config)
 	defer p.close()
-	doc := report.NewChecklist(config.Node, checks(c.Context, p, isChosen))
+	doc := report.NewChecklist(p.config.Node, checks(c.Context, p, isChosen))
 	shown := a.show(doc, c.isOn("json"), doc.OK)
 	if hold := c.duration("hold"); hold > 0 {
 		if err := a.holdAnswers(c.Context, p, isChosen, hold); err != nil {

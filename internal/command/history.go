@@ -25,18 +25,13 @@ func (a *app) historyCommand() *cobra.Command {
 }
 
 func (a *app) history(c *call) error {
-	config, err := a.config(c)
+	p, isChosen, err := a.assembleChosen(c)
 	if err != nil {
 		return err
 	}
-	isChosen, err := chosen(c, config)
-	if err != nil {
-		return err
-	}
-	p := a.assemble(config)
 	defer p.close()
 	doc, failed := report.NewHistory(), false
-	for _, cert := range config.Certificates {
+	for _, cert := range p.config.Certificates {
 		if !isChosen(cert.Name) {
 			continue
 		}

@@ -140,6 +140,18 @@ func chosen(c *call, config *config.Config) (isChosen func(cert string) bool, er
 	return func(cert string) bool { return len(names) == 0 || slices.Contains(names, cert) }, nil
 }
 
+// assembleChosen puts together the parts of a command that is for the certificates which --cert names. Whoever gets them closes them.
+func (a *app) assembleChosen(c *call) (p *assembly, isChosen func(cert string) bool, err error) {
+	config, err := a.config(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if isChosen, err = chosen(c, config); err != nil {
+		return nil, nil, err
+	}
+	return a.assemble(config), isChosen, nil
+}
+
 func (a *app) certsOption() option {
 	return a.completed("cert", listOption("cert", "only the certificate called `NAME` (may be repeated)"), a.certificateNames)
 }

@@ -46,15 +46,10 @@ func (a *app) renew(c *call) error {
 	if c.isOn("enable-tls") {
 		options.Accept[maasconfig.FirstEnable] = true
 	}
-	config, err := a.config(c)
+	p, isChosen, err := a.assembleChosen(c)
 	if err != nil {
 		return err
 	}
-	isChosen, err := chosen(c, config)
-	if err != nil {
-		return err
-	}
-	p := a.assemble(config)
 	defer p.close()
 	if err := p.checkTwin(c.Context); err != nil {
 		return err

@@ -18,15 +18,10 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func (a *app) status(c *call) error {
-	config, err := a.config(c)
+	p, isChosen, err := a.assembleChosen(c)
 	if err != nil {
 		return err
 	}
-	isChosen, err := chosen(c, config)
-	if err != nil {
-		return err
-	}
-	p := a.assemble(config)
 	defer p.close()
 	now := a.now()
 	nodes, unread := certstore.LoadNodes(c.Context, p.store, now)
@@ -54,7 +49,7 @@ func (a *app) status(c *call) error {
 		}
 		seen, views = append(seen, cert), append(views, view)
 	}
-	doc := report.NewStatus(config.Node, nodes, p.holders(c.Context), lifecycle.SilenceOf(p.engine.Period, views...), now)
+	doc := report.NewStatus(p.config.Node, nodes, p.holders(c.Context), lifecycle.SilenceOf(p.engine.Period, views...), now)
 	doc.Healthy = isSeen && unread == nil
 	if unread != nil {
 		doc.Unattended = ""

@@ -23,15 +23,10 @@ func (a *app) verifyCommand() *cobra.Command {
 }
 
 func (a *app) verify(c *call) error {
-	config, err := a.config(c)
+	p, isChosen, err := a.assembleChosen(c)
 	if err != nil {
 		return err
 	}
-	isChosen, err := chosen(c, config)
-	if err != nil {
-		return err
-	}
-	p := a.assemble(config)
 	defer p.close()
 	deadline := time.Now().Add(c.duration("timeout"))
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
