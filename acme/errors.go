@@ -113,17 +113,10 @@ func triesOf(op string) int {
 // longestPause is the longest Retry-After that is waited out within a run; a longer one is remembered instead.
 const longestPause = 30 * time.Second
 
-// tamed is an error whose text came from outside: it is shown in one line of bounded length, and still is what it is.
-type tamed struct {
-	text string
-	error
+// tame has an error whose text came from outside shown in one line of bounded length.
+func tame(op string, err error) error {
+	return &printable.Tamed{Text: op + ": " + printable.Phrase(err.Error()), Err: err}
 }
-
-func tame(op string, err error) error { return &tamed{op + ": " + printable.Phrase(err.Error()), err} }
-
-func (t *tamed) Error() string { return t.text }
-
-func (t *tamed) Unwrap() error { return t.error }
 
 // noNonce is go-jose's error for a nonce that could not be had, which hides the reason.
 const noNonce = "Error generating nonce"
@@ -252,7 +245,7 @@ func IsOutage(err error) bool {
 	}
 	var dialled *net.OpError
 	var looked *net.DNSError
-	if _, ok := errors.AsType[*tamed](err); !ok {
+	if _, ok := errors.AsType[*printable.Tamed](err); !ok {
 		return false
 	}
 	return errors.As(err, &looked) || errors.As(err, &dialled) && dialled.Op == "dial" || isBroken(err)

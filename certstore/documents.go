@@ -359,7 +359,7 @@ type Attempt struct {
 type Deployment struct {
 	Verified   int       `json:"verified"`             // the last version that every endpoint was seen to serve, 0 for none
 	VerifiedAt time.Time `json:"verified_at,omitzero"` // when it was first seen so, or so again after a trouble
-	TookMS     int64     `json:"took_ms,omitempty"`    // milliseconds from when the target was first told of it to that; 0: not known
+	Took       *Took     `json:"took,omitempty"`       // how long that took; nil: not known
 	Port       int       `json:"port,omitempty"`       // on which all of them were seen to serve it; 0 for none or several
 
 	Regions  map[string]string    `json:"regions,omitempty"`  // where MAAS's regions answered last, by MAAS's number of each
@@ -368,7 +368,6 @@ type Deployment struct {
 	Version    int               `json:"version"`             // the one being brought there
 	Tries      int               `json:"calls"`               // of config-tls, for this version and these laggards
 	Laggards   map[string]string `json:"laggards"`            // endpoint to what it answered instead
-	FirstTold  time.Time         `json:"first_told,omitzero"` // when the target was first told of it
 	Since      time.Time         `json:"since,omitzero"`      // when it was first told in vain
 	Told       time.Time         `json:"told,omitzero"`       // when it was told last
 	RolledBack int               `json:"rolled_back"`         // how often the pair before it was put back
@@ -380,6 +379,14 @@ type Deployment struct {
 	DayTries int       `json:"day_calls,omitempty"` // since then
 
 	unknown
+}
+
+// Took is how long a target took to serve a version: from when it was first told of it to when every endpoint was seen to serve it, where one
+// run saw both. It names the version, because an earlier maascert carries it over to the next one as something that it does not know.
+type Took struct {
+	Version   int      `json:"version"`
+	MS        int64    `json:"ms"`        // milliseconds
+	Endpoints []string `json:"endpoints"` // that there were, sorted
 }
 
 // For carries over to another version for the same target what was verified, and what a later

@@ -134,3 +134,24 @@ func TestEveryDocumentOfALaterFormatIsRefused(t *testing.T) {
 		require.ErrorContains(t, err, fmt.Sprintf("store: %s was written by a later maascert (format 2, this one knows 1)", name))
 	}
 }
+
+// A version with every field is read, and written again as it was.
+func TestAVersionSurvivesARewrite(t *testing.T) {
+	t.Parallel()
+	store, _ := goldenStore(t)
+	ctx := t.Context()
+	version, err := certstore.LoadVersion(ctx, store, "whole", 1)
+	require.NoError(t, err)
+	require.Equal(t, []string{"shortlived", "https://ca.example/acme/directory", "https://ca.example/acme/account/1", "acme"},
+		[]string{version.Profile, version.Directory, version.Account, string(version.Origin)})
+	other := certstore.NewFileStore(world.OS{}, t.TempDir())
+	ledger, err := certstore.OpenLedger(ctx, other, "whole")
+	require.NoError(t, err)
+	_, err = ledger.Add(ctx, version)
+	require.NoError(t, err)
+	want, _, err := store.Read(ctx, "versions/whole/1")
+	require.NoError(t, err)
+	got, _, err := other.Read(ctx, "versions/whole/1")
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got))
+}

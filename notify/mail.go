@@ -124,7 +124,7 @@ func (m *mailer) Notify(ctx context.Context, event Event) error {
 	if err = errors.Join(refused...); err == nil {
 		return nil
 	}
-	err = &tamed{printable.Error(err), err}
+	err = printable.Tame(err)
 	if slices.Contains(refused, nil) {
 		return &Partial{err}
 	}
@@ -197,7 +197,7 @@ func (m *mailer) explain(err error) error {
 			text = scrubPassword(text, m.User, password)
 		}
 	}
-	said := error(&tamed{text, err})
+	said := error(&printable.Tamed{Text: text, Err: err})
 	var sent *gomail.SendError
 	var unknown x509.UnknownAuthorityError
 	switch {
@@ -209,19 +209,6 @@ func (m *mailer) explain(err error) error {
 		return said
 	}
 }
-
-// tamed is an error whose text was made fit to be shown, and which still is what it is.
-type tamed struct {
-	text string
-	error
-}
-
-func (t *tamed) Error() string { return t.text }
-
-// GoString is the same.
-func (t *tamed) GoString() string { return t.text }
-
-func (t *tamed) Unwrap() error { return t.error }
 
 // scrubPassword takes a password out of a text, as it is and as a login carries it.
 func scrubPassword(text, user, password string) string {

@@ -246,32 +246,19 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	}
 	s.hiding.Unlock()
 	var refused *pgconn.PgError
-	said := error(&tamed{"store: " + text, err})
+	said := error(&printable.Tamed{Text: "store: " + text, Err: err})
 	switch isAnswer := errors.As(err, &refused); {
 	case errors.Is(err, errPooled), isAnswer && (refused.Code == doublePrepared || refused.Code == notPrepared):
 		return errPooled // where statements were prepared on another connection
 	case !isAnswer && hint.Of(err) != "": // we said it ourselves: the database is there
 	case !isAnswer || isAway(refused.Code) || refused.Code == readOnlyTransaction:
-		said = &tamed{"store: " + text, errors.Join(certstore.ErrAway, err)}
+		said = &printable.Tamed{Text: "store: " + text, Err: errors.Join(certstore.ErrAway, err)}
 		return hint.Add(said, "does PostgreSQL run there? store.url says where")
 	case refused.Code == notLetIn, refused.Code == wrongPassword, refused.Code == noDatabase:
 		return hint.Add(said, "store.url says as whom, with which password and for which database; pg_hba.conf of every server has to let this host in")
 	}
 	return said
 }
-
-// tamed is an error whose text may be shown, and which still is what it is.
-type tamed struct {
-	text string
-	error
-}
-
-func (t *tamed) Error() string { return t.text }
-
-func (t *tamed) Unwrap() error { return t.error }
-
-// GoString is the text as well.
-func (t *tamed) GoString() string { return t.text }
 
 // Read returns a document and its revision.
 func (s *Store) Read(ctx context.Context, name string) (data []byte, revision certstore.Revision, err error) {

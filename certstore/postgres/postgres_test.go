@@ -386,7 +386,7 @@ func TestALaterSchemaIsRefused(t *testing.T) {
 	require.NotErrorIs(t, err, certstore.ErrAway, "it is there")
 }
 
-// A database as maascert left it in November 2026 is read, locked and written for ever. The revision and the fence are that store's.
+// A database of the schema of November 2026 is read, locked and written for ever.
 func TestAGoldenDatabaseIsUsed(t *testing.T) {
 	server := postgrestest.Start(t)
 	address := server.Database("golden")

@@ -22,6 +22,7 @@ type face struct {
 	to      io.Writer
 	columns int // of the terminal; 0: there is none
 	isASCII bool
+	isProse bool // paragraphs, of which no line is indented but those of lists
 
 	mu   sync.Mutex
 	rest []byte // of a line that has not ended
@@ -34,6 +35,11 @@ func newFace(to io.Writer, columns int, environment func(string) string) io.Writ
 		return to
 	}
 	return f
+}
+
+// newProse is a face for paragraphs.
+func newProse(to io.Writer, columns int, environment func(string) string) io.Writer {
+	return &face{to: to, columns: columns, isASCII: !isUTF8(environment), isProse: true}
 }
 
 // isUTF8 tells whether the locale is; where none is set, as in a service, what reads the output is not known and takes it.
@@ -97,6 +103,9 @@ func (f *face) folded(line string) string {
 	}
 	indent := len(line) - len(strings.TrimLeft(line, " "))
 	hanging := indent + 2
+	if f.isProse && !strings.HasPrefix(line[indent:], "- ") {
+		hanging = indent
+	}
 	if column := len(inColumns.FindString(line)); column > 0 && column <= f.columns/2 {
 		hanging = column
 	}

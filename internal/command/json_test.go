@@ -81,7 +81,8 @@ func TestHowLongItTookIsCountedFromTheTelling(t *testing.T) {
 	s := startSite(t)
 	const slow = 300 * time.Millisecond
 	s.maas.Regions[1].Break(maastest.Fault{Slow: slow})
-	for _, args := range [][]string{{"renew", "--enable-tls"}, {"renew"}} {
+	var first float64
+	for round, args := range [][]string{{"renew", "--enable-tls"}, {"renew"}, {"renew", "--force"}} {
 		code, _, stderr := inSite(t, s, world.OS{}, args...)
 		require.Equal(t, exitOK, code, stderr)
 		text, err := os.ReadFile(filepath.Join(s.dir, "state", "public", "status.json"))
@@ -91,6 +92,17 @@ func TestHowLongItTookIsCountedFromTheTelling(t *testing.T) {
 		took := doc.Certificates[0].Targets[0].ConvergedSeconds
 		require.GreaterOrEqual(t, took, slow.Seconds())
 		require.Less(t, took, 60.0)
+		switch round {
+		case 0:
+			first = took
+		case 1:
+			require.Equal(t, first, took, "it is counted once")
+		default:
+			require.NotEqual(t, first, took, "another version has its own")
+		}
+		for _, e := range doc.Certificates[0].Targets[0].Endpoints {
+			require.Equal(t, took, e.ConvergedSeconds)
+		}
 	}
 }
 

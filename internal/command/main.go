@@ -49,11 +49,12 @@ const (
 )
 
 const exitCodes = `Exit codes:
-  0    as it should be, or made so
-  1    something could not be made so (renew), or needs attention (check, status, verify)
-  2    usage or configuration: nothing was tried
-  3    not now: another run holds the lock, the CA limits the rate, a back-off is in force
-  130  interrupted (SIGINT or SIGTERM)`
+
+    0    as it should be, or made so
+    1    something could not be made so (renew), or needs attention (check, status, verify)
+    2    usage or configuration: nothing was tried
+    3    not now: another run holds the lock, the CA limits the rate, a back-off is in force
+    130  interrupted (SIGINT or SIGTERM)`
 
 const exitCodesInShort = "Exit codes: 0 as it should be, 1 needs attention, 2 usage or configuration, 3 not now, 130 interrupted."
 
@@ -113,6 +114,10 @@ func (a *app) run(ctx context.Context, args []string) int {
 	a.complaints = newFace(a.stderr, cmp.Or(a.columns, columnsOf(a.stderr)), os.Getenv)
 	root := a.root()
 	root.SetArgs(args[1:])
+	if err := noCommand(root, args[1:]); err != nil {
+		a.complain(err)
+		return exitUsage
+	}
 	command, err := root.ExecuteContextC(ctx)
 	if command.Name() == monitorName {
 		return a.monitored(err)
@@ -171,7 +176,7 @@ const (
 
 // ownWords are those of the help instead of the library's.
 var ownWords = strings.NewReplacer("Global Flags:", "Options of every command:", "Flags:", "Options:", "Available Commands:", "Commands:", "[command]", "COMMAND",
-	"Additional help topics:", "More to read, after maascert help:", "{{rpad .CommandPath .CommandPathPadding}}", "{{rpad .Name .NamePadding}}")
+	"Additional help topics:", "More to read, with maascert help TOPIC:", "{{rpad .CommandPath .CommandPathPadding}}", "{{rpad .Name .NamePadding}}")
 
 // Tree are all commands, for whoever writes about them.
 func Tree() *cobra.Command { return newApp().root() }
@@ -208,7 +213,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.AddGroup(&cobra.Group{ID: looking, Title: "Commands that look and change nothing:"}, &cobra.Group{ID: acting, Title: "Commands that keep certificates alive:"},
 		&cobra.Group{ID: aside, Title: "Further commands:"})
-	root.SetHelpCommandGroupID(aside)
+	root.SetHelpCommand(a.helpCommand())
 	root.AddCommand(
 		a.statusCommand(), a.verifyCommand(), a.checkCommand(), a.monitorCommand(), a.showCommand(), a.historyCommand(), a.configCommand(),
 		a.renewCommand(), a.runCommand(), a.deployCommand(), a.rollbackCommand(), a.revokeCommand(), a.initCommand(), a.importCommand(), a.deleteCommand(),

@@ -1,13 +1,18 @@
 package command
 
 import (
+	"cmp"
 	"embed"
 	"fmt"
+	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"maascert/internal/hint"
 )
 
 // topicPages are the pages of the manual that belong to no command: on the web as they are, in the terminal after maascert help, and as
@@ -35,8 +40,10 @@ func (a *app) topics() []*cobra.Command {
 			Short: strings.ToLower(title[:1]) + title[1:], Long: inPlainText(text),
 		}
 		topic.SetHelpFunc(func(topic *cobra.Command, _ []string) {
+			prose := newProse(a.stdout, cmp.Or(a.columns, columnsOf(a.stdout)), os.Getenv)
+			fmt.Fprintf(prose, "%s\n\n", title)
 			for _, line := range strings.Split(topic.Long, "\n") {
-				to := a.words
+				to := prose
 				if strings.HasPrefix(line, codeIndent) {
 					to = a.stdout // as it is: it may be copied into a shell
 				}
@@ -49,6 +56,42 @@ func (a *app) topics() []*cobra.Command {
 }
 
 const codeIndent = "    "
+
+// helpCommand shows what a command does, or a topic.
+func (a *app) helpCommand() *cobra.Command {
+	return a.command(spec{
+		name: "help", args: "[COMMAND|TOPIC]", short: "what a command does, or a page of the manual", group: aside,
+		values: func(c *call) (names []string) {
+			of, _, err := c.command.Root().Find(c.Args)
+			if err != nil {
+				return nil
+			}
+			for _, below := range of.Commands() {
+				if below.IsAvailableCommand() || below.IsAdditionalHelpTopicCommand() {
+					names = append(names, below.Name())
+				}
+			}
+			return names
+		},
+		action: func(c *call) error {
+			of, rest, err := c.command.Root().Find(c.Args)
+			if err != nil || len(rest) > 0 {
+				return hint.Add(fmt.Errorf("help: there is no command and no topic %q", strings.Join(c.Args, " ")), "maascert --help lists them")
+			}
+			of.InitDefaultHelpFlag() // which a command has once it was run
+			return of.Help()
+		},
+	})
+}
+
+// noCommand refuses a topic in the place of a command: what runs maascert monitoring by mistake must not be told that all is well.
+func noCommand(root *cobra.Command, args []string) error {
+	topic, _, err := root.Find(args)
+	if err != nil || !topic.IsAdditionalHelpTopicCommand() || slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "--help" }) {
+		return nil
+	}
+	return hint.Add(fmt.Errorf("there is no command %q", topic.Name()), "it is a page of the manual: maascert help %s", topic.Name())
+}
 
 // markedLink is a link of Markdown. Those to files lead up to the root of the project first.
 var markedLink = regexp.MustCompile(`\[([^\]]*)\]\((?:\.\./)*([^)]*)\)`)

@@ -52,6 +52,11 @@ cat >/usr/local/bin/sudo <<'END'
 [ "$1" = -u ] && shift 2
 exec "$@"
 END
+cat >/usr/local/bin/sudoedit <<'END'
+#!/bin/sh
+text=$(cat)
+[ -z "$text" ] || printf '%s\n' "$text" >"$1"
+END
 cat >/usr/local/bin/systemctl <<'END'
 #!/bin/sh
 pid=/etc/maascert/.pid
@@ -116,7 +121,16 @@ var fences = regexp.MustCompile("(?ms)^( *)```(sh|yaml)\n(.*?)^ *```$")
 // indented by.
 func blocks(t *testing.T, language string) (all []string) {
 	t.Helper()
-	for _, file := range []string{"README.md", "internal/command/topics/monitoring.md", "internal/command/topics/hosts.md"} {
+	const pages = "internal/command/topics/"
+	inOrder := []string{"README.md", pages + "monitoring.md", pages + "hosts.md"}
+	others, err := filepath.Glob(filepath.Join("..", "..", pages, "*.md"))
+	require.NoError(t, err)
+	for _, file := range others {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.True(t, slices.Contains(inOrder, pages+filepath.Base(file)) || !strings.Contains(string(text), "```sh"), "%s has commands that are not run here", file)
+	}
+	for _, file := range inOrder {
 		text, err := os.ReadFile(filepath.Join("..", "..", file))
 		require.NoError(t, err)
 		for _, fence := range fences.FindAllStringSubmatch(string(text), -1) {
@@ -165,7 +179,7 @@ func TestTheREADMEWorks(t *testing.T) {
 
 	// What a person does beside what is typed, and which lines are for a MAAS that serves TLS already.
 	typed := map[string]string{
-		"createuser": "hunter2\nhunter2\n", "/etc/maascert/database.url": fmt.Sprintf("postgres://maascert:hunter2@%s:%d/maascert\n", database.Address, database.Port),
+		"createuser": "hunter2\nhunter2\n", "sudoedit /etc/maascert/database.url": fmt.Sprintf("postgres://maascert:hunter2@%s:%d/maascert\n", database.Address, database.Port),
 	}
 	ends := map[string]int{"# MAAS serves TLS already": 1}
 	for _, block := range shell[1:] {

@@ -17,8 +17,7 @@ import (
 // inBrackets is a name of the package itself in its comment.
 var inBrackets = regexp.MustCompile(`\[([A-Z]\w*(?:\.\w+)?)\]`)
 
-// The comment of each package says what it promises, or is so small that there is nothing to promise; the larger ones say where to start
-// reading, at a name that there is.
+// Each package has a comment. Those of larger ones say where to start reading, and what a comment names of its own package is there.
 func TestPackagesSayWhereToStart(t *testing.T) {
 	t.Parallel()
 	larger := 0

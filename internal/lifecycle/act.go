@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"math"
 	"time"
 
@@ -271,14 +272,18 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	now.Now, now.Record = p.Now().Round(0), record
 	left, _ := now.tries(TargetState{Name: name, Key: key, Endpoints: seen})
 	tried, watch := 0, &deployWatch{pass: p, target: name, version: version.Number}
+	var told time.Time // for the first time, by this run
 	outcome, err := maasconfig.Deploy(ctx, target, maasconfig.Deployment{
 		Bundle: version.Bundle, Previous: previous, Want: want, Trust: p.cert.Trust, Tries: left, Within: now.verifyTime(),
 		Known: func(endpoints []maasconfig.Endpoint) { NameVersions(endpoints, p.result.After.State.Known) },
-		Told:  watch.wasTold, Seen: watch.seen, Looked: watch.looked, Waiting: watch.waits,
-		BeforeTry: func() error {
-			if before.FirstTold.IsZero() {
-				before.FirstTold = p.Now().UTC()
+		Told: func() {
+			if told.IsZero() {
+				told = p.Now()
 			}
+			watch.wasTold()
+		},
+		Seen: watch.seen, Looked: watch.looked, Waiting: watch.waits,
+		BeforeTry: func() error {
 			err := p.update(ctx, func(r *certstore.Record) {
 				d := before
 				d.Tries, d.Told = before.Tries+tried+1, p.Now().UTC()
@@ -299,7 +304,19 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 		p.result.Told[name] = outcome.Telling
 		p.seen[name] = outcome.Endpoints
 	}
+	if serves := err == nil && maasconfig.Serving(outcome.Endpoints); serves && !told.IsZero() && before.Told.IsZero() && before.RolledBack == 0 {
+		before.Took = &certstore.Took{Version: version.Number, MS: p.Now().Sub(told).Milliseconds(), Endpoints: addressesOf(outcome.Endpoints)}
+	}
 	p.concludeDeploy(ctx, target, version, before, tried, outcome, err)
+}
+
+// addressesOf are those of endpoints, sorted.
+func addressesOf(endpoints []maasconfig.Endpoint) (all []string) {
+	for _, e := range endpoints {
+		all = append(all, e.Address)
+	}
+	slices.Sort(all)
+	return all
 }
 
 // countToday counts calls within a day, whatever they were for.

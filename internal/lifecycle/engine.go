@@ -948,15 +948,9 @@ func (p *pass) publish(bundle *certstore.Bundle) error {
 
 // verified remembers that every endpoint of a target serves a version.
 func (p *pass) verified(r *certstore.Record, key string, version int, endpoints []maasconfig.Endpoint) {
-	d, now := r.Deployments[key], p.Now().UTC()
-	if d.Verified != version {
-		d.TookMS = 0
-		if d.Version == version && !d.FirstTold.IsZero() {
-			d.TookMS = max(0, now.Sub(d.FirstTold).Milliseconds())
-		}
-	}
+	d := r.Deployments[key]
 	d.Verified, d.Version, d.Tries, d.Laggards, d.RolledBack, d.Since, d.Failure = version, version, 0, nil, 0, time.Time{}, nil
-	d.VerifiedAt, d.Port = now, commonPort(endpoints)
+	d.VerifiedAt, d.Port = p.Now().UTC(), commonPort(endpoints)
 	p.setDeployment(r, key, d)
 }
 

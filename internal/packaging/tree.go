@@ -156,11 +156,12 @@ func (b *build) putManPage(of *cobra.Command) error {
 	if of.IsAdditionalHelpTopicCommand() {
 		section, inWords = "7", asTopic
 	}
-	header := &doc.GenManHeader{Section: section, Manual: "maascert", Source: "maascert " + b.version, Date: &b.at}
+	header := &doc.GenManHeader{Section: section, Manual: "maascert", Source: "maascert " + released(b.version), Date: &b.at}
 	if err := doc.GenMan(of, header, &page); err != nil {
 		return err
 	}
-	failures := []error{b.putZipped(manPages+"/man"+section+"/"+strings.ReplaceAll(of.CommandPath(), " ", "-")+"."+section, inWords(page.Bytes(), of))}
+	words := seeAlso(inWords(page.Bytes(), of), of)
+	failures := []error{b.putZipped(manPages+"/man"+section+"/"+strings.ReplaceAll(of.CommandPath(), " ", "-")+"."+section, words)}
 	for _, below := range of.Commands() {
 		if below.IsAvailableCommand() || below.IsAdditionalHelpTopicCommand() {
 			failures = append(failures, b.putManPage(below))
@@ -190,10 +191,36 @@ func asInHelp(page []byte, of *cobra.Command) []byte {
 // notOfTopics are parts of a manual page that are about how a command is called.
 var notOfTopics = regexp.MustCompile(`(?s)\.SH SYNOPSIS.*?(\.SH DESCRIPTION)|\.SH OPTIONS.*?(\.SH SEE ALSO)`)
 
-// asTopic leaves out what a topic, which is no command, does not have.
+// asTopic leaves out what a topic, which is no command, does not have, and says where the examples are installed.
 func asTopic(page []byte, of *cobra.Command) []byte {
 	page = notOfTopics.ReplaceAll(page, []byte("$1$2"))
+	page = bytes.ReplaceAll(page, []byte("(examples/"), []byte("(/"+examples+"/"))
 	return bytes.ReplaceAll(page, []byte(of.Root().Name()+"(7)"), []byte(of.Root().Name()+"(8)"))
+}
+
+// seeAlso adds to the last section of a page, in which the library lists commands, what else there is to read: the configuration's page, and
+// to that of the program the topics.
+func seeAlso(page []byte, of *cobra.Command) []byte {
+	if of.HasParent() && !of.IsAdditionalHelpTopicCommand() {
+		return page
+	}
+	more := []string{"maascert.yaml(5)"}
+	for _, below := range of.Commands() {
+		if below.IsAdditionalHelpTopicCommand() {
+			more = append(more, fmt.Sprintf("%s-%s(7)", of.Name(), below.Name()))
+		}
+	}
+	page = bytes.TrimRight(page, "\n")
+	for _, name := range more {
+		page = fmt.Appendf(page, `, \fB%s\fP`, strings.ReplaceAll(name, "-", `\-`))
+	}
+	return append(page, '\n')
+}
+
+// released is a version without the commit that it was built from, which has no room at the foot of a page.
+func released(version string) string {
+	short, _, _ := strings.Cut(version, "~")
+	return short
 }
 
 // literal has roff show a text as it is.
@@ -201,7 +228,7 @@ var literal = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", `\(ga`
 
 func configurationPage(reference []byte, version string, at time.Time) []byte {
 	var page bytes.Buffer
-	fmt.Fprintf(&page, ".TH MAASCERT.YAML 5 %q %q maascert\n", at.Format("Jan 2006"), "maascert "+version)
+	fmt.Fprintf(&page, ".TH MAASCERT.YAML 5 %q %q maascert\n", at.Format("Jan 2006"), "maascert "+released(version))
 	page.WriteString(".SH NAME\nmaascert.yaml \\- configuration of maascert\n")
 	page.WriteString(".SH DESCRIPTION\n/etc/maascert/maascert.yaml says which certificates there are, where they come from, and who serves them.\n" +
 		".BR maascert\\-init (8)\nwrites one,\n.BR maascert\\-config\\-test (8)\nchecks it. This is every key, with what it is for; what is left out is as said here.\n.SH KEYS\n.nf\n")

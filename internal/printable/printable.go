@@ -56,6 +56,24 @@ func Text(text string) string { return Line(text, Sentence) }
 // Error is an error's text as one printable line of a sentence's length.
 func Error(err error) string { return Text(err.Error()) }
 
+// Tamed is an error whose text may be shown, and which still is what it is.
+type Tamed struct {
+	Text string
+	Err  error
+}
+
+// Tame is an error whose text is that of Error.
+func Tame(err error) error { return &Tamed{Error(err), err} }
+
+// Error is the text that may be shown.
+func (t *Tamed) Error() string { return t.Text }
+
+// GoString is the same.
+func (t *Tamed) GoString() string { return t.Text }
+
+// Unwrap is what it is.
+func (t *Tamed) Unwrap() error { return t.Err }
+
 // Time is a moment for people, to the minute.
 func Time(t time.Time) string {
 	if t.IsZero() {

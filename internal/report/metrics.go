@@ -115,8 +115,8 @@ func (b *Board) Collect(metrics chan<- prometheus.Metric) {
 			for _, e := range target.Endpoints {
 				set(match, number(e.isMatch()), cert.Name, target.Name, e.Address)
 				at(served, e.NotAfter, cert.Name, target.Name, e.Address)
-				if target.ConvergedSeconds > 0 && e.isMatch() {
-					set(converged, target.ConvergedSeconds, cert.Name, target.Name, e.Address)
+				if e.ConvergedSeconds > 0 && e.isMatch() {
+					set(converged, e.ConvergedSeconds, cert.Name, target.Name, e.Address)
 				}
 			}
 		}

@@ -24,7 +24,8 @@ func TestMetrics(t *testing.T) {
 	b.Show(Public{Node: "region1", At: at(1000), OK: true, Certificates: []PublicCertificate{{
 		Name: "maas", State: "due", NotBefore: at(1), NotAfter: at(2), RenewAt: at(3), Failures: 4, LastAttempt: at(5),
 		Targets: []Target{{Name: "maas", ConvergedSeconds: 1.5, Endpoints: []Endpoint{
-			{Address: "10.0.0.1:5443", State: "match", Chain: "complete", NotAfter: at(2)}, {Address: "10.0.0.2:5443", State: "match", Chain: "incomplete", NotAfter: at(2)}, {Address: "10.0.0.3:5443", State: "unknown"},
+			{Address: "10.0.0.1:5443", State: "match", Chain: "complete", NotAfter: at(2), ConvergedSeconds: 1.5},
+			{Address: "10.0.0.2:5443", State: "match", Chain: "incomplete", NotAfter: at(2), ConvergedSeconds: 1.5}, {Address: "10.0.0.3:5443", State: "unknown"},
 		}}},
 	}}})
 	require.NoError(t, testutil.CollectAndCompare(b, strings.NewReader(`

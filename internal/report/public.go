@@ -98,7 +98,13 @@ func (p *Public) Add(cert lifecycle.Certificate, r lifecycle.Result, roots strin
 	attempt, success := v.State.Orders()
 	one.LastAttempt, one.LastSuccess = Time{attempt}, Time{success}
 	for i, t := range v.State.Targets {
-		one.Targets[i].ConvergedSeconds = v.State.Converged(t).Seconds()
+		took, endpoints := v.State.Converged(t)
+		one.Targets[i].ConvergedSeconds = took.Seconds()
+		for j, e := range one.Targets[i].Endpoints {
+			if slices.Contains(endpoints, e.Address) {
+				one.Targets[i].Endpoints[j].ConvergedSeconds = took.Seconds()
+			}
+		}
 	}
 	for i := range one.Targets {
 		for j := range one.Targets[i].Endpoints {

@@ -105,7 +105,7 @@ type Target struct {
 	Type        string     `json:"type"`
 	Endpoints   []Endpoint `json:"endpoints"`
 
-	// ConvergedSeconds is how long after it was first told of the version in use every endpoint was seen to serve it; 0 while that is not known.
+	// ConvergedSeconds is how long after it was first told of the version in use every endpoint was seen to serve it; 0 where no run saw both.
 	ConvergedSeconds float64 `json:"converged_seconds,omitempty"`
 }
 
@@ -132,6 +132,9 @@ type Endpoint struct {
 	Error       string `json:"error"`
 	Version     *int   `json:"version"` // ours that is served, else null
 	Issuer      string `json:"issuer"`
+
+	// ConvergedSeconds is the target's, where the endpoint was one of those; 0 where it is not known.
+	ConvergedSeconds float64 `json:"converged_seconds,omitempty"`
 
 	words  string
 	isGood bool // it serves the version in use as it should

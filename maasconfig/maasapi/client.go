@@ -27,6 +27,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/internal/hint"
+	"maascert/internal/printable"
 	"maascert/internal/world"
 )
 
@@ -236,5 +237,5 @@ func (c *Client) named(err error) error {
 	if errors.Is(err, errUnreachable) && strings.HasPrefix(c.config.URL, "https:") {
 		err = hint.Add(err, "does MAAS serve TLS already? With maas.api.url %s its plain port is asked, which leads to TLS when there is any", UsualURL)
 	}
-	return fmt.Errorf("MAAS's API at %s: %w", c.config.URL, err)
+	return printable.Tame(fmt.Errorf("MAAS's API at %s: %w", c.config.URL, err))
 }

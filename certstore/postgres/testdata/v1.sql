@@ -1,4 +1,4 @@
--- A store as maascert made and left it in November 2026. It is read for ever, and never changed.
+-- A store of the schema of November 2026, with made-up documents. It is read for ever, and this file is never changed.
 create schema maascert;
 create table maascert.document (name text primary key, revision text not null, data bytea not null);
 create table maascert.fence (lock text primary key, token text not null, node text not null default '', pid integer not null default 0,
