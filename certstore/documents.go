@@ -365,12 +365,12 @@ type Deployment struct {
 	Regions  map[string]string    `json:"regions,omitempty"`  // where MAAS's regions answered last, by MAAS's number of each
 	Unlisted map[string]time.Time `json:"unlisted,omitempty"` // of them, those that MAAS does not list any more: since when
 
-	Version    int               `json:"version"`             // the one being brought there
-	Tries      int               `json:"calls"`               // of config-tls, for this version and these laggards
-	Laggards   map[string]string `json:"laggards"`            // endpoint to what it answered instead
-	Since      time.Time         `json:"since,omitzero"`      // when it was first told in vain
-	Told       time.Time         `json:"told,omitzero"`       // when it was told last
-	RolledBack int               `json:"rolled_back"`         // how often the pair before it was put back
+	Version    int               `json:"version"`        // the one being brought there
+	Tries      int               `json:"calls"`          // of config-tls, for this version and these laggards
+	Laggards   map[string]string `json:"laggards"`       // endpoint to what it answered instead
+	Since      time.Time         `json:"since,omitzero"` // when it was first told in vain
+	Told       time.Time         `json:"told,omitzero"`  // when it was told last
+	RolledBack int               `json:"rolled_back"`    // how often the pair before it was put back
 
 	Failure *Attempt `json:"failure,omitempty"` // what failed there last with this version; nil: nothing since
 

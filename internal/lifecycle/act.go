@@ -6,8 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"math"
+	"slices"
 	"time"
 
 	"maascert/acme"
