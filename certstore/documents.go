@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"maascert/internal/hint"
@@ -685,18 +686,67 @@ func encode(name string, doc any) ([]byte, error) {
 // unknown holds the fields of a JSON object that this maascert does not know, so that they survive a rewrite.
 type unknown struct{ fields map[string]json.RawMessage }
 
+// take takes the fields of an object that the type of known does not have. The object was decoded before, so it is valid.
 func (u *unknown) take(data []byte, known any) error {
+	names := fieldNames(reflect.TypeOf(known))
+	u.fields = nil
+	if !hasOthers(data, names) {
+		return nil
+	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil {
 		return err
 	}
-	shape := reflect.TypeOf(known)
-	for field := range shape.Fields() {
-		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+	for name := range names {
 		delete(fields, name)
 	}
 	u.fields = fields
 	return nil
+}
+
+// namesByType are those of the fields of types, which are the same for ever.
+var namesByType sync.Map
+
+func fieldNames(of reflect.Type) map[string]bool {
+	if names, isKnown := namesByType.Load(of); isKnown {
+		return names.(map[string]bool)
+	}
+	names := map[string]bool{}
+	for field := range of.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		names[name] = true
+	}
+	namesByType.Store(of, names)
+	return names
+}
+
+// hasOthers tells whether a valid object may have fields of other names. Nearly none has, and to look is much faster than to decode
+// what is inside once more; a name that is written with escapes counts as another one.
+func hasOthers(data []byte, names map[string]bool) bool {
+	depth, text := 0, -1 // how deep in objects and lists; where the string began that is being read
+	isName := false      // the next string is a name of the outermost object
+	for at := 0; at < len(data); at++ {
+		switch c := data[at]; {
+		case text >= 0 && c == '\\':
+			at++
+		case text >= 0 && c == '"':
+			if isName && !names[string(data[text:at])] {
+				return true
+			}
+			isName, text = false, -1
+		case text >= 0:
+		case c == '"':
+			text = at + 1
+		case c == '{' || c == '[':
+			depth++
+			isName = depth == 1
+		case c == '}' || c == ']':
+			depth--
+		case c == ',':
+			isName = depth == 1
+		}
+	}
+	return false
 }
 
 func (u unknown) add(data []byte, err error) ([]byte, error) {
