@@ -42,7 +42,7 @@ func (a *app) topics() []*cobra.Command {
 		topic.SetHelpFunc(func(topic *cobra.Command, _ []string) {
 			prose := newProse(a.stdout, cmp.Or(a.columns, columnsOf(a.stdout)), os.Getenv)
 			fmt.Fprintf(prose, "%s\n\n", title)
-			for _, line := range strings.Split(topic.Long, "\n") {
+			for line := range strings.SplitSeq(topic.Long, "\n") {
 				to := prose
 				if strings.HasPrefix(line, codeIndent) {
 					to = a.stdout // as it is: it may be copied into a shell
@@ -100,7 +100,7 @@ var markedLink = regexp.MustCompile(`\[([^\]]*)\]\((?:\.\./)*([^)]*)\)`)
 func inPlainText(markdown string) string {
 	var lines []string
 	isCode := false
-	for _, line := range strings.Split(strings.TrimSpace(markdown), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(markdown), "\n") {
 		switch {
 		case strings.HasPrefix(line, "```"):
 			isCode = !isCode
