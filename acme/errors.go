@@ -113,9 +113,12 @@ func triesOf(op string) int {
 // longestPause is the longest Retry-After that is waited out within a run; a longer one is remembered instead.
 const longestPause = 30 * time.Second
 
-// tame has an error whose text came from outside shown in one line of bounded length.
+// unanswered is the error of a request to which the CA gave no answer. Other servers' errors are tamed as well, and are none of the CA's.
+type unanswered struct{ printable.Tamed }
+
+// tame has such an error shown in one line of bounded length.
 func tame(op string, err error) error {
-	return &printable.Tamed{Text: op + ": " + printable.Phrase(err.Error()), Err: err}
+	return &unanswered{printable.Tamed{Text: op + ": " + printable.Phrase(err.Error()), Err: err}}
 }
 
 // noNonce is go-jose's error for a nonce that could not be had, which hides the reason.
@@ -245,7 +248,7 @@ func IsOutage(err error) bool {
 	}
 	var dialled *net.OpError
 	var looked *net.DNSError
-	if _, ok := errors.AsType[*printable.Tamed](err); !ok {
+	if _, ok := errors.AsType[*unanswered](err); !ok {
 		return false
 	}
 	return errors.As(err, &looked) || errors.As(err, &dialled) && dialled.Op == "dial" || isBroken(err)

@@ -114,11 +114,10 @@ func (a *app) run(ctx context.Context, args []string) int {
 	a.complaints = newFace(a.stderr, cmp.Or(a.columns, columnsOf(a.stderr)), os.Getenv)
 	root := a.root()
 	root.SetArgs(args[1:])
-	if err := noCommand(root, args[1:]); err != nil {
-		a.complain(err)
-		return exitUsage
+	command, err := root, noCommand(root, args[1:])
+	if err == nil {
+		command, err = root.ExecuteContextC(ctx)
 	}
-	command, err := root.ExecuteContextC(ctx)
 	if command.Name() == monitorName {
 		return a.monitored(err)
 	}

@@ -405,8 +405,10 @@ func (s *soak) happen(now time.Time) time.Time {
 	s.lead()
 	s.sample(now)
 	if now.After(s.end) && !s.isOver || s.failure != "" {
+		if !s.isOver {
+			s.memories = append(s.memories, s.memory())
+		}
 		s.isOver = true
-		s.memories = append(s.memories, s.memory())
 		for _, h := range s.hosts {
 			h.stop()
 		}
@@ -725,8 +727,8 @@ func (s *soak) live() {
 		s.end.Sub(s.begun), s.lifetime, time.Since(began).Round(time.Second), s.renewed, s.passes.Load(), s.skipped, s.happened, len(s.expired), s.tellings)
 	t.Logf("at most in the first half, in %d looks: %v", s.samples, s.most)
 	t.Logf("at least at the end, in %d looks: %v", s.looks, s.least)
-	for i, when := range []string{"after a quarter", "at the end"}[:len(s.memories)] {
-		t.Logf("memory in use %s: %.1f MiB", when, float64(s.memories[i])/(1<<20))
+	for _, bytes := range s.memories {
+		t.Logf("memory in use: %.1f MiB", float64(bytes)/(1<<20))
 	}
 	require.Empty(t, s.failure)
 	require.Greater(t, s.renewed, int(s.end.Sub(s.begun)/s.lifetime), "at least once in each lifetime")

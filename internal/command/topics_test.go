@@ -81,6 +81,12 @@ func TestThereIsNoSuchHelp(t *testing.T) {
 		a.stderr = &stderr
 		require.Equal(t, exitUsage, a.run(t.Context(), append([]string{"maascert"}, strings.Fields(args)...)))
 		require.Contains(t, stderr.String(), want)
+
+		var stdout strings.Builder
+		a = testApp(world.OS{})
+		a.stdout = &stdout
+		require.Equal(t, exitUsage, a.run(t.Context(), append([]string{"maascert"}, append(strings.Fields(args), "--json")...)))
+		require.Contains(t, stdout.String(), `"schema": 1`, "who wants a document gets one: %s", args)
 	}
 }
 

@@ -304,8 +304,10 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 		p.result.Told[name] = outcome.Telling
 		p.seen[name] = outcome.Endpoints
 	}
-	if serves := err == nil && maasconfig.Serving(outcome.Endpoints); serves && !told.IsZero() && before.Told.IsZero() && before.RolledBack == 0 {
-		before.Took = &certstore.Took{Version: version.Number, MS: p.Now().Sub(told).Milliseconds(), Endpoints: addressesOf(outcome.Endpoints)}
+	isFirst := !told.IsZero() && before.Told.IsZero() && before.RolledBack == 0
+	// A clock that was set back meanwhile tells nothing.
+	if took := p.Now().Sub(told); isFirst && took >= 0 && err == nil && maasconfig.Serving(outcome.Endpoints) {
+		before.Took = &certstore.Took{Version: version.Number, MS: took.Milliseconds(), Endpoints: addressesOf(outcome.Endpoints)}
 	}
 	p.concludeDeploy(ctx, target, version, before, tried, outcome, err)
 }

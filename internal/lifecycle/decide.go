@@ -517,14 +517,14 @@ func (s State) Orders() (attempt, success time.Time) {
 	return attempt, success
 }
 
-// Converged is how long after a target was first told of the version in use every endpoint that there was was seen to serve it, and which those
+// Converged is how long after a target was first told of the version in use all of its endpoints were seen to serve it, and which endpoints those
 // were; 0 where no run saw both.
 func (s State) Converged(t TargetState) (took time.Duration, endpoints []string) {
 	d := s.Record.Deployments[t.key()]
 	if s.Current == nil || d.Took == nil || d.Took.Version != s.Current.Number {
 		return 0, nil
 	}
-	return max(0, time.Duration(d.Took.MS)*time.Millisecond), d.Took.Endpoints
+	return time.Duration(d.Took.MS) * time.Millisecond, d.Took.Endpoints
 }
 
 // WasTold tells whether a target was ever told of a certificate of ours, or seen to serve one.

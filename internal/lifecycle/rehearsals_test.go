@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/lifecycle"
+	"maascert/internal/printable"
 	"maascert/notify"
 )
 
@@ -350,6 +352,7 @@ func TestARenewalEndsARehearsalThatFailed(t *testing.T) {
 func TestOutages(t *testing.T) {
 	t.Parallel()
 	require.True(t, acme.IsOutage(outage()))
+	require.False(t, acme.IsOutage(printable.Tame(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED})), "another server's")
 	require.True(t, acme.IsOutage(&acme.Error{Status: 500}))
 	require.True(t, acme.IsOutage(&acme.Error{Type: "rateLimited", Status: 429}))
 	require.False(t, acme.IsOutage(&acme.Error{Type: "unauthorized", Status: 403}))
