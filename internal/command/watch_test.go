@@ -222,11 +222,7 @@ func TestFramesAreWholeLines(t *testing.T) {
 	require.NoError(t, err)
 	_, err = f.Write([]byte(strings.Repeat("\x1b[32ma\x1b[0m", 30) + "\nb\n"))
 	require.NoError(t, err)
-	text := make([]byte, 1000)
-	require.NoError(t, program.Close())
-	n, err := io.ReadAtLeast(terminal, text, 100)
-	require.NoError(t, err)
-	require.Equal(t, []string{strings.Repeat("a", 20), "b"}, shownAt(t, text[:n], 80, 24))
+	require.Equal(t, []string{strings.Repeat("a", 20), "b"}, shownAt(t, readUntil(t, terminal, "b\r\n"), 80, 24))
 
 	low, end, err := pty.Open()
 	require.NoError(t, err)
@@ -238,11 +234,25 @@ func TestFramesAreWholeLines(t *testing.T) {
 		_, err = f.Write([]byte(strings.Repeat("\x1b[A\x1b[K", ups) + fmt.Sprintf("drawing %d\n", ups)))
 		require.NoError(t, err)
 	}
-	n, err = low.Read(text)
+	_, err = io.WriteString(end, "that is all")
 	require.NoError(t, err)
-	require.Contains(t, string(text[:n]), "drawing 9")
-	require.NotContains(t, string(text[:n]), "drawing 10")
-	require.NotContains(t, string(text[:n]), "drawing 3")
+	shown := string(readUntil(t, low, "that is all"))
+	require.Contains(t, shown, "drawing 9")
+	require.NotContains(t, shown, "drawing 10")
+	require.NotContains(t, shown, "drawing 3")
+}
+
+// readUntil reads what a terminal was given, which may come in pieces, until it ends with the words.
+func readUntil(t *testing.T, terminal *os.File, words string) []byte {
+	t.Helper()
+	require.NoError(t, terminal.SetReadDeadline(time.Now().Add(time.Minute)))
+	var all []byte
+	for piece := make([]byte, 100); !bytes.HasSuffix(all, []byte(words)); {
+		n, err := terminal.Read(piece)
+		require.NoError(t, err, "%q", all)
+		all = append(all, piece[:n]...)
+	}
+	return all
 }
 
 // A terminal that takes nothing holds up no pass, and its end only for a moment.
