@@ -68,6 +68,9 @@ type Config struct {
 	Reach  world.Dial                                     // to whoever answers challenges; nil: the network
 	Now    func() time.Time                               // nil: the system's clock
 	NewKey func(certstore.KeyType) (crypto.Signer, error) // nil: KeyType.Generate
+
+	// Sleep is between two requests about the same; nil: world.Sleep.
+	Sleep func(context.Context, time.Duration) error
 }
 
 // Client talks to one CA with one account. It is safe for concurrent use.
@@ -105,6 +108,9 @@ type cachedDirectory struct {
 func New(config Config) *Client {
 	if config.Now == nil {
 		config.Now = time.Now
+	}
+	if config.Sleep == nil {
+		config.Sleep = world.Sleep
 	}
 	if config.NewKey == nil {
 		config.NewKey = certstore.KeyType.Generate

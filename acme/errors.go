@@ -17,7 +17,6 @@ import (
 	"maascert/acme/challenge"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
-	"maascert/internal/world"
 )
 
 // Error is a CA's refusal: a problem document (RFC 8555 section 6.7), or another answer than the one asked for.
@@ -93,7 +92,7 @@ func call[T any](s *session, op string, ask func() (T, error)) (T, error) {
 			nonces++
 		case tries < triesOf(op) && isTransient(err) && time.Until(retryAfter(err)) < longestPause:
 			tries++
-			if err := world.Sleep(s.ctx, max(pause, time.Until(retryAfter(err)))); err != nil {
+			if err := s.config.Sleep(s.ctx, max(pause, time.Until(retryAfter(err)))); err != nil {
 				return got, err
 			}
 			pause *= 2

@@ -22,7 +22,6 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/printable"
-	"maascert/internal/world"
 )
 
 // Request describes the certificate to obtain.
@@ -533,7 +532,7 @@ func (o *order) judged(ctx context.Context, t *task) error {
 	deadline := time.Now().Add(validationTime)
 	for pause := firstLook; ; pause = min(pause*8/5, patientLook) {
 		wait, _ := o.wire.wait(t.url)
-		if err := world.Sleep(ctx, min(max(wait, pause), validationTime)); err != nil {
+		if err := o.config.Sleep(ctx, min(max(wait, pause), validationTime)); err != nil {
 			return err
 		}
 		authorization, err := o.authorization(t.url)
@@ -675,7 +674,7 @@ func (o *order) answerChallenge(ctx context.Context, t *task) error {
 		if challenge.Status == lego.StatusInvalid || try == challengeTries {
 			return validationHint(failedValidation(t.asked, challenge.Error), t.solver)
 		}
-		if err := world.Sleep(ctx, challengePause); err != nil {
+		if err := o.config.Sleep(ctx, challengePause); err != nil {
 			return err
 		}
 	}
@@ -746,10 +745,10 @@ func (o *order) pause() error {
 	}
 	if wait, ok := o.wire.wait(o.url); ok {
 		// No time, or one that is past by our clock, is no leave to ask without a pause.
-		return world.Sleep(o.ctx, min(max(wait, o.pauses), validationTime))
+		return o.config.Sleep(o.ctx, min(max(wait, o.pauses), validationTime))
 	}
 	// While the last answer came here and the next question goes there the CA has its time as well.
-	return world.Sleep(o.ctx, max(0, o.pauses-o.wire.trip()))
+	return o.config.Sleep(o.ctx, max(0, o.pauses-o.wire.trip()))
 }
 
 func (o *order) look() error {
@@ -864,7 +863,7 @@ func (o *order) download(key crypto.Signer) (*certstore.Bundle, error) {
 		if try == downloadTries || !errors.As(err, &answered) || answered.Status != 404 {
 			return nil, err
 		}
-		if err := world.Sleep(o.ctx, time.Duration(try)*longestLook); err != nil {
+		if err := o.config.Sleep(o.ctx, time.Duration(try)*longestLook); err != nil {
 			return nil, err
 		}
 	}

@@ -603,8 +603,12 @@ func (h *soakHost) stop() {
 	delete(h.time.until, name)
 }
 
+// longestSleep is how long a daemon that is at work sleeps between two requests to the CA about the same.
+const longestSleep = 10 * time.Millisecond
+
 func (h *soakHost) run(ctx context.Context, name string) {
 	a := testApp(worldtest.Elsewhere{FS: world.OS{}, Root: h.root, Kept: []string{os.TempDir()}})
+	a.sleep = func(ctx context.Context, d time.Duration) error { return world.Sleep(ctx, min(d, longestSleep)) }
 	a.now, a.reach, a.log, a.chat, a.listening = h.time.Now, port80(strconv.Itoa(h.port)), slog.New(slog.DiscardHandler), nil, nil
 	read, err := config.Load(h.config, a.types)
 	if err != nil {

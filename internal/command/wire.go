@@ -42,6 +42,7 @@ type assembly struct {
 	observe   func(host string, status int) // requests to CAs; nil: nobody does
 	maas      deployment
 	now       func() time.Time
+	sleep     func(context.Context, time.Duration) error // between two requests to a CA about the same
 	log       *slog.Logger
 	runner    world.Runner
 	dial      world.Dial
@@ -55,7 +56,7 @@ type assembly struct {
 
 // assemble puts the real parts together. It touches nothing yet.
 func (a *app) assemble(config *config.Config) *assembly {
-	p := &assembly{config: config, fsys: a.fsys, dial: a.dial, reach: a.reach, observe: a.observe, now: a.now, log: a.log, runner: a.runner(), listening: a.listening, store: a.openStore(config)}
+	p := &assembly{config: config, fsys: a.fsys, dial: a.dial, reach: a.reach, observe: a.observe, now: a.now, sleep: a.sleep, log: a.log, runner: a.runner(), listening: a.listening, store: a.openStore(config)}
 	p.maas = p.deployment(p.runner, a.dial)
 	p.clients, p.solvers = map[string]*acme.Client{}, p.newSolvers()
 	for name, issuer := range config.Issuers {
@@ -218,7 +219,7 @@ func (p *assembly) acme(issuer config.Issuer, store certstore.Store, known *solv
 	return acme.Config{
 		Directory: issuer.Directory, Roots: issuer.Roots(), IssuerRoots: issuer.IssuerRoots(), Dial: p.dial, Email: issuer.Email, AcceptTerms: issuer.AcceptTerms,
 		External: issuer.External(), Profile: issuer.Profile, PreferredChain: issuer.PreferredChain,
-		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach, Observe: p.observe, Log: p.log, Now: p.now,
+		UserAgent: "maascert/" + version(), Store: store, Resolvers: p.config.Resolvers, Reach: p.reach, Observe: p.observe, Log: p.log, Now: p.now, Sleep: p.sleep,
 		Solve:  func(name string) challenge.Solver { return known.solver(issuer.ChallengeFor(name)) },
 		Around: func(name string) *challenge.Hooks { return known.around(issuer.ChallengeFor(name)) },
 	}
