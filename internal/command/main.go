@@ -91,7 +91,7 @@ type app struct {
 	chat           []string                      // the program that sends chat messages
 	now            func() time.Time
 	sleep          func(context.Context, time.Duration) error // between two requests to a CA about the same; nil: world.Sleep
-	listening      func(port int) []world.Listening // who takes connections on this host; nil: nobody knows
+	listening      func(port int) []world.Listening           // who takes connections on this host; nil: nobody knows
 	log            *slog.Logger
 
 	isQuiet   bool  // only what is wrong is to be printed
