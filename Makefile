@@ -106,7 +106,7 @@ allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, wh
 
 # What CI runs after the README's own commands: steps that compute, and beside them steps that most of the time wait.
 COMPUTING := lint race lives fuzz allproviders
-WAITING := rules faults hostile browser soak-short e2e
+WAITING := rules hostile browser soak-short e2e faults
 check: $(COMPUTING) $(WAITING) ## what CI runs after the README's own commands
 
 steps: # those of check, in two lines, for whoever runs the two kinds beside each other
