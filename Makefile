@@ -104,7 +104,8 @@ allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, wh
 	cd examples/allproviders && go vet ./... && go test ./...
 	cd examples/allproviders && CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(CURDIR)/bin/maascert-allproviders .
 
-# What CI runs after the README's own commands: steps that compute, and beside them steps that most of the time wait.
+# What CI runs after the README's own commands: steps that compute, and beside them steps that most of the time wait. Of these faults is the last,
+# because it computes as well: the tests that measure time are over then.
 COMPUTING := lint race lives fuzz allproviders
 WAITING := rules hostile browser soak-short e2e faults
 check: $(COMPUTING) $(WAITING) ## what CI runs after the README's own commands

@@ -83,7 +83,6 @@ func TestHowLongItTookIsCountedFromTheTelling(t *testing.T) {
 	const slow = 300 * time.Millisecond
 	s.maas.Regions[1].Break(maastest.Fault{Slow: slow})
 	var first float64
-	store := certstore.NewFileStore(world.OS{}, filepath.Join(s.dir, "state", "store"))
 	for round, args := range [][]string{{"renew", "--enable-tls"}, {"renew"}, {"renew", "--force"}} {
 		code, _, stderr := inSite(t, s, world.OS{}, args...)
 		require.Equal(t, exitOK, code, stderr)
@@ -94,7 +93,7 @@ func TestHowLongItTookIsCountedFromTheTelling(t *testing.T) {
 		took := doc.Certificates[0].Targets[0].ConvergedSeconds
 		require.GreaterOrEqual(t, took, slow.Seconds())
 		require.Less(t, took, 60.0)
-		record, _, err := certstore.LoadRecord(t.Context(), store, "maas")
+		record, _, err := certstore.LoadRecord(t.Context(), storeOf(s), "maas")
 		require.NoError(t, err)
 		require.Equal(t, record.Current, record.Deployments["maas"].Took.Version, "each version has its own")
 		switch round {
