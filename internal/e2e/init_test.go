@@ -259,9 +259,8 @@ func (h *regionHost) init(ca realCA, isPlain bool) {
 	s.answer("How is the CA to see that the names are ours?", "1", "")
 	s.agree("Write that to /etc/maascert/maascert.yaml?")
 	s.agree("Rehearse the first renewal?")
+	<-s.closed
 	_ = cmd.Wait()
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	require.Zero(h, cmd.ProcessState.ExitCode(), s.said.String())
 	require.Contains(h, s.said.String(), "the CA proved every name and issued nothing")
 	require.Contains(h, s.said.String(), "systemctl enable --now maascert")
@@ -280,7 +279,7 @@ func (h *regionHost) ask(isPlain bool, options ...string) (*exec.Cmd, *screen) {
 	cmd.Env = append(slices.Clone(h.env), term, "NO_COLOR=")
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 50, Cols: 120})
 	require.NoError(h, err)
-	s := &screen{T: h.T, terminal: terminal, isPlain: isPlain}
+	s := &screen{T: h.T, terminal: terminal, isPlain: isPlain, closed: make(chan struct{})}
 	go s.read()
 	return cmd, s
 }
@@ -306,6 +305,7 @@ func (h *regionHost) givesUp(ca realCA) {
 		}
 		s.wait(row.question)
 		s.write(row.answer)
+		<-s.closed
 		_ = cmd.Wait()
 		require.Equal(h, row.code, cmd.ProcessState.ExitCode())
 		require.Empty(h, h.must("ls /etc/maascert"))
@@ -318,12 +318,14 @@ type screen struct {
 	*testing.T
 	terminal *os.File
 	isPlain  bool
+	closed   chan struct{} // closed once all was read that the program wrote: a terminal keeps it beyond the program's end
 	mu       sync.Mutex
 	said     strings.Builder
 	seen     int // how much of it was answered
 }
 
 func (s *screen) read() {
+	defer close(s.closed)
 	buffer := make([]byte, 4096)
 	for {
 		n, err := s.terminal.Read(buffer)
