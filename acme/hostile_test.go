@@ -326,7 +326,12 @@ func TestS5ManyNamesAreValidatedFromOneAddress(t *testing.T) {
 	isTime := make(chan struct{})
 	come := sync.OnceFunc(func() { close(isTime) })
 	t.Cleanup(come)
-	ca.DNS.OnAsked(func(string) { <-isTime })
+	ca.DNS.OnAsked(func(string) {
+		select {
+		case <-isTime:
+		case <-time.After(time.Second): // on a busy machine not all have come, and who asks waits for two seconds
+		}
+	})
 	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		next.ServeHTTP(w, r)
 		if strings.Contains(r.URL.Path, acmetest.Challenge) && ca.Count(acmetest.Challenge) == 60 {
