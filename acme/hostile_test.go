@@ -29,6 +29,7 @@ import (
 	"maascert/certstore"
 	"maascert/certstore/certtest"
 	"maascert/internal/hint"
+	"maascert/internal/loopback"
 )
 
 // leftBehind makes a run that is killed when it has finalized its order, and returns the order that it saved.
@@ -319,27 +320,48 @@ func TestS5HeldConnectionsDoNotStarveTheAnswer(t *testing.T) {
 	}
 }
 
-// S5: a CA that validates many names at the same moment comes from one address, and so does all that comes through a proxy.
+// S5: a CA that validates many names at the same moment comes from one address, and so does all that comes through a proxy: here one that
+// lets nothing through before all is there, for which the CA waits longer than for its resolver.
 func TestS5ManyNamesAreValidatedFromOneAddress(t *testing.T) {
 	t.Parallel()
+	const many = 60
 	ca := acmetest.New(t, acmetest.Options{})
+	front, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(ca.HTTPPort))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = front.Close() })
+	port, err := loopback.Port()
+	require.NoError(t, err)
+	behind := "127.0.0.1:" + strconv.Itoa(port)
 	isTime := make(chan struct{})
 	come := sync.OnceFunc(func() { close(isTime) })
 	t.Cleanup(come)
-	ca.DNS.OnAsked(func(string) {
-		select {
-		case <-isTime:
-		case <-time.After(time.Second): // on a busy machine not all have come, and who asks waits for two seconds
-		}
-	})
-	ca.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		next.ServeHTTP(w, r)
-		if strings.Contains(r.URL.Path, acmetest.Challenge) && ca.Count(acmetest.Challenge) == 60 {
+	var came atomic.Int32
+	pass := func(outer net.Conn) {
+		defer outer.Close()
+		if came.Add(1) == many {
 			come()
 		}
-	})
-	_, err := client(t, ca).Obtain(t.Context(), request(names(60)...))
+		<-isTime
+		inner, err := net.Dial("tcp", behind)
+		if err != nil {
+			return // and the CA says what it missed
+		}
+		defer inner.Close()
+		go func() { _, _ = io.Copy(inner, outer) }()
+		_, _ = io.Copy(outer, inner)
+	}
+	go func() {
+		for {
+			outer, err := front.Accept()
+			if err != nil {
+				return
+			}
+			go pass(outer)
+		}
+	}()
+	_, err = client(t, ca, func(c *acme.Config) { c.Solve = always(&challenge.Responder{Address: behind}) }).Obtain(t.Context(), request(names(many)...))
 	require.NoError(t, err)
+	require.GreaterOrEqual(t, came.Load(), int32(many))
 }
 
 // S1: what a CA names for later is a bounded https URL, or it is refused; nothing of it is stored.

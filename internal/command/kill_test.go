@@ -213,7 +213,7 @@ func interrupted(t *testing.T) {
 					next.ServeHTTP(w, r)
 				})
 			}, func(s *site) bool {
-				return s.ca.Count(acmetest.Challenge) == 2 // of both names: one on its way would be answered later, when nobody is here to be validated
+				return s.ca.Count(acmetest.Challenge) >= 2 // of both names: one on its way would be answered later, when nobody is here to be validated
 			}, []string{"renew", "--enable-tls"},
 		},
 		"while regions are waited for": {
