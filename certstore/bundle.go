@@ -12,6 +12,7 @@ package certstore
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -28,10 +29,12 @@ import (
 )
 
 // Bundle is one certificate, its chain and its private key. It is immutable and made only by Parse and NewBundle, which
-// check that the key belongs to the leaf and that each certificate signs the one before it.
+// check that the key belongs to the leaf and that each certificate signs the one before it, and by LoadVersion, which does so too.
+// A key that is kept apart is known to belong to the leaf, and is had by WithKey.
 type Bundle struct {
-	key   crypto.Signer
-	certs []*x509.Certificate // leaf first, self-signed root left out
+	key   crypto.Signer                                // nil: it is kept apart
+	open  func(context.Context) (crypto.Signer, error) // has it from there
+	certs []*x509.Certificate                          // leaf first, self-signed root left out
 }
 
 // Parse reads a bundle from a PEM private key (PKCS#8, PKCS#1 or SEC 1, unencrypted) and a PEM chain, leaf first. A
@@ -51,6 +54,40 @@ func Parse(key, chain []byte) (*Bundle, error) {
 
 // NewBundle is Parse for what is parsed already.
 func NewBundle(key crypto.Signer, certs []*x509.Certificate) (*Bundle, error) {
+	b, err := withoutKey(certs)
+	if err != nil {
+		return nil, err
+	}
+	return b.with(key)
+}
+
+// with is the same bundle with its key at hand.
+func (b *Bundle) with(key crypto.Signer) (*Bundle, error) {
+	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(b.certs[0].PublicKey) {
+		return nil, errors.New("the private key does not belong to the certificate")
+	}
+	return &Bundle{key: key, certs: b.certs}, nil
+}
+
+// keptApart is a bundle whose key is kept apart, and had by open. The reference has to be that of the leaf's public key.
+func keptApart(reference string, chain []byte, open func(context.Context) (crypto.Signer, error)) (*Bundle, error) {
+	certs, err := ParseCertificates(chain)
+	if err != nil {
+		return nil, err
+	}
+	b, err := withoutKey(certs)
+	if err != nil {
+		return nil, err
+	}
+	if is, err := referenceTo(certs[0].PublicKey); err != nil || is != reference {
+		return nil, errors.New("the private key that is kept apart does not belong to the certificate")
+	}
+	b.open = open
+	return b, nil
+}
+
+// withoutKey checks all of a bundle but its key.
+func withoutKey(certs []*x509.Certificate) (*Bundle, error) {
 	if len(certs) == 0 {
 		return nil, errors.New("no certificate")
 	}
@@ -62,9 +99,6 @@ func NewBundle(key crypto.Signer, certs []*x509.Certificate) (*Bundle, error) {
 			return nil, err
 		}
 	}
-	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(certs[0].PublicKey) {
-		return nil, errors.New("the private key does not belong to the certificate")
-	}
 	for i, cert := range certs[1:] {
 		if err := certs[i].CheckSignatureFrom(cert); err != nil {
 			return nil, fmt.Errorf("chain: certificate %d (%s) did not sign the one before it: %w", i+2, cert.Subject, err)
@@ -73,7 +107,7 @@ func NewBundle(key crypto.Signer, certs []*x509.Certificate) (*Bundle, error) {
 	if last := certs[len(certs)-1]; len(certs) > 1 && isSelfSigned(last) {
 		certs = certs[:len(certs)-1]
 	}
-	return &Bundle{key: key, certs: slices.Clone(certs)}, nil
+	return &Bundle{certs: slices.Clone(certs)}, nil
 }
 
 // Bounds of what is verified: beyond them a chain costs time and serves nobody.
@@ -117,11 +151,26 @@ func (b *Bundle) Leaf() *x509.Certificate { return b.certs[0] }
 // Chain returns the certificates after the leaf, up to but without the root.
 func (b *Bundle) Chain() []*x509.Certificate { return b.certs[1:] }
 
-// Key is the private key of the leaf.
+// WithKey is the bundle with its private key at hand, which is asked for where it is kept apart.
+func (b *Bundle) WithKey(ctx context.Context) (*Bundle, error) {
+	if b.key != nil {
+		return b, nil
+	}
+	key, err := b.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.with(key)
+}
+
+// Key is the private key of the leaf; nil while it is kept apart, and not asked for by WithKey.
 func (b *Bundle) Key() crypto.Signer { return b.key }
 
-// KeyPEM is the private key as one PKCS#8 block.
+// KeyPEM is the private key as one PKCS#8 block; nil where Key is.
 func (b *Bundle) KeyPEM() []byte {
+	if b.key == nil {
+		return nil
+	}
 	// Only a key that MarshalKey accepts gets into a bundle.
 	text, _ := MarshalKey(b.key)
 	return text

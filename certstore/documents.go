@@ -66,9 +66,13 @@ type version struct {
 }
 
 func writeVersion(ctx context.Context, store Store, cert string, v Version) error {
-	_, err := save(ctx, store, versionName(cert, v.Number), version{
-		V: format, Number: v.Number, Origin: v.Origin, Created: v.Created.UTC(), Fingerprint: v.Bundle.Fingerprint(),
-		Directory: v.Directory, Account: v.Account, Profile: v.Profile, Key: string(v.Bundle.KeyPEM()), Chain: string(v.Bundle.FullChainPEM()),
+	bundle, err := v.Bundle.WithKey(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = save(ctx, store, versionName(cert, v.Number), version{
+		V: format, Number: v.Number, Origin: v.Origin, Created: v.Created.UTC(), Fingerprint: bundle.Fingerprint(),
+		Directory: v.Directory, Account: v.Account, Profile: v.Profile, Key: string(bundle.KeyPEM()), Chain: string(bundle.FullChainPEM()),
 	}, "")
 	return err
 }
@@ -88,7 +92,14 @@ func LoadVersion(ctx context.Context, store Store, cert string, number int) (Ver
 	if doc.Number != number {
 		return Version{}, damaged(name, fmt.Sprintf("it is version %d", doc.Number))
 	}
-	bundle, err := Parse([]byte(doc.Key), []byte(doc.Chain))
+	var bundle *Bundle
+	if IsKeptApart(doc.Key) {
+		bundle, err = keptApart(doc.Key, []byte(doc.Chain), func(ctx context.Context) (crypto.Signer, error) {
+			return signer(ctx, store, name, doc.Key)
+		})
+	} else {
+		bundle, err = Parse([]byte(doc.Key), []byte(doc.Chain))
+	}
 	if err != nil {
 		return Version{}, fmt.Errorf("store: %s: %w", name, err)
 	}

@@ -406,14 +406,22 @@ func readAhead(t *testing.T, a, b certstore.Store) {
 }
 
 func documents(t *testing.T, a, b certstore.Store) {
-	account := certstore.Account{V: 1, Key: "k", Registrations: map[string]certstore.Registration{"d": {URL: "u"}}}
-	_, err := certstore.SaveAccount(t.Context(), a, account, "")
+	authority, err := certtest.NewAuthority()
+	require.NoError(t, err)
+	bundle, err := authority.Issue("ec256", 0, time.Hour, "maas.example.internal")
+	require.NoError(t, err)
+	key := string(bundle.KeyPEM())
+	account := certstore.Account{V: 1, Key: key, Registrations: map[string]certstore.Registration{"d": {URL: "u"}}}
+	_, err = certstore.SaveAccount(t.Context(), a, account, "")
 	require.NoError(t, err)
 	got, _, err := certstore.LoadAccount(t.Context(), b)
 	require.NoError(t, err)
 	require.Equal(t, account.Registrations["d"].URL, got.Registrations["d"].URL)
+	text, err := certstore.KeyText(t.Context(), b, "account", got.Key)
+	require.NoError(t, err)
+	require.Equal(t, key, text)
 
-	record := certstore.Record{V: 1, Current: 3, Order: &certstore.Order{URL: "o", Key: "k"}}
+	record := certstore.Record{V: 1, Current: 3, Order: &certstore.Order{URL: "o", Key: key}}
 	revision, err := certstore.SaveRecord(t.Context(), b, "maas", record, "")
 	require.NoError(t, err)
 	read, again, err := certstore.LoadRecord(t.Context(), a, "maas")
@@ -421,6 +429,9 @@ func documents(t *testing.T, a, b certstore.Store) {
 	require.Equal(t, revision, again)
 	require.Equal(t, "o", read.Order.URL)
 	require.Equal(t, 3, read.Current)
+	text, err = certstore.KeyText(t.Context(), a, "state/maas", read.Order.Key)
+	require.NoError(t, err)
+	require.Equal(t, key, text)
 }
 
 // testPatience bounds a wait that ends at once unless the store is broken.
