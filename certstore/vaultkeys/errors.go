@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/vault/api"
@@ -21,8 +22,22 @@ func isCheckAndSet(err error) bool {
 	return isRefused && refused.StatusCode == http.StatusBadRequest && strings.Contains(strings.Join(refused.Errors, " "), "check-and-set")
 }
 
-// explain says in our words what failed: what Vault answered in one line, without what we sent, and what to do.
-func (k *Keys) explain(err error) error {
+// scrubbed is what was answered without the secrets that were sent: whoever answers in Vault's place may give them back.
+func (k *Keys) scrubbed(said string, secrets []string) string {
+	k.mu.Lock()
+	secrets = slices.Concat(k.sent, secrets)
+	k.mu.Unlock()
+	for _, secret := range secrets {
+		if secret != "" {
+			said = strings.ReplaceAll(said, secret, "…")
+		}
+	}
+	return printable.Phrase(said)
+}
+
+// explain says in our words what failed: what Vault answered in one line, without what we sent, and what to do. secrets are what it was told
+// besides.
+func (k *Keys) explain(err error, secrets ...string) error {
 	if err == nil {
 		return nil
 	}
@@ -32,9 +47,9 @@ func (k *Keys) explain(err error) error {
 	case errors.Is(err, api.ErrSecretNotFound), isRefused && refused.StatusCode == http.StatusNotFound && !isLogin && len(refused.Errors) == 0:
 		return fmt.Errorf("vault: %w", certstore.ErrNotFound)
 	case !isRefused:
-		return k.unreachable(err)
+		return k.unreachable(err, secrets)
 	}
-	said := printable.Phrase(strings.Join(refused.Errors, "; "))
+	said := k.scrubbed(strings.Join(refused.Errors, "; "), secrets)
 	switch why := fmt.Sprintf("Vault at %s answers %d (%s)", k.host(), refused.StatusCode, said); {
 	case refused.StatusCode == http.StatusServiceUnavailable && strings.Contains(said, "sealed"):
 		return hint.Add(fmt.Errorf("%w: Vault at %s is sealed", certstore.ErrKeysAway, k.host()), "unseal it there: vault operator unseal")
@@ -52,12 +67,12 @@ func (k *Keys) explain(err error) error {
 }
 
 // unreachable says that Vault gave no answer. What the library says names the URL of the request, which says no more than the address.
-func (k *Keys) unreachable(err error) error {
+func (k *Keys) unreachable(err error, secrets []string) error {
 	if failed, is := errors.AsType[*url.Error](err); is {
 		err = failed.Err
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: Vault at %s does not answer in time", certstore.ErrKeysAway, k.host())
 	}
-	return fmt.Errorf("%w: Vault at %s: %w", certstore.ErrKeysAway, k.host(), err)
+	return fmt.Errorf("%w: Vault at %s: %w", certstore.ErrKeysAway, k.host(), &printable.Tamed{Text: k.scrubbed(err.Error(), secrets), Err: err})
 }

@@ -69,6 +69,7 @@ func (k *Keys) takes(auth *api.SecretAuth, now time.Time) bool {
 		return false
 	}
 	k.client.SetToken(auth.ClientToken)
+	k.sent = append(k.sent[:min(2, len(k.sent))], auth.ClientToken)
 	k.token = token{got: now, lasts: lasts, renewable: auth.Renewable, known: true}
 	return true
 }
@@ -83,6 +84,7 @@ func (k *Keys) login(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	k.sent = []string{role, secret}
 	answer, err := k.client.Logical().WriteWithContext(ctx, "auth/"+k.config.AppRole+"/login", map[string]any{"role_id": role, "secret_id": secret})
 	if err != nil {
 		return fmt.Errorf("%w: %w", errLogin, err)

@@ -12,6 +12,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -55,6 +56,7 @@ type Keys struct {
 
 	mu    sync.Mutex
 	token token
+	sent  []string // secrets that Vault was told, or told us: no error tells them
 }
 
 var _ certstore.KeyKeeper = (*Keys)(nil)
@@ -66,7 +68,7 @@ func New(config Config) (*Keys, error) {
 		TLSHandshakeTimeout: requestTime, ResponseHeaderTimeout: requestTime, IdleConnTimeout: time.Minute,
 	}
 	client, err := api.NewClient(&api.Config{
-		Address: config.Address, HttpClient: &http.Client{Transport: bounded{transport}}, Timeout: requestTime, DisableRedirects: true,
+		Address: config.Address, HttpClient: &http.Client{Transport: bounded{transport}, CheckRedirect: stay}, Timeout: requestTime, DisableRedirects: true,
 	})
 	if err != nil {
 		return nil, err
@@ -82,6 +84,9 @@ func New(config Config) (*Keys, error) {
 	}
 	return &Keys{config: config, client: client}, nil
 }
+
+// stay leads nobody elsewhere: what one logs in with, and tokens, go to the configured address alone.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // bounded reads no more of an answer than mostAnswer.
 type bounded struct{ http.RoundTripper }
@@ -107,12 +112,16 @@ const field = "key"
 
 // Put keeps a key under a name that has none; it is there when it returns nil.
 func (k *Keys) Put(ctx context.Context, name string, key []byte) error {
-	err := k.ask(ctx, func(ctx context.Context) error {
+	encoded, err := json.Marshal(string(key))
+	if err != nil {
+		return err
+	}
+	err = k.ask(ctx, func(ctx context.Context) error {
 		_, err := k.store().Put(ctx, k.at(name), map[string]any{field: string(key)}, api.WithCheckAndSet(0))
 		return err
 	})
 	if !isCheckAndSet(err) {
-		return k.explain(err)
+		return k.explain(err, string(key), strings.Trim(string(encoded), `"`))
 	}
 	have, err := k.Get(ctx, name)
 	switch {
