@@ -54,14 +54,14 @@ func (c *Client) hasOtherKey(ctx context.Context, s *session) bool {
 	if err != nil || s.next || s.key == nil {
 		return false
 	}
-	if now, _, err := signerAt(account, c.config.Directory); err == nil && !isSameKey(now, s.key) {
+	if now, _, err := c.signer(ctx, account); err == nil && !isSameKey(now, s.key) {
 		return true
 	}
 	at, registered := account.Registrations[c.config.Directory]
 	if account.NextKey == "" || !registered {
 		return false
 	}
-	next, err := certstore.ParseKey([]byte(account.NextKey))
+	next, err := account.NextSigner(ctx, c.config.Store)
 	if err != nil {
 		return false
 	}
@@ -112,7 +112,7 @@ func Rollover(ctx context.Context, store certstore.Store, clients []*Client) ([]
 	if err != nil || account.Key == "" {
 		return nil, err
 	}
-	next, err := certstore.ParseKey([]byte(account.NextKey))
+	next, err := account.NextSigner(ctx, store)
 	if err != nil {
 		return nil, fmt.Errorf("the ACME account's next key: %w", err)
 	}
@@ -246,7 +246,7 @@ func Adopt(ctx context.Context, store certstore.Store, directory string, key cry
 		return err
 	}
 	_, err = updateAccount(ctx, store, func(account *certstore.Account) error {
-		if account.Key != "" && account.Key != string(text) {
+		if account.Key != "" && !account.IsKey(key) {
 			return ErrOtherAccount
 		}
 		account.Key = string(text)
@@ -304,7 +304,7 @@ func (c *Client) endFormer(ctx context.Context) error {
 	if at.Former == "" {
 		return nil
 	}
-	key, err := account.Signer()
+	key, err := account.Signer(ctx, c.config.Store)
 	if err != nil {
 		return err
 	}
@@ -467,7 +467,11 @@ func (c *Client) Revoke(ctx context.Context, v certstore.Version, reason uint) e
 	}
 	if s.account == "" || v.Account != s.account {
 		// Another account ordered it; whoever has the certificate's own key may revoke it as well.
-		return s.revoke(v.Bundle.Leaf(), v.Bundle.Key(), reason)
+		bundle, err := v.Bundle.WithKey(ctx)
+		if err != nil {
+			return err
+		}
+		return s.revoke(bundle.Leaf(), bundle.Key(), reason)
 	}
 	return s.revoke(v.Bundle.Leaf(), nil, reason)
 }

@@ -35,7 +35,7 @@ func stored(t *testing.T, store certstore.Store) certstore.Account {
 
 func public(t *testing.T, account certstore.Account) crypto.PublicKey {
 	t.Helper()
-	key, err := account.Signer()
+	key, err := account.Signer(t.Context(), nil)
 	require.NoError(t, err)
 	return key.Public()
 }

@@ -206,7 +206,7 @@ func (s *session) loadKey() (certstore.Account, error) {
 			return account, err
 		}
 	}
-	s.key, s.next, err = signerAt(account, s.config.Directory)
+	s.key, s.next, err = s.signer(s.ctx, account)
 	if err != nil {
 		return account, fmt.Errorf("the ACME account's key: %w", err)
 	}
@@ -399,13 +399,13 @@ func CheckProfile(profile string, offered map[string]string) error {
 	return hint.Add(fmt.Errorf("the CA has no profile %q", profile), "it has: %s", strings.Join(names, ", "))
 }
 
-// signerAt is the key by which a directory knows the account, and whether that is the next one already.
-func signerAt(account certstore.Account, directory string) (key crypto.Signer, next bool, err error) {
-	if account.Registrations[directory].Next {
-		key, err = certstore.ParseKey([]byte(account.NextKey))
+// signer is the key by which the CA knows the account, and whether that is the next one already.
+func (c *Client) signer(ctx context.Context, account certstore.Account) (key crypto.Signer, next bool, err error) {
+	if account.Registrations[c.config.Directory].Next {
+		key, err = account.NextSigner(ctx, c.config.Store)
 		return key, true, err
 	}
-	key, err = account.Signer()
+	key, err = account.Signer(ctx, c.config.Store)
 	return key, false, err
 }
 

@@ -37,7 +37,7 @@ func (f *Fleet) Known(ctx context.Context) (challenge.Known, error) {
 	if account.Key == "" {
 		return known, nil
 	}
-	key, err := account.Signer()
+	key, err := account.Signer(ctx, f.Store)
 	if err != nil {
 		return challenge.Known{}, err
 	}

@@ -73,7 +73,7 @@ func (c *Client) accountKey(ctx context.Context) (crypto.Signer, error) {
 	if account.Key == "" {
 		return certstore.EC256.Generate()
 	}
-	key, _, err := signerAt(account, c.config.Directory)
+	key, _, err := c.signer(ctx, account)
 	return key, err
 }
 

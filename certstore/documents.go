@@ -489,8 +489,25 @@ type Registration struct {
 	unknown
 }
 
-// Signer is the account's private key.
-func (a Account) Signer() (crypto.Signer, error) { return ParseKey([]byte(a.Key)) }
+// Signer is the account's private key; the store that the account was read from has it where it is kept apart.
+func (a Account) Signer(ctx context.Context, store Store) (crypto.Signer, error) {
+	return signer(ctx, store, "account", a.Key)
+}
+
+// NextSigner is the private key that is taking its place.
+func (a Account) NextSigner(ctx context.Context, store Store) (crypto.Signer, error) {
+	return signer(ctx, store, "account", a.NextKey)
+}
+
+// IsKey tells whether a private key is the account's.
+func (a Account) IsKey(key crypto.Signer) bool {
+	if IsKeptApart(a.Key) {
+		reference, err := referenceTo(key.Public())
+		return err == nil && reference == a.Key
+	}
+	text, err := MarshalKey(key)
+	return err == nil && string(text) == a.Key
+}
 
 // LoadAccount reads the account; without one it is empty.
 func LoadAccount(ctx context.Context, store Store) (Account, Revision, error) {

@@ -77,7 +77,7 @@ func TestGoldenFilesLoad(t *testing.T) {
 
 	account, _, err := certstore.LoadAccount(ctx, store)
 	require.NoError(t, err)
-	_, err = account.Signer()
+	_, err = account.Signer(ctx, store)
 	require.NoError(t, err)
 	require.Equal(t, "https://ca.example/acme/account/1", account.Registrations["https://ca.example/acme/directory"].URL)
 }

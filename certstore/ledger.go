@@ -134,6 +134,17 @@ func (l *Ledger) complete(ctx context.Context) error {
 	return nil
 }
 
+// Order is the order under way with its private key, which is asked for where it is kept apart; nil: there is none.
+func (l *Ledger) Order(ctx context.Context) (*Order, error) {
+	order, store := l.Record().Order, l.Store()
+	if order == nil || order.Key == "" {
+		return order, nil
+	}
+	var err error
+	order.Key, err = KeyText(ctx, store, l.name(), order.Key)
+	return order, err
+}
+
 // Versions maps the fingerprint of every version that is kept to what is known of it.
 func (l *Ledger) Versions() map[string]VersionInfo {
 	l.mu.Lock()

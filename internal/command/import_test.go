@@ -33,7 +33,7 @@ func movedOut(t *testing.T, s *site, client string) (path string, kept lineagete
 	require.NoError(t, err)
 	account, _, err := certstore.LoadAccount(t.Context(), storeOf(s))
 	require.NoError(t, err)
-	key, err := account.Signer()
+	key, err := account.Signer(t.Context(), storeOf(s))
 	require.NoError(t, err)
 	require.NoError(t, os.RemoveAll(filepath.Join(s.dir, "state")))
 	kept = lineagetest.Kept{

@@ -28,6 +28,13 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 	if !begun {
 		return false
 	}
+	if resume != nil {
+		var err error
+		if resume, err = p.ledger.Order(ctx); err != nil {
+			p.failed(ctx, StageObtain, err, false)
+			return false
+		}
+	}
 	issued, ordered, err := p.ask(ctx, view, resume)
 	p.stageEnded()
 	if issued != nil {
@@ -261,6 +268,11 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued, plan Plan) error {
 func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) {
 	name, key := target.Info().Name, p.key(target.Info())
 	p.result.Deployed[name] = false
+	bundle, err := version.Bundle.WithKey(ctx)
+	if err != nil {
+		p.failAt(name, StageDeploy, err)
+		return
+	}
 	want := p.Want(p.result.After, target, p.options.Accept)
 	previous := p.previous(ctx, target, version, seen)
 	record := p.ledger.Record()
@@ -274,7 +286,7 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 	tried, watch := 0, &deployWatch{pass: p, target: name, version: version.Number}
 	var told time.Time // for the first time, by this run
 	outcome, err := maasconfig.Deploy(ctx, target, maasconfig.Deployment{
-		Bundle: version.Bundle, Previous: previous, Want: want, Trust: p.cert.Trust, Tries: left, Within: now.verifyTime(),
+		Bundle: bundle, Previous: previous, Want: want, Trust: p.cert.Trust, Tries: left, Within: now.verifyTime(),
 		Known: func(endpoints []maasconfig.Endpoint) { NameVersions(endpoints, p.result.After.State.Known) },
 		Told: func() {
 			if told.IsZero() {
@@ -395,7 +407,9 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 		}
 		if kept, ours := known[fingerprint]; ours {
 			if served, err := p.ledger.Version(ctx, kept.Number); err == nil {
-				return served.Bundle
+				if bundle, err := served.Bundle.WithKey(ctx); err == nil {
+					return bundle
+				}
 			}
 		}
 		backup, err := target.Backup(ctx)

@@ -407,8 +407,8 @@ func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View 
 // lookAtAccount finds out whether the ACME account could be used, long before it is.
 func (s *State) lookAtAccount(ctx context.Context, store certstore.Store) {
 	account, revision, err := certstore.LoadAccount(ctx, store)
-	if err == nil && revision != "" && account.Key != "" {
-		_, err = account.Signer()
+	if err == nil && revision != "" && account.Key != "" && !certstore.IsKeptApart(account.Key) {
+		_, err = account.Signer(ctx, store) // who keeps keys apart is asked once for all of them
 	}
 	if err != nil {
 		s.Account = fmt.Errorf("the ACME account cannot be used: %w", err)
