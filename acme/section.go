@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"maascert/certstore"
 	"maascert/internal/secret"
 	"maascert/internal/section"
 )
@@ -86,15 +85,15 @@ func (s *Section) Check(at section.Place) {
 	if s.DryRun.Directory != "" && s.DryRun.Directory == s.Directory {
 		at.Fault("dry_run.directory", "a rehearsal would issue at the CA itself; leave it out, and names are proven without issuing")
 	}
-	s.roots, s.rootsPEM = readRoots(at, "root", s.Root)
+	s.roots, s.rootsPEM = section.ReadRoots(at, "root", s.Root)
 	s.issuerRoots, s.issuerRootsPEM = s.roots, s.rootsPEM
 	if s.IssuerRoot != "" {
-		s.issuerRoots, s.issuerRootsPEM = readRoots(at, "issuer_root", s.IssuerRoot)
+		s.issuerRoots, s.issuerRootsPEM = section.ReadRoots(at, "issuer_root", s.IssuerRoot)
 	}
 	if s.issuerRoots == nil {
 		s.issuerRoots = systemRoots()
 	}
-	s.DryRun.roots, _ = readRoots(at, "dry_run.root", s.DryRun.Root)
+	s.DryRun.roots, _ = section.ReadRoots(at, "dry_run.root", s.DryRun.Root)
 	if s.Email != "" && !mailAddress.MatchString(s.Email) {
 		at.Fault("email", "%q is no mail address", s.Email)
 	}
@@ -146,27 +145,6 @@ func DirectoryURL(text string) (string, error) {
 		return text, fmt.Errorf("%q is no https URL and none of: %s", text, strings.Join(slices.Sorted(maps.Keys(Presets)), ", "))
 	}
 	return text, nil
-}
-
-// readRoots reads a file of trusted roots; nil stands for the system's.
-func readRoots(at section.Place, key, file string) (*x509.CertPool, []byte) {
-	if file == "" {
-		return nil, nil
-	}
-	text := at.Read(key, file)
-	if text == nil {
-		return nil, nil
-	}
-	certs, err := certstore.ParseCertificates(text)
-	if err != nil {
-		at.Fault(key, "%s: %v", file, err)
-		return nil, nil
-	}
-	pool := x509.NewCertPool()
-	for _, cert := range certs {
-		pool.AddCert(cert)
-	}
-	return pool, certstore.EncodeCertificates(certs)
 }
 
 func systemRoots() *x509.CertPool {

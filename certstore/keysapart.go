@@ -265,27 +265,6 @@ func (s *KeysApart) OpenKey(ctx context.Context, document, reference string) (st
 // ReadyKeys tells whether keys can be put and got now.
 func (s *KeysApart) ReadyKeys(ctx context.Context) error { return s.keys.Ready(ctx) }
 
-// ReadWhole reads a document with its keys in it, for who brings it into another store.
-func (s *KeysApart) ReadWhole(ctx context.Context, name string) ([]byte, Revision, error) {
-	data, revision, err := s.Read(ctx, name)
-	if err != nil {
-		return nil, "", err
-	}
-	for _, reference := range keysIn(name, data) {
-		if !IsKeptApart(reference) {
-			continue
-		}
-		key, err := s.OpenKey(ctx, name, reference)
-		if err != nil {
-			return nil, "", err
-		}
-		if data, err = replaced(data, reference, key); err != nil {
-			return nil, "", err
-		}
-	}
-	return data, revision, nil
-}
-
 // sweepAge is how old a key is before it is swept away: a document that is going to name it is written within seconds after it was put, and
 // under a lock that is lost long before.
 const sweepAge = 24 * time.Hour
@@ -355,10 +334,12 @@ func (s *KeysApart) Watch(ctx context.Context, changed func()) {
 	}
 }
 
-// Close closes what the store below keeps open.
+// Close closes what the store below keeps open, and who keeps the keys.
 func (s *KeysApart) Close() {
-	if open, ok := s.Store.(interface{ Close() }); ok {
-		open.Close()
+	for _, one := range []any{s.Store, s.keys} {
+		if open, ok := one.(interface{ Close() }); ok {
+			open.Close()
+		}
 	}
 }
 
@@ -367,12 +348,40 @@ type keyOpener interface {
 	OpenKey(ctx context.Context, document, reference string) (string, error)
 }
 
-// layer is a store that stands on another one, and answers from there what it does not know itself.
-type layer interface{ below() Store }
+// Layer is a store that stands on another one, and has the keys that are kept apart from there.
+type Layer interface {
+	// Below is that other one; nil: there is none yet.
+	Below() Store
+}
 
-func (h *Held) below() Store    { return h.Store }
-func (a *ahead) below() Store   { return a.Store }
-func (o *Overlay) below() Store { return o.base }
+// Below is the store whose lock it is.
+func (h *Held) Below() Store { return h.Store }
+
+func (a *ahead) Below() Store { return a.Store }
+
+// Below is the store that is rehearsed upon.
+func (o *Overlay) Below() Store { return o.base }
+
+// ReadWhole reads a document with its keys in it, for who brings it into another store.
+func ReadWhole(ctx context.Context, store Store, name string) ([]byte, Revision, error) {
+	data, revision, err := store.Read(ctx, name)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, reference := range keysIn(name, data) {
+		if !IsKeptApart(reference) {
+			continue
+		}
+		key, err := KeyText(ctx, store, name, reference)
+		if err != nil {
+			return nil, "", err
+		}
+		if data, err = replaced(data, reference, key); err != nil {
+			return nil, "", err
+		}
+	}
+	return data, revision, nil
+}
 
 // KeyText is the private key that stands in a document, or that it names: PEM. It is asked for where it is kept.
 func KeyText(ctx context.Context, store Store, document, text string) (string, error) {
@@ -383,11 +392,11 @@ func KeyText(ctx context.Context, store Store, document, text string) (string, e
 		if opener, ok := store.(keyOpener); ok {
 			return opener.OpenKey(ctx, document, text)
 		}
-		on, ok := store.(layer)
+		on, ok := store.(Layer)
 		if !ok {
 			break
 		}
-		store = on.below()
+		store = on.Below()
 	}
 	return "", hint.Add(fmt.Errorf("store: the private key of %s is kept apart, and this configuration does not say where", document), "store.seal: {vault: …} as on the host that wrote it")
 }

@@ -197,7 +197,7 @@ func TestNobodyNamesAKeyFromOutside(t *testing.T) {
 		record.Attempts = []certstore.Attempt{{Error: text}}
 		revision, err = certstore.SaveRecord(ctx, a, "maas", record, revision)
 		require.NoError(t, err)
-		whole, _, err := a.ReadWhole(ctx, "state/maas")
+		whole, _, err := certstore.ReadWhole(ctx, a, "state/maas")
 		require.NoError(t, err)
 		var doc certstore.Record
 		require.NoError(t, json.Unmarshal(whole, &doc))

@@ -37,8 +37,15 @@ func (a *app) openStore(config *config.Config) certstore.Store {
 
 func (a *app) openSealedStore(ctx context.Context, config *config.Config) (certstore.Store, error) {
 	store, err := a.openPlainStore(ctx, config)
-	if err != nil || len(config.Store.Seal) == 0 {
+	if err != nil || !config.Store.Seal.IsSet() {
 		return store, err
+	}
+	if vault := config.Store.Seal.Vault; vault != nil {
+		keys, err := vault.Open(a.dial, a.now)
+		if err != nil {
+			return nil, err
+		}
+		return certstore.NewKeysApart(store, keys, a.now), nil
 	}
 	seals, err := config.Store.Seals()
 	if err != nil {
@@ -191,6 +198,13 @@ func (l *lateStore) Watch(ctx context.Context, changed func()) {
 	}
 }
 
+// Below is the store itself, once it is open.
+func (l *lateStore) Below() certstore.Store {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.store
+}
+
 // Close closes what the store keeps open, if it was opened.
 func (l *lateStore) Close() {
 	l.mu.Lock()
@@ -327,11 +341,11 @@ func documentsOf(ctx context.Context, store certstore.Store, certs []string) ([]
 
 // copy copies one document and reads it again.
 func (c *copying) copy(ctx context.Context, name string) error {
-	data, _, err := c.source.Read(ctx, name)
+	data, _, err := certstore.ReadWhole(ctx, c.source, name)
 	if err != nil {
 		return err
 	}
-	have, revision, err := c.target.Read(ctx, name)
+	have, revision, err := certstore.ReadWhole(ctx, c.target, name)
 	switch {
 	case errors.Is(err, certstore.ErrNotFound):
 	case err != nil:
@@ -342,7 +356,7 @@ func (c *copying) copy(ctx context.Context, name string) error {
 	if _, err := c.target.Write(ctx, name, data, revision); err != nil {
 		return err
 	}
-	written, _, err := c.target.Read(ctx, name)
+	written, _, err := certstore.ReadWhole(ctx, c.target, name)
 	if err == nil && !bytes.Equal(written, data) {
 		err = fmt.Errorf("store: %s: what was written reads otherwise", name)
 	}

@@ -38,6 +38,10 @@ func effective(value reflect.Value) any {
 	switch one := value.Interface().(type) {
 	case Target:
 		return append(yaml.MapSlice{{Key: "type", Value: one.Type}}, effectiveFields(reflect.ValueOf(one.TargetSection).Elem())...)
+	case Seal:
+		if one.Vault == nil {
+			return effective(reflect.ValueOf(one.Texts))
+		}
 	case Notifier:
 		return append(yaml.MapSlice{{Key: "type", Value: one.Type}}, effectiveFields(reflect.ValueOf(one.Section).Elem())...)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"maascert/certstore/sealed"
+	"maascert/certstore/vaultkeys"
 	"maascert/internal/secret"
 )
 
@@ -23,10 +24,20 @@ type Store struct {
 	Type string     `yaml:"type"`
 	Path string     `yaml:"path,path"` // of a file store
 	URL  string     `yaml:"url"`       // of a database: a reference, or regiond
-	Seal References `yaml:"seal"`      // the first seals, all open; none: nothing is sealed
+	Seal Seal       `yaml:"seal"`      // so that whoever reads that place finds no key there
 
 	read func(secret.Reference) (string, error)
 }
+
+// Seal keeps private keys from whoever reads the store: documents are sealed with texts, of which the first seals and all open, or their
+// keys are kept apart in Vault. Without any of it nothing is sealed.
+type Seal struct {
+	Texts References
+	Vault *vaultkeys.Section `yaml:"vault"`
+}
+
+// IsSet tells whether anything keeps keys from who reads the store.
+func (s Seal) IsSet() bool { return len(s.Texts) > 0 || s.Vault != nil }
 
 // References are some secrets; one alone may stand without a list.
 type References []secret.Reference
@@ -44,7 +55,10 @@ func (s Store) Place() string {
 
 // Secrets are the references to secrets that there are.
 func (s Store) Secrets() []secret.Reference {
-	all := s.Seal
+	all := s.Seal.Texts
+	if s.Seal.Vault != nil {
+		all = append(all, s.Seal.Vault.Secrets()...)
+	}
 	if s.IsShared() && s.URL != OfRegiond {
 		all = append(References{secret.Reference(s.URL)}, all...)
 	}
@@ -57,7 +71,7 @@ func (s Store) DatabaseURL() (string, error) { return s.read(secret.Reference(s.
 // Seals reads what documents are sealed with.
 func (s Store) Seals() ([]string, error) {
 	var seals []string
-	for _, reference := range s.Seal {
+	for _, reference := range s.Seal.Texts {
 		text, err := s.read(reference)
 		if err != nil {
 			return nil, err
@@ -88,13 +102,16 @@ func (v *validator) store(usual string) {
 			at.Hide("url")
 			at.Fault("url", "%v, or %s", err, OfRegiond)
 		}
-		if len(s.Seal) == 0 {
-			at.Fault("seal", "seal is missing: what is in a database can be read by others; a reference to any text of %d bytes or more, the same on every host", sealed.ShortestSeal)
+		if !s.Seal.IsSet() {
+			at.Fault("seal", "seal is missing: what is in a database can be read by others; a reference to any text of %d bytes or more, the same on every host, or vault:", sealed.ShortestSeal)
 		}
 	default:
 		at.Fault("type", "%q is unknown; there are: %s", s.Type, strings.Join([]string{FileStore, PostgresStore}, ", "))
 	}
-	for i, reference := range s.Seal {
+	if s.Seal.Vault != nil {
+		s.Seal.Vault.Check(at.Under("seal").Under("vault"))
+	}
+	for i, reference := range s.Seal.Texts {
 		key := "seal"
 		if v.has(fmt.Sprintf("store.seal[%d]", i)) {
 			key = fmt.Sprintf("seal[%d]", i)

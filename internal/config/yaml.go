@@ -215,6 +215,10 @@ func (d *document) value(path string, node ast.Node, into reflect.Value) {
 		into.Set(reflect.New(into.Type().Elem()))
 		d.value(path, node, into.Elem())
 	case reflect.Struct:
+		if seal, is := reflect.TypeAssert[*Seal](into.Addr()); is && !isMapping(node) {
+			d.value(path, node, reflect.ValueOf(&seal.Texts).Elem())
+			return
+		}
 		d.object(path, node, into)
 	case reflect.Map:
 		d.mapping(path, node, into)
@@ -227,6 +231,16 @@ func (d *document) value(path string, node ast.Node, into reflect.Value) {
 		d.sequence(path, node, into)
 	default:
 		d.scalar(node, into)
+	}
+}
+
+// isMapping tells whether a node has keys.
+func isMapping(node ast.Node) bool {
+	switch node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -3,6 +3,7 @@
 package section
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
 	"strconv"
@@ -62,4 +63,25 @@ func CheckServers(at Place, key string, servers []string) {
 			servers[i] = net.JoinHostPort(strings.Trim(server, "[]"), "53")
 		}
 	}
+}
+
+// ReadRoots reads a file of trusted roots; nil stands for the system's.
+func ReadRoots(at Place, key, file string) (*x509.CertPool, []byte) {
+	if file == "" {
+		return nil, nil
+	}
+	text := at.Read(key, file)
+	if text == nil {
+		return nil, nil
+	}
+	certs, err := certstore.ParseCertificates(text)
+	if err != nil {
+		at.Fault(key, "%s: %v", file, err)
+		return nil, nil
+	}
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool, certstore.EncodeCertificates(certs)
 }
