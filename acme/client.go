@@ -180,37 +180,60 @@ func (s *session) connect() error {
 	return nil
 }
 
-// loadKey takes the account's key from the store, or makes one and saves it.
+// loadKey takes the account's key from the store, or makes one and saves it: where there is none, or where it is lost, and the account with it.
 func (s *session) loadKey() (certstore.Account, error) {
 	account, revision, err := certstore.LoadAccount(s.ctx, s.config.Store)
 	if err != nil {
 		return account, err
 	}
-	if account.Key == "" {
-		key, err := certstore.EC256.Generate()
-		if err != nil {
-			return account, err
+	if err = s.useKey(account); errors.Is(err, certstore.ErrKeyLost) {
+		if s.config.Log != nil {
+			s.config.Log.Warn("the ACME account is lost, another one takes its place", "error", err)
 		}
-		text, err := certstore.MarshalKey(key)
-		if err != nil {
-			return account, err
-		}
-		account.Key = string(text)
-		s.newKey = true
-		_, err = certstore.SaveAccount(s.ctx, s.config.Store, account, revision)
-		if errors.Is(err, certstore.ErrConflict) {
-			s.newKey = false
-			account, _, err = certstore.LoadAccount(s.ctx, s.config.Store)
-		}
-		if err != nil {
-			return account, err
-		}
+		account.Key, account.NextKey, account.Registrations = "", "", nil
+	} else if err != nil {
+		return account, err
 	}
-	s.key, s.next, err = s.signer(s.ctx, account)
-	if err != nil {
-		return account, fmt.Errorf("the ACME account's key: %w", err)
+	if account.Key == "" {
+		account, err = s.makeKey(account, revision)
+		if err != nil {
+			return account, err
+		}
 	}
 	s.thumbprint, err = challenge.ThumbprintOf(s.key.Public())
+	return account, err
+}
+
+// useKey takes the account's key, if there is one.
+func (s *session) useKey(account certstore.Account) (err error) {
+	if account.Key == "" {
+		return nil
+	}
+	if s.key, s.next, err = s.signer(s.ctx, account); err != nil {
+		return fmt.Errorf("the ACME account's key: %w", err)
+	}
+	return nil
+}
+
+// makeKey gives an account a key, unless somebody else was faster.
+func (s *session) makeKey(account certstore.Account, revision certstore.Revision) (certstore.Account, error) {
+	key, err := certstore.EC256.Generate()
+	if err != nil {
+		return account, err
+	}
+	text, err := certstore.MarshalKey(key)
+	if err != nil {
+		return account, err
+	}
+	account.Key = string(text)
+	_, err = certstore.SaveAccount(s.ctx, s.config.Store, account, revision)
+	if errors.Is(err, certstore.ErrConflict) {
+		if account, _, err = certstore.LoadAccount(s.ctx, s.config.Store); err == nil {
+			err = s.useKey(account)
+		}
+		return account, err
+	}
+	s.key, s.newKey = key, err == nil
 	return account, err
 }
 

@@ -37,11 +37,7 @@ func (f *Fleet) Known(ctx context.Context) (challenge.Known, error) {
 	if account.Key == "" {
 		return known, nil
 	}
-	key, err := account.Signer(ctx, f.Store)
-	if err != nil {
-		return challenge.Known{}, err
-	}
-	thumbprint, err := challenge.ThumbprintOf(key.Public())
+	thumbprint, err := account.Thumbprint()
 	known.Thumbprint = challenge.Thumbprint(thumbprint)
 	return known, err
 }

@@ -32,9 +32,9 @@ import (
 // check that the key belongs to the leaf and that each certificate signs the one before it, and by LoadVersion, which does so too.
 // A key that is kept apart is known to belong to the leaf, and is had by WithKey.
 type Bundle struct {
-	key   crypto.Signer                                // nil: it is kept apart
-	open  func(context.Context) (crypto.Signer, error) // has it from there
-	certs []*x509.Certificate                          // leaf first, self-signed root left out
+	key   crypto.Signer       // nil: it is kept apart
+	apart *keptKey            // where
+	certs []*x509.Certificate // leaf first, self-signed root left out
 }
 
 // Parse reads a bundle from a PEM private key (PKCS#8, PKCS#1 or SEC 1, unencrypted) and a PEM chain, leaf first. A
@@ -69,8 +69,14 @@ func (b *Bundle) with(key crypto.Signer) (*Bundle, error) {
 	return &Bundle{key: key, certs: b.certs}, nil
 }
 
-// keptApart is a bundle whose key is kept apart, and had by open. The reference has to be that of the leaf's public key.
-func keptApart(reference string, chain []byte, open func(context.Context) (crypto.Signer, error)) (*Bundle, error) {
+// keptKey is a private key that a document in a store names.
+type keptKey struct {
+	store              Store
+	document, referred string
+}
+
+// keptApart is a bundle whose key is kept apart. What names it has to name that of the leaf's public key.
+func keptApart(key keptKey, chain []byte) (*Bundle, error) {
 	certs, err := ParseCertificates(chain)
 	if err != nil {
 		return nil, err
@@ -79,10 +85,10 @@ func keptApart(reference string, chain []byte, open func(context.Context) (crypt
 	if err != nil {
 		return nil, err
 	}
-	if is, err := referenceTo(certs[0].PublicKey); err != nil || is != reference {
+	if is, err := referenceTo(certs[0].PublicKey); err != nil || is != key.referred {
 		return nil, errors.New("the private key that is kept apart does not belong to the certificate")
 	}
-	b.open = open
+	b.apart = &key
 	return b, nil
 }
 
@@ -151,16 +157,25 @@ func (b *Bundle) Leaf() *x509.Certificate { return b.certs[0] }
 // Chain returns the certificates after the leaf, up to but without the root.
 func (b *Bundle) Chain() []*x509.Certificate { return b.certs[1:] }
 
-// WithKey is the bundle with its private key at hand, which is asked for where it is kept apart.
+// WithKey is the bundle with its private key at hand, which is asked for where it is kept apart: ErrKeyLost when it is not there any more, and
+// ErrKeysAway when nobody knows.
 func (b *Bundle) WithKey(ctx context.Context) (*Bundle, error) {
 	if b.key != nil {
 		return b, nil
 	}
-	key, err := b.open(ctx)
+	key, err := signer(ctx, b.apart.store, b.apart.document, b.apart.referred)
 	if err != nil {
 		return nil, err
 	}
 	return b.with(key)
+}
+
+// CheckKey tells without asking for the private key whether WithKey would have it.
+func (b *Bundle) CheckKey(ctx context.Context) error {
+	if b.key != nil {
+		return nil
+	}
+	return checkKey(ctx, b.apart.store, b.apart.document, b.apart.referred)
 }
 
 // Key is the private key of the leaf; nil while it is kept apart, and not asked for by WithKey.

@@ -94,9 +94,7 @@ func LoadVersion(ctx context.Context, store Store, cert string, number int) (Ver
 	}
 	var bundle *Bundle
 	if IsKeptApart(doc.Key) {
-		bundle, err = keptApart(doc.Key, []byte(doc.Chain), func(ctx context.Context) (crypto.Signer, error) {
-			return signer(ctx, store, name, doc.Key)
-		})
+		bundle, err = keptApart(keptKey{store, name, doc.Key}, []byte(doc.Chain))
 	} else {
 		bundle, err = Parse([]byte(doc.Key), []byte(doc.Chain))
 	}
@@ -498,6 +496,26 @@ func (a Account) Signer(ctx context.Context, store Store) (crypto.Signer, error)
 func (a Account) NextSigner(ctx context.Context, store Store) (crypto.Signer, error) {
 	return signer(ctx, store, "account", a.NextKey)
 }
+
+// CheckKey tells without asking for the account's private keys whether they could be had: ErrKeyLost, or ErrKeysAway when nobody knows.
+func (a Account) CheckKey(ctx context.Context, store Store) error {
+	for _, key := range []string{a.Key, a.NextKey} {
+		if key == "" {
+			continue
+		}
+		err := checkKey(ctx, store, "account", key)
+		if err == nil && !IsKeptApart(key) {
+			_, err = ParseKey([]byte(key))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Thumbprint is that of the account's private key (RFC 7638) in base64url, which nobody who keeps keys apart is asked for.
+func (a Account) Thumbprint() (string, error) { return thumbprintOf(a.Key) }
 
 // IsKey tells whether a private key is the account's.
 func (a Account) IsKey(key crypto.Signer) bool {

@@ -1,16 +1,13 @@
 package certstore
 
 import (
-	"bytes"
 	"context"
-	"crypto"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/json"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,39 +17,38 @@ import (
 // KeyKeeper keeps private keys apart from the documents that name them, such as HashiCorp Vault. A key has a name like a
 // document's, and is never changed.
 type KeyKeeper interface {
-	// Put keeps a key under a name of its own. The same key again is no error, another one under that name is ErrConflict.
+	// Put keeps a key under a name of its own. The same key again is no error, another one under that name is ErrOtherKey.
 	Put(ctx context.Context, name string, key []byte) error
-	// Get returns a key; ErrNotFound when there is none.
+	// Get returns a key; ErrNotFound when it is certain that there is none.
 	Get(ctx context.Context, name string) ([]byte, error)
 	// Delete removes a key, and all that is known of it; one that does not exist is no error.
 	Delete(ctx context.Context, name string) error
 	// List returns the keys whose names are one part longer than folder, by their last parts, and the last parts of folders.
 	List(ctx context.Context, folder string) (keys []string, folders []string, err error)
-	// Since is when a key was put; ErrNotFound when there is none.
-	Since(ctx context.Context, name string) (time.Time, error)
-	// Ready tells without changing anything whether keys can be put and got now.
+	// Age is how long ago a key was put, by the keeper's clock alone; ErrNotFound when it is certain that there is none.
+	Age(ctx context.Context, name string) (time.Duration, error)
+	// Ready tells without changing anything whether keys can be put, had, listed and deleted now.
 	Ready(ctx context.Context) error
 }
 
-// ErrKeysAway says that who keeps the private keys cannot be asked now, or refuses; most often that passes.
-var ErrKeysAway = errors.New("the private keys cannot be had")
+var (
+	// ErrKeysAway says that who keeps the private keys cannot be asked now, or refuses; most often that passes.
+	ErrKeysAway = errors.New("the private keys cannot be had")
+	// ErrKeyLost says that a private key is not where keys are kept, although others of the deployment are: it was deleted there.
+	ErrKeyLost = errors.New("the private key is not kept any more")
+	// ErrOtherKey says that another key is kept under a name.
+	ErrOtherKey = errors.New("another private key is kept there")
+)
 
 // KeysApart is a store whose documents hold no private key. Each is kept by a KeyKeeper before the document that names it is written,
 // and removed after the document that names it no more. Reading asks nobody for a key: what names one is read as it stands there, and
-// OpenKey has the key itself.
+// KeyText has the key itself. A document that holds a key itself is refused: whoever may write it elsewhere chooses no keys.
+//
+// Deployments may share one place for keys: each has a folder of its own there, whose name the document "keys" tells.
 type KeysApart struct {
 	Store
-	keys KeyKeeper
-	now  func() time.Time
-
-	mu    sync.Mutex
-	named map[string]naming // by document: what it names in the state that was seen last
-}
-
-// naming is what a document in one state names.
-type naming struct {
-	revision Revision
-	keys     []string // names of its keys
+	keys  KeyKeeper
+	named *namings
 }
 
 var (
@@ -62,100 +58,129 @@ var (
 )
 
 // NewKeysApart keeps the keys of a store's documents elsewhere.
-func NewKeysApart(base Store, keys KeyKeeper, now func() time.Time) *KeysApart {
-	return &KeysApart{Store: base, keys: keys, now: now, named: map[string]naming{}}
+func NewKeysApart(base Store, keys KeyKeeper) *KeysApart {
+	return &KeysApart{Store: base, keys: keys, named: &namings{seen: map[string]naming{}}}
 }
 
-// referenceMark begins what stands in a document for a key that is kept apart: the SHA-256 of its public key (the SubjectPublicKeyInfo of
-// RFC 5280 section 4.1.2.7) in hexadecimal digits follows.
-const referenceMark = "kept apart: sha256:"
+// namings are what documents were seen to name last, so that one which is replaced need not be read again.
+type namings struct {
+	mu   sync.Mutex
+	seen map[string]naming // by document
+}
 
-// IsKeptApart tells whether what stands in a document for a private key names one that is kept apart.
-func IsKeptApart(key string) bool { return strings.HasPrefix(key, referenceMark) }
+// naming is what a document in one state names.
+type naming struct {
+	revision Revision
+	keys     []string // names of its keys
+}
 
-// referenceTo names a key by its public key, which anybody may know.
-func referenceTo(public crypto.PublicKey) (string, error) {
-	der, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
+func (n *namings) sees(name string, data []byte, revision Revision) {
+	if !holdsKeys(name) {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.seen[name] = naming{revision, namedIn(name, data)}
+}
+
+func (n *namings) of(name string) naming {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen[name]
+}
+
+// folderDocument names the document that tells in which folder the keys of a deployment are.
+const folderDocument = "keys"
+
+// keyFolder is that document.
+type keyFolder struct {
+	V      int    `json:"v"`
+	Folder string `json:"folder"`
+}
+
+var keyFolders = regexp.MustCompile(`^[A-Z2-7]{26}$`)
+
+// mark is kept beside the keys of a deployment. While it is there, a key that is not is lost; without it, nobody looks at the right place.
+const (
+	mark     = "deployment"
+	markText = "maascert keeps the private keys of one deployment here"
+)
+
+// folder is where the keys of this deployment are; empty: none was ever kept.
+func (s *KeysApart) folder(ctx context.Context) (string, error) {
+	var at keyFolder
+	revision, err := load(ctx, s.Store, folderDocument, &at, func() int { return at.V })
+	if err == nil && revision != "" && !keyFolders.MatchString(at.Folder) {
+		err = damaged(folderDocument, "it names no folder")
+	}
+	return at.Folder, err
+}
+
+// ownFolder is folder, which is made where there is none.
+func (s *KeysApart) ownFolder(ctx context.Context) (string, error) {
+	folder, err := s.folder(ctx)
+	if err != nil || folder != "" {
+		return folder, err
+	}
+	folder = rand.Text()
+	if err := s.keys.Put(ctx, folder+"/"+mark, []byte(markText)); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s%x", referenceMark, sha256.Sum256(der)), nil
-}
-
-// keyName is under which name a document's key is kept.
-func keyName(document, reference string) string {
-	return document + "/" + strings.TrimPrefix(reference, referenceMark)
-}
-
-// keyFields are where documents hold keys: "key" of a version, "key" and "next_key" of the account, "key" of a record's order.
-type keyFields struct {
-	Key     string `json:"key"`
-	NextKey string `json:"next_key"`
-	Order   *struct {
-		Key string `json:"key"`
-	} `json:"order"`
-}
-
-// keysIn are what stands in a document for its keys: the keys themselves, or what names them.
-func keysIn(name string, data []byte) []string {
-	var fields keyFields
-	if json.Unmarshal(data, &fields) != nil {
-		return nil // it is no document of ours, and holds no field
+	_, err = save(ctx, s.Store, folderDocument, keyFolder{format, folder}, "")
+	if !errors.Is(err, ErrConflict) {
+		return folder, err
 	}
-	var all []string
-	switch folder, _, _ := strings.Cut(name, "/"); folder {
-	case "versions":
-		all = []string{fields.Key}
-	case "account":
-		all = []string{fields.Key, fields.NextKey}
-	case "state":
-		if fields.Order != nil {
-			all = []string{fields.Order.Key}
-		}
-	}
-	return slices.DeleteFunc(all, func(key string) bool { return key == "" })
+	// Another host was faster. What is left of this one's try harms nobody.
+	_ = s.keys.Delete(ctx, folder+"/"+mark)
+	return s.folder(ctx)
 }
 
-// replaced is a document with other texts in the place of its keys. What comes from outside stands in strings of JSON, whose quotation marks are
-// escaped, so that it cannot look like a field with a key.
-func replaced(data []byte, old, now string) ([]byte, error) {
-	for _, field := range []string{"key", "next_key"} {
-		before, err := json.Marshal(old)
-		if err != nil {
-			return nil, err
-		}
-		after, err := json.Marshal(now)
-		if err != nil {
-			return nil, err
-		}
-		data = bytes.ReplaceAll(data, fmt.Appendf(nil, "%q: %s", field, before), fmt.Appendf(nil, "%q: %s", field, after))
+// isMarked tells whether keys are looked for at the right place.
+func (s *KeysApart) isMarked(ctx context.Context, folder string) error {
+	_, err := s.keys.Get(ctx, folder+"/"+mark)
+	if errors.Is(err, ErrNotFound) {
+		return hint.Add(fmt.Errorf("%w: nothing of this deployment is kept there", ErrKeysAway), "do the address, namespace, mount and path of store.seal's vault name the place where they were kept?")
 	}
-	return data, nil
+	return err
+}
+
+// ready tells whether keys can be put and had now, and whether those of this deployment are there.
+func (s *KeysApart) ready(ctx context.Context) error {
+	if err := s.keys.Ready(ctx); err != nil {
+		return err
+	}
+	folder, err := s.folder(ctx)
+	if err != nil || folder == "" {
+		return err
+	}
+	return s.isMarked(ctx, folder)
+}
+
+// Writable asks the store, and whether keys can be put: what is written most often names one.
+func (s *KeysApart) Writable(ctx context.Context) error {
+	return errors.Join(s.Store.Writable(ctx), s.ready(ctx))
 }
 
 // Read returns a document with what names its keys.
 func (s *KeysApart) Read(ctx context.Context, name string) ([]byte, Revision, error) {
 	data, revision, err := s.Store.Read(ctx, name)
-	if err == nil {
-		s.sees(name, data, revision)
+	if err != nil {
+		return nil, "", err
 	}
-	return data, revision, err
+	if err := checkNames(name, data); err != nil {
+		return nil, "", err
+	}
+	s.named.sees(name, data, revision)
+	return data, revision, nil
 }
 
-// sees remembers what a document names.
-func (s *KeysApart) sees(name string, data []byte, revision Revision) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.named[name] = naming{revision, namesOfKeys(name, data)}
-}
-
-func namesOfKeys(name string, data []byte) (names []string) {
-	for _, key := range keysIn(name, data) {
-		if IsKeptApart(key) {
-			names = append(names, keyName(name, key))
-		}
+// checkNames refuses a document that holds a key itself.
+func checkNames(name string, data []byte) error {
+	if slices.ContainsFunc(keysIn(name, data), func(key string) bool { return !IsKeptApart(key) }) {
+		return hint.Add(fmt.Errorf("store: %s does not name its private key, and keys are kept apart", name),
+			"was it written before they were? maascert store copy brings a store's keys there; else find out who wrote it")
 	}
-	return names
+	return nil
 }
 
 // Write keeps the keys of a document apart, then writes the document, and then removes the keys that it names no more.
@@ -172,14 +197,10 @@ func (s *KeysApart) Write(ctx context.Context, name string, data []byte, prev Re
 	if err != nil {
 		return "", err
 	}
-	s.sees(name, data, revision)
-	still := namesOfKeys(name, data)
-	for _, key := range former {
-		if !slices.Contains(still, key) {
-			// What stays for now is swept away later.
-			_ = s.keys.Delete(ctx, key)
-		}
-	}
+	s.named.sees(name, data, revision)
+	still := namedIn(name, data)
+	// What cannot be removed now is swept away later.
+	_ = s.remove(ctx, slices.DeleteFunc(former, func(key string) bool { return slices.Contains(still, key) }))
 	return revision, nil
 }
 
@@ -193,126 +214,168 @@ func (s *KeysApart) putKeys(ctx context.Context, name string, data []byte) ([]by
 		if err != nil {
 			return nil, fmt.Errorf("store: %s: %w", name, err)
 		}
-		reference, err := referenceTo(key.Public())
+		named, err := referenceTo(key.Public())
 		if err != nil {
 			return nil, fmt.Errorf("store: %s: %w", name, err)
 		}
-		if err := s.keys.Put(ctx, keyName(name, reference), []byte(text)); err != nil {
-			return nil, fmt.Errorf("store: %s: its key: %w", name, err)
+		folder, err := s.ownFolder(ctx)
+		if err == nil {
+			err = s.keys.Put(ctx, folder+"/"+keyName(name, named), []byte(text))
 		}
-		if data, err = replaced(data, text, reference); err != nil {
+		if err != nil {
+			return nil, fmt.Errorf("store: the private key of %s: %w", name, err)
+		}
+		if data, err = replaced(data, text, named); err != nil {
 			return nil, err
 		}
 	}
-	if bytes.Contains(data, []byte("PRIVATE KEY-----")) {
-		return nil, fmt.Errorf("store: %s would hold a private key, which is to be kept apart", name)
-	}
-	return data, nil
+	return data, checkNames(name, data)
 }
 
 // formerKeys are those that the document which is to be replaced names.
 func (s *KeysApart) formerKeys(ctx context.Context, name string, prev Revision) ([]string, error) {
-	if prev == "" {
+	if prev == "" || !holdsKeys(name) {
 		return nil, nil
 	}
-	s.mu.Lock()
-	seen := s.named[name]
-	s.mu.Unlock()
-	if seen.revision == prev {
-		return seen.keys, nil
+	if seen := s.named.of(name); seen.revision == prev {
+		return slices.Clone(seen.keys), nil
 	}
 	data, revision, err := s.Store.Read(ctx, name)
 	if errors.Is(err, ErrNotFound) || err == nil && revision != prev {
 		return nil, fmt.Errorf("store: %s: %w", name, ErrConflict)
 	}
-	return namesOfKeys(name, data), err
+	return namedIn(name, data), err
 }
 
-// Delete removes a document, and then its keys. When they cannot be removed now it says so, and a sweep removes them later.
-func (s *KeysApart) Delete(ctx context.Context, name string) error {
-	if err := s.Store.Delete(ctx, name); err != nil {
-		return err
+// removeTime is how long the removal of keys may take that nobody names any more.
+const removeTime = 10 * time.Second
+
+// remove removes keys of this deployment.
+func (s *KeysApart) remove(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
 	}
-	s.mu.Lock()
-	delete(s.named, name)
-	s.mu.Unlock()
-	keys, _, err := s.keys.List(ctx, name)
-	for _, key := range keys {
-		err = errors.Join(err, s.keys.Delete(ctx, name+"/"+key))
+	ctx, cancel := context.WithTimeout(ctx, removeTime)
+	defer cancel()
+	folder, err := s.folder(ctx)
+	for _, name := range names {
+		if err == nil {
+			err = s.keys.Delete(ctx, folder+"/"+name)
+		}
 	}
 	return err
 }
 
-// OpenKey is the key that a document names.
-func (s *KeysApart) OpenKey(ctx context.Context, document, reference string) (string, error) {
-	text, err := s.keys.Get(ctx, keyName(document, reference))
-	if errors.Is(err, ErrNotFound) {
-		return "", hint.Add(fmt.Errorf("store: the private key of %s is not where keys are kept: %w", document, err), "was it deleted there? maascert renew --force obtains another certificate with another key")
+// Delete removes a document, and then the keys that it names. When they cannot be removed now it says so, and they are swept away later.
+func (s *KeysApart) Delete(ctx context.Context, name string) error {
+	var named []string
+	if holdsKeys(name) {
+		data, _, err := s.Store.Read(ctx, name)
+		if err == nil {
+			named = namedIn(name, data) // what cannot be read names nothing that anybody could find
+		}
 	}
+	if err := s.Store.Delete(ctx, name); err != nil {
+		return err
+	}
+	return s.remove(ctx, named)
+}
+
+// openKey is the key that a document names.
+func (s *KeysApart) openKey(ctx context.Context, document, named string) (string, error) {
+	folder, err := s.folder(ctx)
 	if err != nil {
-		return "", fmt.Errorf("store: the private key of %s: %w", document, err)
+		return "", err
+	}
+	text, err := s.keys.Get(ctx, folder+"/"+keyName(document, named))
+	if err != nil {
+		return "", s.without(ctx, folder, document, err)
 	}
 	key, err := ParseKey(text)
 	if err != nil {
 		return "", fmt.Errorf("store: the private key of %s: %w", document, err)
 	}
-	if is, err := referenceTo(key.Public()); err != nil || is != reference {
-		return "", fmt.Errorf("store: what is kept as the private key of %s is another one", document)
+	if is, err := referenceTo(key.Public()); err != nil || is != named {
+		return "", fmt.Errorf("store: what is kept as the private key of %s: %w", document, ErrOtherKey)
 	}
 	return string(text), nil
 }
 
-// ReadyKeys tells whether keys can be put and got now.
-func (s *KeysApart) ReadyKeys(ctx context.Context) error { return s.keys.Ready(ctx) }
+func (s *KeysApart) checkKey(ctx context.Context, document, named string) error {
+	folder, err := s.folder(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := s.keys.Age(ctx, folder+"/"+keyName(document, named)); err != nil {
+		return s.without(ctx, folder, document, err)
+	}
+	return nil
+}
 
-// sweepAge is how old a key is before it is swept away: a document that is going to name it is written within seconds after it was put, and
-// under a lock that is lost long before.
+// without says why a key could not be had. That it is not there counts only where the others are.
+func (s *KeysApart) without(ctx context.Context, folder, document string, err error) error {
+	if errors.Is(err, ErrNotFound) {
+		err = ErrKeyLost
+		if elsewhere := s.isMarked(ctx, folder); elsewhere != nil {
+			err = elsewhere
+		}
+	}
+	return fmt.Errorf("store: the private key of %s: %w", document, err)
+}
+
+// sweepAge is how old a key is that is swept away while others may be about to name theirs.
 const sweepAge = 24 * time.Hour
 
-// Sweep removes keys below a folder that are older than a day and that no document names: those of runs that were killed between a key
-// and its document, or could not remove them.
-func (s *KeysApart) Sweep(ctx context.Context, folder string) error {
-	keys, folders, err := s.keys.List(ctx, folder)
+func (s *KeysApart) sweep(ctx context.Context, below string, isYoungKept bool) error {
+	folder, err := s.folder(ctx)
+	if err != nil || folder == "" {
+		return err
+	}
+	keys, folders, err := s.keys.List(ctx, folder+"/"+below)
 	if err != nil {
 		return err
 	}
 	var named []string
 	if len(keys) > 0 {
-		data, _, err := s.Store.Read(ctx, folder)
+		data, _, err := s.Store.Read(ctx, below)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
-		named = namesOfKeys(folder, data)
+		named = namedIn(below, data)
 	}
 	var failures []error
 	for _, key := range keys {
-		name := folder + "/" + key
+		name := below + "/" + key
 		if slices.Contains(named, name) {
 			continue
 		}
-		since, err := s.keys.Since(ctx, name)
-		if err == nil && s.now().Sub(since) >= sweepAge {
-			err = s.keys.Delete(ctx, name)
+		age, err := s.keys.Age(ctx, folder+"/"+name)
+		if err == nil && (age >= sweepAge || !isYoungKept) {
+			err = s.keys.Delete(ctx, folder+"/"+name)
 		}
 		if !errors.Is(err, ErrNotFound) {
 			failures = append(failures, err)
 		}
 	}
-	for _, below := range folders {
-		failures = append(failures, s.Sweep(ctx, folder+"/"+below))
+	for _, one := range folders {
+		failures = append(failures, s.sweep(ctx, below+"/"+one, isYoungKept))
 	}
 	return errors.Join(failures...)
 }
 
-// Gather reads ahead, where that is faster.
+// Gather reads ahead, where that is faster. A document that holds a key itself is read by itself, and refused then.
 func (s *KeysApart) Gather(ctx context.Context, wanted Wanted) (Gathered, error) {
 	gatherer, isFaster := s.Store.(Gatherer)
 	if !isFaster {
 		return Gathered{}, errors.ErrUnsupported
 	}
 	gathered, err := gatherer.Gather(ctx, wanted)
-	for name, one := range gathered.Documents {
-		s.sees(name, one.Data, one.Revision)
+	for name, one := range maps.Clone(gathered.Documents) {
+		if checkNames(name, one.Data) != nil {
+			gathered.Documents[name] = Document{}
+			continue
+		}
+		s.named.sees(name, one.Data, one.Revision)
 	}
 	return gathered, err
 }
@@ -323,7 +386,7 @@ func (s *KeysApart) Lock(ctx context.Context, name string) (*Held, error) {
 	if err != nil {
 		return nil, err
 	}
-	held.Store = NewKeysApart(held.Store, s.keys, s.now)
+	held.Store = &KeysApart{Store: held.Store, keys: s.keys, named: s.named}
 	return held, nil
 }
 
@@ -341,71 +404,4 @@ func (s *KeysApart) Close() {
 			open.Close()
 		}
 	}
-}
-
-// keyOpener is a store that has keys which are kept apart.
-type keyOpener interface {
-	OpenKey(ctx context.Context, document, reference string) (string, error)
-}
-
-// Layer is a store that stands on another one, and has the keys that are kept apart from there.
-type Layer interface {
-	// Below is that other one; nil: there is none yet.
-	Below() Store
-}
-
-// Below is the store whose lock it is.
-func (h *Held) Below() Store { return h.Store }
-
-func (a *ahead) Below() Store { return a.Store }
-
-// Below is the store that is rehearsed upon.
-func (o *Overlay) Below() Store { return o.base }
-
-// ReadWhole reads a document with its keys in it, for who brings it into another store.
-func ReadWhole(ctx context.Context, store Store, name string) ([]byte, Revision, error) {
-	data, revision, err := store.Read(ctx, name)
-	if err != nil {
-		return nil, "", err
-	}
-	for _, reference := range keysIn(name, data) {
-		if !IsKeptApart(reference) {
-			continue
-		}
-		key, err := KeyText(ctx, store, name, reference)
-		if err != nil {
-			return nil, "", err
-		}
-		if data, err = replaced(data, reference, key); err != nil {
-			return nil, "", err
-		}
-	}
-	return data, revision, nil
-}
-
-// KeyText is the private key that stands in a document, or that it names: PEM. It is asked for where it is kept.
-func KeyText(ctx context.Context, store Store, document, text string) (string, error) {
-	if !IsKeptApart(text) {
-		return text, nil
-	}
-	for store != nil {
-		if opener, ok := store.(keyOpener); ok {
-			return opener.OpenKey(ctx, document, text)
-		}
-		on, ok := store.(Layer)
-		if !ok {
-			break
-		}
-		store = on.Below()
-	}
-	return "", hint.Add(fmt.Errorf("store: the private key of %s is kept apart, and this configuration does not say where", document), "store.seal: {vault: …} as on the host that wrote it")
-}
-
-// signer is the private key that a document names.
-func signer(ctx context.Context, store Store, document, reference string) (crypto.Signer, error) {
-	text, err := KeyText(ctx, store, document, reference)
-	if err != nil {
-		return nil, err
-	}
-	return ParseKey([]byte(text))
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 
 	"maascert/certstore"
 	"maascert/certstore/storetest"
+	"maascert/internal/hint"
 	"maascert/internal/world"
 )
 
@@ -30,7 +33,7 @@ func TestAStoreWhoseKeysAreKeptApart(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) (a, b certstore.Store) {
 		dir, keys := filepath.Join(t.TempDir(), "store"), storetest.NewKeeper()
 		for _, store := range []*certstore.Store{&a, &b} {
-			*store = certstore.NewKeysApart(certstore.NewFileStore(world.OS{}, dir), keys, time.Now)
+			*store = certstore.NewKeysApart(certstore.NewFileStore(world.OS{}, dir), keys)
 		}
 		return a, b
 	})
@@ -61,8 +64,25 @@ func newApart(t *testing.T) *apart {
 	t.Helper()
 	a := &apart{keys: storetest.NewKeeper(), dir: t.TempDir(), now: time.Now()}
 	a.base = &refusing{Store: certstore.NewFileStore(world.OS{}, a.dir)}
-	a.KeysApart = certstore.NewKeysApart(a.base, a.keys, func() time.Time { return a.now })
+	a.keys.Now = func() time.Time { return a.now }
+	a.KeysApart = certstore.NewKeysApart(a.base, a.keys)
 	return a
+}
+
+// kept are the names of the keys, without the deployment's folder and its mark.
+func (a *apart) kept() (names []string) {
+	for _, name := range a.keys.Names() {
+		if _, below, _ := strings.Cut(name, "/"); below != "deployment" {
+			names = append(names, below)
+		}
+	}
+	return names
+}
+
+// folder is where the deployment's keys are.
+func (a *apart) folder() string {
+	folder, _, _ := strings.Cut(a.keys.Names()[0], "/")
+	return folder
 }
 
 // requireNoKey looks for keys in all files of the store.
@@ -86,15 +106,15 @@ func TestKeysGoWithTheirDocuments(t *testing.T) {
 	ledger, err := certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = &certstore.Order{URL: "u", Key: string(bundle.KeyPEM())} }))
-	require.Len(t, a.keys.Names(), 1)
+	require.Len(t, a.kept(), 1)
 	version, err := ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
 	require.NoError(t, err)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = nil }))
-	require.Len(t, a.keys.Names(), 1, "the order's has gone with it")
+	require.Len(t, a.kept(), 1, "the order's has gone with it")
 	account := certstore.Account{V: 1, Key: string(bundle.KeyPEM()), NextKey: string(next.KeyPEM())}
 	revision, err := certstore.SaveAccount(ctx, a, account, "")
 	require.NoError(t, err)
-	require.Len(t, a.keys.Names(), 3)
+	require.Len(t, a.kept(), 3)
 	a.requireNoKey(t)
 
 	read, err := certstore.LoadVersion(ctx, a, "maas", version.Number)
@@ -114,11 +134,11 @@ func TestKeysGoWithTheirDocuments(t *testing.T) {
 	account.Key, account.NextKey = account.NextKey, ""
 	_, err = certstore.SaveAccount(ctx, a, account, revision)
 	require.NoError(t, err)
-	require.Len(t, a.keys.Names(), 2)
+	require.Len(t, a.kept(), 2)
 
 	require.NoError(t, ledger.Prune(ctx, nil, 0))
-	require.Len(t, a.keys.Names(), 1, "the account's")
-	require.True(t, strings.HasPrefix(a.keys.Names()[0], "account/"))
+	require.Len(t, a.kept(), 1, "the account's")
+	require.True(t, strings.HasPrefix(a.kept()[0], "account/"))
 }
 
 // While keys cannot be had, nothing is written that has one, and everything is read.
@@ -133,11 +153,13 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Current = version.Number }))
 
 	a.keys.Away(errors.New("it is sealed"))
-	require.ErrorIs(t, a.ReadyKeys(ctx), certstore.ErrKeysAway)
+	require.ErrorIs(t, certstore.ReadyKeys(ctx, a), certstore.ErrKeysAway)
+	require.ErrorIs(t, a.Writable(ctx), certstore.ErrKeysAway)
 	ledger, err = certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
 	read, err := ledger.Version(ctx, version.Number)
 	require.NoError(t, err)
+	require.ErrorIs(t, read.Bundle.CheckKey(ctx), certstore.ErrKeysAway)
 	_, err = read.Bundle.WithKey(ctx)
 	require.ErrorIs(t, err, certstore.ErrKeysAway)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Failures++ }), "what holds no key is written")
@@ -153,7 +175,7 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 	record, _, err := certstore.LoadRecord(ctx, a, "maas")
 	require.NoError(t, err)
 	require.Nil(t, record.Order)
-	require.Len(t, a.keys.Names(), 1)
+	require.Len(t, a.kept(), 1)
 }
 
 // A key whose document could not be written is swept away after a day, and none before, and none that is named.
@@ -168,11 +190,11 @@ func TestKeysThatNobodyNamesAreSweptAway(t *testing.T) {
 	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
 	require.ErrorContains(t, err, "disk full")
 	a.base.err = nil
-	require.Len(t, a.keys.Names(), 2)
+	require.Len(t, a.kept(), 2)
 	for _, days := range []int{0, 1} {
 		a.now = a.now.AddDate(0, 0, 2*days)
-		require.NoError(t, a.Sweep(ctx, "versions/maas"))
-		require.Len(t, a.keys.Names(), 2-days)
+		require.NoError(t, certstore.SweepKeys(ctx, a, "versions/maas", true))
+		require.Len(t, a.kept(), 2-days)
 	}
 	version, err := certstore.LoadVersion(ctx, a, "maas", 1)
 	require.NoError(t, err)
@@ -206,31 +228,170 @@ func TestNobodyNamesAKeyFromOutside(t *testing.T) {
 		require.Equal(t, text, doc.Attempts[0].Error)
 		require.Equal(t, 1, strings.Count(string(whole), "BEGIN PRIVATE KEY"))
 	}
-	_, err = a.Write(ctx, "nodes/region1", []byte(key), "")
-	require.ErrorContains(t, err, "would hold a private key")
+
+	// Nor does a key stand where something from outside may, which is no error.
+	record.Attempts = []certstore.Attempt{{Error: key}}
+	_, err = certstore.SaveRecord(ctx, a, "maas", record, revision)
+	require.NoError(t, err)
 }
 
-// A key that was exchanged, or is gone, is no key of the document.
+// Whoever may write the documents chooses no key: neither by one that stands there, nor by a name that leads elsewhere.
+func TestADocumentChoosesNoKey(t *testing.T) {
+	t.Parallel()
+	a, ctx := newApart(t), t.Context()
+	key := string(issue(t, authority(t), "maas.example.internal").KeyPEM())
+	plain := certstore.NewFileStore(world.OS{}, a.dir)
+	for _, one := range []string{key, "kept apart: thumbprint:../../maas/global/tls", "kept apart: thumbprint:", "kept apart: thumbprint:" + strings.Repeat("A", 64)} {
+		require.NoError(t, plain.Delete(ctx, "account"))
+		_, err := certstore.SaveAccount(ctx, plain, certstore.Account{V: 1, Key: one}, "")
+		require.NoError(t, err)
+		_, _, err = certstore.LoadAccount(ctx, a)
+		require.ErrorContains(t, err, "account does not name its private key")
+		require.NotContains(t, err.Error(), "BEGIN")
+		require.Contains(t, hint.Of(err), "maascert store copy")
+	}
+	require.Empty(t, a.keys.Names())
+}
+
+// Deployments that share a place for keys know nothing of each other's, whatever is deleted and swept.
+func TestDeploymentsShareAPlaceForKeys(t *testing.T) {
+	t.Parallel()
+	a, ctx := newApart(t), t.Context()
+	other := certstore.NewKeysApart(certstore.NewFileStore(world.OS{}, t.TempDir()), a.keys)
+	bundle := issue(t, authority(t), "maas.example.internal")
+	for _, store := range []certstore.Store{a, other} {
+		ledger, err := certstore.OpenLedger(ctx, store, "maas")
+		require.NoError(t, err)
+		_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+		require.NoError(t, err)
+	}
+	require.NoError(t, other.Delete(ctx, "versions/maas/1"))
+	require.NoError(t, certstore.SweepKeys(ctx, other, "versions/maas", false))
+	require.Len(t, a.kept(), 1)
+	version, err := certstore.LoadVersion(ctx, a, "maas", 1)
+	require.NoError(t, err)
+	_, err = version.Bundle.WithKey(ctx)
+	require.NoError(t, err)
+}
+
+// Of hosts that keep the first key at once each finds it afterwards.
+func TestManyKeepTheFirstKeyAtOnce(t *testing.T) {
+	t.Parallel()
+	a, ctx := newApart(t), t.Context()
+	bundles := make([]*certstore.Bundle, 8)
+	for i := range bundles {
+		bundles[i] = issue(t, authority(t), "maas.example.internal")
+	}
+	var group sync.WaitGroup
+	for i, bundle := range bundles {
+		group.Go(func() {
+			store := certstore.NewKeysApart(a.base, a.keys)
+			ledger, err := certstore.OpenLedger(ctx, store, fmt.Sprint("maas", i))
+			if err == nil {
+				_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	require.Len(t, a.kept(), len(bundles))
+	for i := range bundles {
+		version, err := certstore.LoadVersion(ctx, a, fmt.Sprint("maas", i), 1)
+		require.NoError(t, err)
+		_, err = version.Bundle.WithKey(ctx)
+		require.NoError(t, err)
+	}
+}
+
+// A key that was exchanged is no key of the document; one that is gone is lost, unless nothing of the deployment is there.
 func TestAKeyThatIsAnotherOne(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
 	ledger, err := certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
-	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+	bundle := issue(t, authority(t), "maas.example.internal")
+	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
 	require.NoError(t, err)
-	name := a.keys.Names()[0]
-	require.NoError(t, a.keys.Delete(ctx, name))
+	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = &certstore.Order{URL: "u", Key: string(bundle.KeyPEM())} }))
+	folder, names := a.folder(), a.kept()
+	require.Len(t, names, 2)
+	for _, name := range names {
+		require.NoError(t, a.keys.Delete(ctx, folder+"/"+name))
+	}
 	version, err := certstore.LoadVersion(ctx, a, "maas", 1)
 	require.NoError(t, err)
 	_, err = version.Bundle.WithKey(ctx)
-	require.ErrorIs(t, err, certstore.ErrNotFound)
-	require.NoError(t, a.keys.Put(ctx, name, issue(t, authority(t), "maas.example.internal").KeyPEM()))
+	require.ErrorIs(t, err, certstore.ErrKeyLost)
+	require.ErrorIs(t, version.Bundle.CheckKey(ctx), certstore.ErrKeyLost)
+	order, err := ledger.Order(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "u", order.URL)
+	require.Empty(t, order.Key, "the order goes on with another key")
+
+	// The same bundle again is another version, whose key is there.
+	ledger, err = certstore.OpenLedger(ctx, a, "maas")
+	require.NoError(t, err)
+	again, err := ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+	require.NoError(t, err)
+	require.Equal(t, 2, again.Number)
+	read, err := certstore.LoadVersion(ctx, a, "maas", 2)
+	require.NoError(t, err)
+	require.NoError(t, read.Bundle.CheckKey(ctx))
+
+	require.NoError(t, a.keys.Delete(ctx, folder+"/deployment"))
+	for _, err := range []error{version.Bundle.CheckKey(ctx), certstore.ReadyKeys(ctx, a)} {
+		require.ErrorIs(t, err, certstore.ErrKeysAway)
+		require.NotErrorIs(t, err, certstore.ErrKeyLost)
+		require.Contains(t, hint.Of(err), "address, namespace, mount and path")
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "versions/") {
+			require.NoError(t, a.keys.Put(ctx, folder+"/"+name, issue(t, authority(t), "maas.example.internal").KeyPEM()))
+		}
+	}
 	_, err = version.Bundle.WithKey(ctx)
-	require.ErrorContains(t, err, "is another one")
+	require.ErrorIs(t, err, certstore.ErrOtherKey)
 
 	plain := certstore.NewFileStore(world.OS{}, a.dir)
 	version, err = certstore.LoadVersion(ctx, plain, "maas", 1)
 	require.NoError(t, err)
 	_, err = version.Bundle.WithKey(ctx)
 	require.ErrorContains(t, err, "this configuration does not say where")
+}
+
+// A rehearsal reads keys and keeps none.
+func TestARehearsalKeepsNoKeys(t *testing.T) {
+	t.Parallel()
+	a, ctx := newApart(t), t.Context()
+	overlay := certstore.NewOverlay(a)
+	ledger, err := certstore.OpenLedger(ctx, overlay, "maas")
+	require.NoError(t, err)
+	bundle := issue(t, authority(t), "maas.example.internal")
+	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+	require.NoError(t, err)
+	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = &certstore.Order{URL: "u", Key: string(bundle.KeyPEM())} }))
+	require.Empty(t, a.keys.Names())
+	order, err := ledger.Order(ctx)
+	require.NoError(t, err)
+	require.Equal(t, string(bundle.KeyPEM()), order.Key)
+}
+
+// The account's thumbprint is known without its key.
+func TestTheThumbprintNeedsNoKey(t *testing.T) {
+	t.Parallel()
+	a, ctx := newApart(t), t.Context()
+	account := certstore.Account{V: 1, Key: string(issue(t, authority(t), "maas.example.internal").KeyPEM())}
+	want, err := account.Thumbprint()
+	require.NoError(t, err)
+	_, err = certstore.SaveAccount(ctx, a, account, "")
+	require.NoError(t, err)
+	a.keys.Away(errors.New("it is sealed"))
+	read, _, err := certstore.LoadAccount(ctx, a)
+	require.NoError(t, err)
+	got, err := read.Thumbprint()
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.Len(t, got, 43)
 }

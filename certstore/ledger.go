@@ -134,14 +134,17 @@ func (l *Ledger) complete(ctx context.Context) error {
 	return nil
 }
 
-// Order is the order under way with its private key, which is asked for where it is kept apart; nil: there is none.
+// Order is the order under way with its private key, which is asked for where it is kept apart; nil: there is none. One whose key is lost
+// has none.
 func (l *Ledger) Order(ctx context.Context) (*Order, error) {
 	order, store := l.Record().Order, l.Store()
 	if order == nil || order.Key == "" {
 		return order, nil
 	}
 	var err error
-	order.Key, err = KeyText(ctx, store, l.name(), order.Key)
+	if order.Key, err = KeyText(ctx, store, l.name(), order.Key); errors.Is(err, ErrKeyLost) {
+		return order, nil
+	}
 	return order, err
 }
 
@@ -203,6 +206,10 @@ func (l *Ledger) Update(ctx context.Context, change func(*Record)) error {
 		if err != nil {
 			return err
 		}
+		// What is in hand is what a reader finds: a key that is kept apart is named.
+		if data, err = keepKeys(ctx, l.store, l.name(), data); err != nil {
+			return err
+		}
 		if bytes.Equal(data, l.data) {
 			return nil
 		}
@@ -233,10 +240,10 @@ func (l *Ledger) Add(ctx context.Context, v Version) (Version, error) {
 		return Version{}, err
 	}
 	if listed, ok := l.index[v.Bundle.Fingerprint()]; ok {
-		if have, err := l.open(ctx, listed.Number); err == nil {
+		if have, err := l.open(ctx, listed.Number); err == nil && !errors.Is(have.Bundle.CheckKey(ctx), ErrKeyLost) {
 			return have, nil
 		}
-		delete(l.index, v.Bundle.Fingerprint()) // it cannot be read any more
+		delete(l.index, v.Bundle.Fingerprint()) // it cannot be read any more, or its key is lost
 	}
 	numbers, err := versionNumbers(ctx, l.store, l.cert)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -20,9 +19,9 @@ import (
 	"syscall"
 	"time"
 
-	jose "github.com/go-jose/go-jose/v4"
 
 	"maascert/internal/hint"
+	"maascert/internal/jwk"
 	"maascert/internal/printable"
 	"maascert/internal/world"
 )
@@ -489,10 +488,9 @@ func localAddress(listened string) (string, bool) {
 
 // ThumbprintOf is the account key's (RFC 7638), base64url.
 func ThumbprintOf(public crypto.PublicKey) (string, error) {
-	key := jose.JSONWebKey{Key: public}
-	sum, err := key.Thumbprint(crypto.SHA256)
+	sum, err := jwk.Thumbprint(public)
 	if err != nil {
 		return "", err
 	}
-	return base64.RawURLEncoding.EncodeToString(sum[:sha256.Size]), nil
+	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
 }

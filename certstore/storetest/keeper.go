@@ -70,7 +70,7 @@ func (k *Keeper) Put(_ context.Context, name string, key []byte) error {
 	defer done()
 	if have, isThere := k.kept[name]; isThere {
 		if have.key != string(key) {
-			return fmt.Errorf("%s: %w", name, certstore.ErrConflict)
+			return fmt.Errorf("%s: %w", name, certstore.ErrOtherKey)
 		}
 		return nil
 	}
@@ -126,18 +126,18 @@ func (k *Keeper) List(_ context.Context, folder string) (keys, folders []string,
 	return keys, folders, nil
 }
 
-// Since is when a key was put.
-func (k *Keeper) Since(_ context.Context, name string) (time.Time, error) {
+// Age is how long ago a key was put.
+func (k *Keeper) Age(_ context.Context, name string) (time.Duration, error) {
 	done, err := k.works()
 	if err != nil {
-		return time.Time{}, err
+		return 0, err
 	}
 	defer done()
 	have, isThere := k.kept[name]
 	if !isThere {
-		return time.Time{}, fmt.Errorf("%s: %w", name, certstore.ErrNotFound)
+		return 0, fmt.Errorf("%s: %w", name, certstore.ErrNotFound)
 	}
-	return have.since, nil
+	return k.Now().Sub(have.since), nil
 }
 
 // Ready tells whether it works.
@@ -170,7 +170,7 @@ func RunKeeper(t *testing.T, open func(t *testing.T) (a, b certstore.KeyKeeper))
 		"a key is never changed": func(t *testing.T, a, b certstore.KeyKeeper) {
 			require.NoError(t, a.Put(t.Context(), "account/aa", keys[0]))
 			require.NoError(t, b.Put(t.Context(), "account/aa", keys[0]), "the same again")
-			require.ErrorIs(t, b.Put(t.Context(), "account/aa", keys[1]), certstore.ErrConflict)
+			require.ErrorIs(t, b.Put(t.Context(), "account/aa", keys[1]), certstore.ErrOtherKey)
 			got, err := a.Get(t.Context(), "account/aa")
 			require.NoError(t, err)
 			require.Equal(t, string(keys[0]), string(got))
@@ -181,7 +181,7 @@ func RunKeeper(t *testing.T, open func(t *testing.T) (a, b certstore.KeyKeeper))
 			require.NoError(t, b.Delete(t.Context(), "state/maas/aa"), "it is gone")
 			_, err := a.Get(t.Context(), "state/maas/aa")
 			require.ErrorIs(t, err, certstore.ErrNotFound)
-			_, err = a.Since(t.Context(), "state/maas/aa")
+			_, err = a.Age(t.Context(), "state/maas/aa")
 			require.ErrorIs(t, err, certstore.ErrNotFound)
 			require.NoError(t, a.Put(t.Context(), "state/maas/aa", keys[1]))
 		},
@@ -201,12 +201,13 @@ func RunKeeper(t *testing.T, open func(t *testing.T) (a, b certstore.KeyKeeper))
 			require.NoError(t, err)
 			require.Empty(t, append(listed, folders...))
 		},
-		"it is known since when a key is there": func(t *testing.T, a, b certstore.KeyKeeper) {
-			before := time.Now().Add(-time.Second)
+		"it is known for how long a key is there": func(t *testing.T, a, b certstore.KeyKeeper) {
+			began := time.Now()
 			require.NoError(t, a.Put(t.Context(), "account/aa", keys[0]))
-			since, err := b.Since(t.Context(), "account/aa")
+			age, err := b.Age(t.Context(), "account/aa")
 			require.NoError(t, err)
-			require.WithinRange(t, since, before, time.Now().Add(time.Second))
+			require.GreaterOrEqual(t, age, -time.Second)
+			require.LessOrEqual(t, age, time.Since(began)+time.Second) // a Date header counts whole seconds
 		},
 		"of many who put at once exactly one key is kept": func(t *testing.T, a, b certstore.KeyKeeper) {
 			var won sync.Map

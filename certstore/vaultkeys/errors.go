@@ -16,63 +16,108 @@ import (
 	"maascert/internal/printable"
 )
 
+// isStatus tells whether Vault answered with an error of that status.
+func isStatus(err error, status int) bool {
+	refused, is := errors.AsType[*refusal](err)
+	return is && refused.status == status
+}
+
+// isMissing tells whether Vault says that something is not there, which the gate lets nobody else say.
+func isMissing(err error) bool {
+	answered, is := errors.AsType[*api.ResponseError](err)
+	return errors.Is(err, api.ErrSecretNotFound) || is && answered.StatusCode == http.StatusNotFound
+}
+
 // isCheckAndSet tells whether Vault refused to write over what is there.
 func isCheckAndSet(err error) bool {
-	refused, isRefused := errors.AsType[*api.ResponseError](err)
-	return isRefused && refused.StatusCode == http.StatusBadRequest && strings.Contains(strings.Join(refused.Errors, " "), "check-and-set")
+	refused, is := errors.AsType[*refusal](err)
+	return is && refused.status == http.StatusBadRequest && slices.ContainsFunc(refused.said, func(said string) bool { return strings.Contains(said, "check-and-set") })
 }
 
-// scrubbed is what was answered without the secrets that were sent: whoever answers in Vault's place may give them back.
-func (k *Keys) scrubbed(said string, secrets []string) string {
-	k.mu.Lock()
-	secrets = slices.Concat(k.sent, secrets)
-	k.mu.Unlock()
-	for _, secret := range secrets {
-		if secret != "" {
-			said = strings.ReplaceAll(said, secret, "…")
-		}
-	}
-	return printable.Phrase(said)
-}
+// errOldMount says that a key was written where no version of it is told.
+var errOldMount = errors.New("the mount is no KV of version 2")
 
-// explain says in our words what failed: what Vault answered in one line, without what we sent, and what to do. secrets are what it was told
-// besides.
-func (k *Keys) explain(err error, secrets ...string) error {
-	if err == nil {
-		return nil
-	}
-	isLogin := errors.Is(err, errLogin)
-	refused, isRefused := errors.AsType[*api.ResponseError](err)
+// explain says in our words what failed: what Vault answered in one line, without what it was told, and what to do.
+func (k *Keys) explain(err error, secrets []string) error {
+	refused, isRefused := errors.AsType[*refusal](err)
+	login, isLogin := errors.AsType[loginError](err)
 	switch {
-	case errors.Is(err, api.ErrSecretNotFound), isRefused && refused.StatusCode == http.StatusNotFound && !isLogin && len(refused.Errors) == 0:
+	case err == nil, isCheckAndSet(err), errors.Is(err, certstore.ErrKeysAway), errors.Is(err, certstore.ErrNotFound):
+		return err
+	case isMissing(err) && !isLogin:
 		return fmt.Errorf("vault: %w", certstore.ErrNotFound)
-	case !isRefused:
-		return k.unreachable(err, secrets)
+	case errors.Is(err, errOldMount):
+		return k.away(errOldMount, "vault secrets enable -version=2 -path=%s kv, or name another mount", k.config.Mount)
+	case isRefused:
+		return k.explainRefusal(refused, isLogin, secrets)
+	case isMissing(err):
+		return k.away(errors.New("it does not know how to log in by AppRole"), "is the method enabled there? vault auth enable -path=%s approle", k.config.AppRole)
+	case isLogin:
+		err = login.error
 	}
-	said := k.scrubbed(strings.Join(refused.Errors, "; "), secrets)
-	switch why := fmt.Sprintf("Vault at %s answers %d (%s)", k.host(), refused.StatusCode, said); {
-	case refused.StatusCode == http.StatusServiceUnavailable && strings.Contains(said, "sealed"):
-		return hint.Add(fmt.Errorf("%w: Vault at %s is sealed", certstore.ErrKeysAway, k.host()), "unseal it there: vault operator unseal")
-	case isLogin && refused.StatusCode < http.StatusInternalServerError:
-		return hint.Add(fmt.Errorf("%w: the login by AppRole: %s", certstore.ErrKeysAway, why), "has the secret_id expired, or was it used up? Write a new one to store.seal's secret_id: vault write -f auth/%s/role/ROLE/secret-id", k.config.AppRole)
-	case refused.StatusCode == http.StatusForbidden:
-		return hint.Add(fmt.Errorf("%w: %s", certstore.ErrKeysAway, why), "the role's policy has to allow what examples/vault/policy.hcl does, at the same mount and path")
-	case refused.StatusCode == http.StatusNotFound:
-		return hint.Add(fmt.Errorf("%w: %s", certstore.ErrKeysAway, why), "is %s mounted there, as KV of version 2? vault secrets enable -version=2 -path=%s kv", k.config.Mount, k.config.Mount)
-	case refused.StatusCode == http.StatusTooManyRequests || refused.StatusCode >= http.StatusInternalServerError:
-		return fmt.Errorf("%w: %s", certstore.ErrKeysAway, why)
+	return k.unreachable(err, secrets)
+}
+
+// away says that keys cannot be had, why, and what to do.
+func (k *Keys) away(why error, remedy string, args ...any) error {
+	err := fmt.Errorf("%w: Vault at %s: %w", certstore.ErrKeysAway, k.host(), why)
+	if remedy == "" {
+		return err
+	}
+	return hint.Add(err, remedy, args...)
+}
+
+func (k *Keys) explainRefusal(refused *refusal, isLogin bool, secrets []string) error {
+	all := strings.Join(refused.said, "; ")
+	said := fmt.Errorf("it answers %d: %s", refused.status, k.shown(all, secrets))
+	switch {
+	case refused.status == http.StatusServiceUnavailable && strings.Contains(all, "sealed"):
+		return k.away(errors.New("it is sealed"), "unseal it there: vault operator unseal")
+	case isLogin && (refused.status == http.StatusBadRequest || refused.status == http.StatusForbidden):
+		return k.away(fmt.Errorf("the login by AppRole: %w", said), "has the secret_id expired, or was it used up? Write another one to where store.seal's secret_id is read from: vault write -f auth/%s/role/ROLE/secret-id", k.config.AppRole)
+	case isLogin && refused.status == http.StatusNotFound:
+		return k.away(fmt.Errorf("the login by AppRole: %w", said), "is the method enabled there? vault auth enable -path=%s approle", k.config.AppRole)
+	case refused.status == http.StatusForbidden:
+		return k.away(said, "the role's policy has to allow what examples/vault/policy.hcl does, at mount %s and path %s", k.config.Mount, k.config.Path)
+	case refused.status == http.StatusNotFound:
+		return k.away(said, "is %s mounted there, as KV of version 2? vault secrets enable -version=2 -path=%s kv", k.config.Mount, k.config.Mount)
 	default:
-		return fmt.Errorf("vault: %s", why)
+		return k.away(said, "")
 	}
 }
 
-// unreachable says that Vault gave no answer. What the library says names the URL of the request, which says no more than the address.
+// unreachable says that Vault gave no answer, or none that can be understood. What is said of that names the address and no secret.
 func (k *Keys) unreachable(err error, secrets []string) error {
+	if odd, is := errors.AsType[*stranger](err); is {
+		return k.away(odd, "is store.seal's address that of Vault itself, or of who passes requests on to the active one?")
+	}
 	if failed, is := errors.AsType[*url.Error](err); is {
 		err = failed.Err
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: Vault at %s does not answer in time", certstore.ErrKeysAway, k.host())
+		return k.away(errors.New("it does not answer in time"), "")
 	}
-	return fmt.Errorf("%w: Vault at %s: %w", certstore.ErrKeysAway, k.host(), &printable.Tamed{Text: k.scrubbed(err.Error(), secrets), Err: err})
+	return k.away(&printable.Tamed{Text: k.shown(err.Error(), secrets), Err: err}, "")
+}
+
+// longestShown is how many bytes of what Vault says are looked at, and leastSecret how many of a secret's make it one.
+const (
+	longestShown = 2000
+	leastSecret  = 8
+)
+
+// shown is what was answered, in one line. An answer that has a part of a secret in it is not shown at all.
+func (k *Keys) shown(said string, secrets []string) string {
+	said = said[:min(len(said), longestShown)]
+	k.mu.Lock()
+	secrets = slices.Concat(secrets, k.sent, []string{k.token.text})
+	k.mu.Unlock()
+	for _, secret := range secrets {
+		for at := 0; at+leastSecret <= len(secret); at++ {
+			if strings.Contains(said, secret[at:at+leastSecret]) {
+				return "words that are not shown, because they hold a part of a secret"
+			}
+		}
+	}
+	return printable.Phrase(said)
 }

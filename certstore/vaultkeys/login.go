@@ -5,98 +5,181 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"maascert/certstore"
+	"maascert/internal/hint"
+	"maascert/internal/world"
 )
 
-// token is what a login got. Vault counts its time in seconds from then.
+// token is what a login got, and when. Vault counts its time in seconds from then.
 type token struct {
+	text      string // empty: there is none
 	got       time.Time
 	lasts     time.Duration // 0: for ever
 	renewable bool
-	known     bool
 }
 
-func (t token) isSet() bool { return t.known }
+// isYoung tells whether less than a part of its time has passed.
+func (t token) isYoung(now time.Time, part time.Duration) bool {
+	age := now.Sub(t.got)
+	return t.text != "" && age >= 0 && (t.lasts == 0 || age < t.lasts/part)
+}
 
-// errLogin says that what failed was the login.
-var errLogin = errors.New("login by AppRole")
+// Bounds of logins: what is refused is not asked again and again, or Vault locks the role out; and a token that is good for a few
+// requests only must not make a login of each.
+const (
+	refusedPause = 30 * time.Second
+	mostLogins   = 10 // within a minute
+)
 
-// ask asks Vault something under a token of ours. A token that is refused is replaced once: it has expired, or was revoked.
-func (k *Keys) ask(ctx context.Context, question func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 4*requestTime)
+// logins are those of late.
+type logins struct {
+	made         []time.Time
+	refusedAt    time.Time
+	refused      error
+	role, secret string // which was refused
+}
+
+// loginError says that what failed was the login.
+type loginError struct{ error }
+
+func (e loginError) Unwrap() error { return e.error }
+
+// Bounds of one question, with all that it takes to have it answered.
+const (
+	askTime    = 4 * requestTime
+	behindTime = 50 * time.Millisecond // before a server that is behind the others is asked again, at first
+)
+
+// ask asks Vault something under a token of ours, and explains what fails. secrets are what it is told with it.
+func (k *Keys) ask(parent context.Context, secrets []string, question func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(parent, askTime)
 	defer cancel()
-	isNew, err := k.enter(ctx)
+	err := k.askOnce(ctx, question)
+	for pause := behindTime; isStatus(err, http.StatusPreconditionFailed) && world.Sleep(ctx, pause) == nil; pause *= 2 {
+		err = k.askOnce(ctx, question)
+	}
+	if cause := context.Cause(parent); err != nil && cause != nil {
+		return cause
+	}
+	return k.explain(err, secrets)
+}
+
+// askOnce replaces a token that is refused, once: it has expired, or was revoked. Vault answers the same to what the policy forbids, so the
+// token is looked at before.
+func (k *Keys) askOnce(ctx context.Context, question func(context.Context) error) error {
+	now, isNew, err := k.enter(ctx, "")
 	if err != nil {
 		return err
 	}
-	err = question(ctx)
-	if refused, isRefused := errors.AsType[*api.ResponseError](err); isNew || !isRefused || refused.StatusCode != http.StatusForbidden {
+	err = question(with(ctx, &passed{token: now.text}))
+	if isNew || !isStatus(err, http.StatusForbidden) {
 		return err
 	}
-	k.mu.Lock()
-	k.forget()
-	k.mu.Unlock()
-	if _, err := k.enter(ctx); err != nil {
+	_, refused := k.client.Auth().Token().LookupSelfWithContext(with(ctx, &passed{token: now.text}))
+	if !isStatus(refused, http.StatusForbidden) {
 		return err
 	}
-	return question(ctx)
+	if now, _, err = k.enter(ctx, now.text); err != nil {
+		return err
+	}
+	return question(with(ctx, &passed{token: now.text}))
 }
 
-// enter has a token that lasts for the next request: the one at hand, the same renewed when half of its time has passed, or another one.
-func (k *Keys) enter(ctx context.Context) (isNew bool, err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	now := k.config.Now()
-	age := now.Sub(k.token.got)
+// enter has a token for the next request, other than one that was refused: the one at hand, the same renewed when half of its time has
+// passed, or another one. One caller at a time sees to that.
+func (k *Keys) enter(ctx context.Context, refused string) (_ token, isNew bool, err error) {
+	if have := k.have(); have.text != refused && have.isYoung(k.config.Now(), 2) {
+		return have, false, nil
+	}
+	select {
+	case k.entering <- struct{}{}:
+		defer func() { <-k.entering }()
+	case <-ctx.Done():
+		return token{}, false, context.Cause(ctx)
+	}
+	now, have := k.config.Now(), k.have()
 	switch {
-	case !k.token.isSet() || age < 0:
-	case k.token.lasts == 0 || age < k.token.lasts/2:
-		return false, nil
-	case k.token.renewable && age < k.token.lasts:
-		if renewed, err := k.client.Auth().Token().RenewSelfWithContext(ctx, 0); err == nil && renewed.Auth != nil && k.takes(renewed.Auth, now) {
-			return false, nil
+	case have.text == refused:
+	case have.isYoung(now, 2):
+		return have, false, nil // somebody else was faster
+	case have.renewable && have.isYoung(now, 1):
+		if renewed, isLonger := k.renew(ctx, have, now); isLonger {
+			return renewed, false, nil
 		}
 	}
-	return true, k.login(ctx, now)
+	made, err := k.login(ctx, now)
+	return made, true, err
 }
 
-// takes takes a token, unless it is about to end: one that cannot be renewed for longer gives way to another login.
-func (k *Keys) takes(auth *api.SecretAuth, now time.Time) bool {
-	lasts := time.Duration(auth.LeaseDuration) * time.Second
-	if k.token.isSet() && lasts > 0 && lasts < k.token.lasts/2 {
-		return false
+func (k *Keys) have() token {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.token
+}
+
+func (k *Keys) takes(auth *api.SecretAuth, now time.Time) token {
+	made := token{text: auth.ClientToken, got: now, lasts: time.Duration(auth.LeaseDuration) * time.Second, renewable: auth.Renewable}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.token = made
+	return made
+}
+
+// renew has a token last longer. One that cannot for as long as it did gives way to another login.
+func (k *Keys) renew(ctx context.Context, have token, now time.Time) (token, bool) {
+	answer, err := k.client.Auth().Token().RenewSelfWithContext(with(ctx, &passed{token: have.text}), 0)
+	if err != nil || answer.Auth == nil || answer.Auth.ClientToken == "" || time.Duration(answer.Auth.LeaseDuration)*time.Second < have.lasts/2 {
+		return token{}, false
 	}
-	k.client.SetToken(auth.ClientToken)
-	k.sent = append(k.sent[:min(2, len(k.sent))], auth.ClientToken)
-	k.token = token{got: now, lasts: lasts, renewable: auth.Renewable, known: true}
-	return true
+	return k.takes(answer.Auth, now), true
 }
 
-func (k *Keys) login(ctx context.Context, now time.Time) error {
-	k.forget()
+// login logs in by AppRole, in bounds.
+func (k *Keys) login(ctx context.Context, now time.Time) (token, error) {
 	role, err := k.config.RoleID()
 	if err != nil {
-		return err
+		return token{}, err
 	}
 	secret, err := k.config.SecretID()
 	if err != nil {
-		return err
+		return token{}, err
 	}
-	k.sent = []string{role, secret}
-	answer, err := k.client.Logical().WriteWithContext(ctx, "auth/"+k.config.AppRole+"/login", map[string]any{"role_id": role, "secret_id": secret})
-	if err != nil {
-		return fmt.Errorf("%w: %w", errLogin, err)
-	}
-	if answer == nil || answer.Auth == nil || answer.Auth.ClientToken == "" {
-		return fmt.Errorf("%w: the answer has no token", errLogin)
-	}
-	k.takes(answer.Auth, now)
-	return nil
-}
-
-func (k *Keys) forget() {
-	k.client.ClearToken()
+	k.mu.Lock()
 	k.token = token{}
+	k.sent = []string{role, secret}
+	late := &k.logins
+	late.made = slices.DeleteFunc(late.made, func(at time.Time) bool { return now.Sub(at) >= time.Minute || at.After(now) })
+	age := now.Sub(late.refusedAt)
+	isRefused := late.refused != nil && late.role == role && late.secret == secret && age >= 0 && age < refusedPause
+	isOften := len(late.made) >= mostLogins
+	refused := late.refused
+	if !isRefused && !isOften {
+		late.made = append(late.made, now)
+	}
+	k.mu.Unlock()
+	switch {
+	case isRefused:
+		return token{}, refused
+	case isOften:
+		return token{}, hint.Add(fmt.Errorf("%w: %d logins within a minute did not last", certstore.ErrKeysAway, mostLogins), "does the role make tokens for a few uses only (token_num_uses), or for seconds (token_ttl)?")
+	}
+	answer, err := k.client.Logical().WriteWithContext(with(ctx, &passed{}), "auth/"+k.config.AppRole+"/login", map[string]any{"role_id": role, "secret_id": secret})
+	if err == nil && (answer == nil || answer.Auth == nil || answer.Auth.ClientToken == "") {
+		err = errors.New("the answer to a login has no token")
+	}
+	if err != nil {
+		err = loginError{err}
+		if isStatus(err, http.StatusBadRequest) || isStatus(err, http.StatusForbidden) {
+			k.mu.Lock()
+			late.refusedAt, late.refused, late.role, late.secret = now, err, role, secret
+			k.mu.Unlock()
+		}
+		return token{}, err
+	}
+	return k.takes(answer.Auth, now), nil
 }

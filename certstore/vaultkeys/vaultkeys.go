@@ -2,20 +2,18 @@
 // method.
 //
 // It promises that a key is written once and never changed, by check-and-set; that a deleted key leaves nothing behind, metadata included;
-// that no error tells a key, a token, or what one logs in with; that a token which has expired or was revoked costs another login and no
-// failure; and that Vault's answer is waited for and read in bounds.
+// that a key is called missing only when Vault itself says so; that no error tells a key, a token, or what one logs in with; that a token which
+// has expired or was revoked costs another login and no failure; and that Vault's answer is waited for and read in bounds.
 //
-// Start reading at [Keys]; login.go says how it gets a token, errors.go what it says when it does not.
+// Start reading at [Keys]; gate.go says what counts as an answer, login.go how a token is had, errors.go what is said when there is none.
 package vaultkeys
 
 import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -26,6 +24,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"maascert/certstore"
+	"maascert/internal/hint"
 	"maascert/internal/world"
 )
 
@@ -46,131 +45,147 @@ type Config struct {
 // requestTime is how long Vault may take for one answer.
 const requestTime = 10 * time.Second
 
-// mostAnswer is how many bytes of an answer are read: a key has a few thousand.
-const mostAnswer = 1 << 20
-
 // Keys are those that Vault keeps. They are safe for concurrent use.
 type Keys struct {
-	config Config
-	client *api.Client
+	config   Config
+	client   *api.Client // has no token: each question brings its own
+	gate     *gate
+	entering chan struct{} // is full while somebody sees to another token
 
-	mu    sync.Mutex
-	token token
-	sent  []string // secrets that Vault was told, or told us: no error tells them
+	mu     sync.Mutex
+	token  token
+	sent   []string // what was logged in with last: no error tells it
+	logins logins
 }
 
 var _ certstore.KeyKeeper = (*Keys)(nil)
 
-// New asks nobody yet. The environment of the vault program (VAULT_TOKEN and its like) counts for nothing.
+// New asks nobody yet. The environment of the vault program (VAULT_TOKEN and its like) counts for nothing, but must be one that can be read.
 func New(config Config) (*Keys, error) {
-	transport := &http.Transport{
+	g := &gate{RoundTripper: &http.Transport{
 		DialContext: config.Dial, TLSClientConfig: &tls.Config{RootCAs: config.Roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: requestTime, ResponseHeaderTimeout: requestTime, IdleConnTimeout: time.Minute,
-	}
-	client, err := api.NewClient(&api.Config{
-		Address: config.Address, HttpClient: &http.Client{Transport: bounded{transport}, CheckRedirect: stay}, Timeout: requestTime, DisableRedirects: true,
-	})
+	}}
+	client, err := api.NewClient(&api.Config{Address: config.Address, HttpClient: &http.Client{Transport: g}, Timeout: requestTime, DisableRedirects: true, ReadYourWrites: true})
 	if err != nil {
-		return nil, err
+		return nil, hint.Add(fmt.Errorf("vault: %w", err), "is there a variable VAULT_… in the environment that cannot be read? maascert needs none of them")
 	}
 	if err := client.SetAddress(config.Address); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("vault: %w", err)
 	}
 	client.SetMaxRetries(0)
 	client.ClearToken()
-	client.ClearNamespace()
+	client.SetHeaders(http.Header{"X-Vault-Request": {"true"}})
+	client.SetWrappingLookupFunc(func(string, string) string { return "" })
 	if config.Namespace != "" {
 		client.SetNamespace(config.Namespace)
 	}
-	return &Keys{config: config, client: client}, nil
-}
-
-// stay leads nobody elsewhere: what one logs in with, and tokens, go to the configured address alone.
-func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-// bounded reads no more of an answer than mostAnswer.
-type bounded struct{ http.RoundTripper }
-
-func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := b.RoundTripper.RoundTrip(r)
-	if err == nil {
-		answer.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(answer.Body, mostAnswer), answer.Body}
-	}
-	return answer, err
+	return &Keys{config: config, client: client, gate: g, entering: make(chan struct{}, 1)}, nil
 }
 
 func (k *Keys) store() *api.KVv2 { return k.client.KVv2(k.config.Mount) }
 
 // at is where a key or a folder is, below the mount.
-func (k *Keys) at(name string) string { return k.config.Path + "/" + name }
+func (k *Keys) at(name string) (string, error) {
+	if err := certstore.CheckName(name); err != nil {
+		return "", err
+	}
+	return k.config.Path + "/" + name, nil
+}
 
 // field is under which a key stands in its secret.
 const field = "key"
 
 // Put keeps a key under a name that has none; it is there when it returns nil.
 func (k *Keys) Put(ctx context.Context, name string, key []byte) error {
-	encoded, err := json.Marshal(string(key))
+	at, err := k.at(name)
 	if err != nil {
 		return err
 	}
-	err = k.ask(ctx, func(ctx context.Context) error {
-		_, err := k.store().Put(ctx, k.at(name), map[string]any{field: string(key)}, api.WithCheckAndSet(0))
+	if err := k.put(ctx, at, key, 0); !isCheckAndSet(err) {
+		return err
+	}
+	switch have, err := k.Get(ctx, name); {
+	case err == nil && string(have) == string(key):
+		return nil
+	case err == nil:
+		return fmt.Errorf("vault: %s: %w", at, certstore.ErrOtherKey)
+	case !errors.Is(err, certstore.ErrNotFound):
+		return err
+	}
+	// A person deleted it and Vault still knows of it: the next version is the same key again.
+	known, err := k.known(ctx, at)
+	if err == nil {
+		err = k.put(ctx, at, key, known.CurrentVersion)
+	}
+	if isCheckAndSet(err) || errors.Is(err, certstore.ErrNotFound) {
+		return k.away(fmt.Errorf("%s is being changed by somebody else", at), "")
+	}
+	return err
+}
+
+// put writes a version of a secret over that version alone; 0: over none.
+func (k *Keys) put(ctx context.Context, at string, key []byte, over int) error {
+	return k.ask(ctx, []string{string(key)}, func(ctx context.Context) error {
+		_, err := k.store().Put(ctx, at, map[string]any{field: string(key)}, api.WithCheckAndSet(over))
+		if isMissing(err) {
+			return errOldMount
+		}
 		return err
 	})
-	if !isCheckAndSet(err) {
-		return k.explain(err, string(key), strings.Trim(string(encoded), `"`))
-	}
-	have, err := k.Get(ctx, name)
-	switch {
-	case errors.Is(err, certstore.ErrNotFound):
-		// A person deleted its last version and kept its metadata. Nothing is written over what is not understood.
-		return fmt.Errorf("vault: %s was deleted by somebody else and is still listed: %w", k.at(name), certstore.ErrConflict)
-	case err != nil:
-		return err
-	case string(have) != string(key):
-		return fmt.Errorf("vault: %s: %w", k.at(name), certstore.ErrConflict)
-	}
-	return nil
 }
 
 // Get returns a key.
 func (k *Keys) Get(ctx context.Context, name string) ([]byte, error) {
+	at, err := k.at(name)
+	if err != nil {
+		return nil, err
+	}
 	var secret *api.KVSecret
-	err := k.ask(ctx, func(ctx context.Context) (err error) {
-		secret, err = k.store().Get(ctx, k.at(name))
+	err = k.ask(ctx, nil, func(ctx context.Context) (err error) {
+		secret, err = k.store().Get(ctx, at)
 		return err
 	})
 	if err != nil {
-		return nil, k.explain(err)
+		return nil, err
 	}
 	key, isText := secret.Data[field].(string)
-	if !isText {
-		return nil, fmt.Errorf("vault: %s: %w", k.at(name), certstore.ErrNotFound)
+	switch {
+	case isText:
+		return []byte(key), nil
+	case secret.Data == nil:
+		return nil, fmt.Errorf("vault: %s was deleted: %w", at, certstore.ErrNotFound)
+	default:
+		return nil, k.away(fmt.Errorf("%s is not what maascert wrote there", at), "who else writes there? maascert needs a path of its own")
 	}
-	return []byte(key), nil
 }
 
 // Delete removes all versions of a key and what is known of them.
 func (k *Keys) Delete(ctx context.Context, name string) error {
-	err := k.ask(ctx, func(ctx context.Context) error { return k.store().DeleteMetadata(ctx, k.at(name)) })
-	if errors.Is(k.explain(err), certstore.ErrNotFound) {
+	at, err := k.at(name)
+	if err != nil {
+		return err
+	}
+	err = k.ask(ctx, nil, func(ctx context.Context) error { return k.store().DeleteMetadata(ctx, at) })
+	if errors.Is(err, certstore.ErrNotFound) {
 		return nil
 	}
-	return k.explain(err)
+	return err
 }
 
 // List lists a folder.
 func (k *Keys) List(ctx context.Context, folder string) (keys, folders []string, err error) {
+	at, err := k.at(folder)
+	if err != nil {
+		return nil, nil, err
+	}
 	var listed *api.Secret
-	err = k.ask(ctx, func(ctx context.Context) (err error) {
-		listed, err = k.client.Logical().ListWithContext(ctx, k.config.Mount+"/metadata/"+k.at(folder))
+	err = k.ask(ctx, nil, func(ctx context.Context) (err error) {
+		listed, err = k.client.Logical().ListWithContext(ctx, k.config.Mount+"/metadata/"+at)
 		return err
 	})
 	if err != nil || listed == nil {
-		return nil, nil, k.explain(err)
+		return nil, nil, err
 	}
 	names, _ := listed.Data["keys"].([]any)
 	for _, one := range names {
@@ -186,38 +201,56 @@ func (k *Keys) List(ctx context.Context, folder string) (keys, folders []string,
 	return keys, folders, nil
 }
 
-// Since is when a key was put, by Vault's clock.
-func (k *Keys) Since(ctx context.Context, name string) (time.Time, error) {
+// known is what Vault knows of a secret.
+func (k *Keys) known(ctx context.Context, at string) (known *api.KVMetadata, err error) {
+	err = k.ask(ctx, nil, func(ctx context.Context) (err error) {
+		known, err = k.store().GetMetadata(ctx, at)
+		return err
+	})
+	return known, err
+}
+
+// Age is how long ago a key was put, by Vault's clock.
+func (k *Keys) Age(ctx context.Context, name string) (age time.Duration, err error) {
+	at, err := k.at(name)
+	if err != nil {
+		return 0, err
+	}
 	var known *api.KVMetadata
-	err := k.ask(ctx, func(ctx context.Context) (err error) {
-		known, err = k.store().GetMetadata(ctx, k.at(name))
+	var now time.Time
+	err = k.ask(ctx, nil, func(ctx context.Context) (err error) {
+		known, err = k.store().GetMetadata(ctx, at)
+		now = ctx.Value(passedKey{}).(*passed).date
 		return err
 	})
 	if err != nil {
-		return time.Time{}, k.explain(err)
+		return 0, err
 	}
-	return known.CreatedTime, nil
-}
-
-// Ready tells without changing anything whether keys can be put and got now: Vault is there, unsealed, and lets us in.
-func (k *Keys) Ready(ctx context.Context) error {
-	return k.explain(k.ask(ctx, func(ctx context.Context) error {
-		_, err := k.client.Auth().Token().LookupSelfWithContext(ctx)
-		return err
-	}))
+	newest, isThere := known.Versions[fmt.Sprint(known.CurrentVersion)]
+	// A mount may delete what is old at a time to come. A Date header counts whole seconds.
+	isDeleted := !newest.DeletionTime.IsZero() && newest.DeletionTime.Before(now.Add(2*time.Second))
+	if !isThere || newest.Destroyed || isDeleted {
+		return 0, fmt.Errorf("vault: %s was deleted: %w", at, certstore.ErrNotFound)
+	}
+	if now.IsZero() {
+		return 0, nil // nobody says how late it is there
+	}
+	return now.Sub(newest.CreatedTime), nil
 }
 
 // Close gives the token back, so that it is good for nobody any more.
 func (k *Keys) Close() {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.token.isSet() {
+	have := k.token
+	k.token = token{}
+	k.mu.Unlock()
+	if have.text != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		// It expires by itself where Vault is away.
-		_ = k.client.Auth().Token().RevokeSelfWithContext(ctx, "")
-		k.forget()
+		_ = k.client.Auth().Token().RevokeSelfWithContext(with(ctx, &passed{token: have.text}), "")
 	}
+	k.client.CloneConfig().HttpClient.CloseIdleConnections()
 }
 
 // host is Vault's, for people.

@@ -45,7 +45,7 @@ func (a *app) openSealedStore(ctx context.Context, config *config.Config) (certs
 		if err != nil {
 			return nil, err
 		}
-		return certstore.NewKeysApart(store, keys, a.now), nil
+		return certstore.NewKeysApart(store, keys), nil
 	}
 	seals, err := config.Store.Seals()
 	if err != nil {

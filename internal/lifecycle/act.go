@@ -205,7 +205,9 @@ func (p *pass) failed(ctx context.Context, stage Stage, failure error, ordered b
 		if interrupted {
 			return
 		}
-		p.countFailure(r, after, ordered || acme.IsRefusal(failure))
+		if !errors.Is(failure, certstore.ErrKeysAway) { // which says nothing of the CA; it is tried again when they can be had
+			p.countFailure(r, after, ordered || acme.IsRefusal(failure))
+		}
 		if isShorter {
 			// Sooner the CA would only issue another one that ends too early.
 			r.NextAttempt = p.whenBetter(r.NextAttempt, shorter.until)
@@ -274,7 +276,11 @@ func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version cer
 		return
 	}
 	want := p.Want(p.result.After, target, p.options.Accept)
-	previous := p.previous(ctx, target, version, seen)
+	previous, err := p.previous(ctx, target, version, seen)
+	if err != nil {
+		p.failAt(name, StageDeploy, err)
+		return
+	}
 	record := p.ledger.Record()
 	before := record.Deployments[key]
 	if before.Version != version.Number {
@@ -394,10 +400,11 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 }
 
 // previous finds the pair to put back should no endpoint take a version: the version of ours that is served, or else a backup
-// of the pair that MAAS serves, which is kept as a version of its own. A revoked one is not put back.
-func (p *pass) previous(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) *certstore.Bundle {
+// of the pair that MAAS serves, which is kept as a version of its own. A revoked one is not put back. A pair whose backup could not be
+// kept is an error: nothing takes its place, or a run that is killed would have lost it.
+func (p *pass) previous(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) (*certstore.Bundle, error) {
 	if p.result.Before.State.isRevoked() {
-		return nil
+		return nil, nil
 	}
 	known := p.ledger.Versions()
 	for _, e := range seen {
@@ -408,23 +415,22 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 		if kept, ours := known[fingerprint]; ours {
 			if served, err := p.ledger.Version(ctx, kept.Number); err == nil {
 				if bundle, err := served.Bundle.WithKey(ctx); err == nil {
-					return bundle
+					return bundle, nil
 				}
 			}
 		}
 		backup, err := target.Backup(ctx)
 		if err != nil {
 			p.Log.Warn("the pair that is served cannot be backed up", "cert", p.cert.Name, "error", err)
-			return nil
+			return nil, nil
 		}
 		if backup.Fingerprint() != fingerprint {
 			continue
 		}
-		_, err = p.ledger.Add(ctx, certstore.Version{Origin: target.Info().Origin(), Created: p.Now(), Bundle: backup})
-		if err != nil {
-			p.Log.Warn("keeping the pair that was served", "cert", p.cert.Name, "error", err)
+		if _, err = p.ledger.Add(ctx, certstore.Version{Origin: target.Info().Origin(), Created: p.Now(), Bundle: backup}); err != nil {
+			return nil, fmt.Errorf("keeping the pair that is served: %w", err)
 		}
-		return backup
+		return backup, nil
 	}
-	return nil
+	return nil, nil
 }

@@ -65,6 +65,7 @@ type State struct {
 	Unindexed    bool                 // the record does not list the versions that there are
 	Watched      bool                 // no CA is configured: a person brings in the next certificate
 	Rollover     bool                 // the account's key is being replaced, and not every CA has the new one
+	Keys         error                // why private keys that are kept apart can be neither put nor had now; nil: they can
 	Account      error                // why the ACME account cannot be used as it is; nil: it can, or there is none yet
 	Found        maasconfig.Found     // where the wish has a rule: the names that it leads to now
 	Reissue      bool                 // another certificate is ordered when it leads to more names
@@ -592,7 +593,7 @@ func Summary(cert string, s State, p Plan) CertState {
 		return StateExpired
 	case s.Current == nil:
 		return StateMissing
-	case s.Account != nil && !s.Watched, p.Needs, failedAt(StageGuard) && (p.Obtain || len(p.Deploy) > 0), rolledBack && !serving, refusedRevocation(s), s.windowsError() != nil:
+	case s.Keys != nil, s.Account != nil && !s.Watched, p.Needs, failedAt(StageGuard) && (p.Obtain || len(p.Deploy) > 0), rolledBack && !serving, refusedRevocation(s), s.windowsError() != nil:
 		return StateFailed
 	case !p.Wait.IsZero(), s.Record.Failures > 0 && (p.Obtain || s.isHeldBack()), failedAt(StageDeploy) && !serving:
 		return StateWaiting

@@ -374,9 +374,16 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 	}
 	state.Latest = newest(cert.Name, state.Latest, state.Nodes)
 	ledger.Above(max(state.Latest.Highest, state.Latest.Version))
+	state.Keys = readyKeys(ctx, ledger.Store())
 	state.lookAtAccount(ctx, ledger.Store())
 	if number := state.Record.Current; number != 0 {
 		version, err := ledger.Version(ctx, number)
+		if err == nil && state.Keys == nil {
+			// One whose key cannot be had now is still what is served; one whose key is lost can be brought to no target any more.
+			if missing := version.Bundle.CheckKey(ctx); errors.Is(missing, certstore.ErrKeyLost) {
+				err = missing
+			}
+		}
 		switch {
 		case err == nil:
 			state.Current = &version
@@ -404,14 +411,26 @@ func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View 
 	return View{Blind: true, State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish, Names: state.Wish.Names}, Summary: StateFailed}
 }
 
+// readyKeys tells whether private keys that are kept apart could be put and had now.
+func readyKeys(ctx context.Context, store certstore.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	return certstore.ReadyKeys(ctx, store)
+}
+
 // lookAtAccount finds out whether the ACME account could be used, long before it is.
 func (s *State) lookAtAccount(ctx context.Context, store certstore.Store) {
 	account, revision, err := certstore.LoadAccount(ctx, store)
-	if err == nil && revision != "" && account.Key != "" && !certstore.IsKeptApart(account.Key) {
-		_, err = account.Signer(ctx, store) // who keeps keys apart is asked once for all of them
+	if err == nil && revision != "" && s.Keys == nil {
+		err = account.CheckKey(ctx, store)
+	}
+	switch {
+	case errors.Is(err, certstore.ErrKeyLost):
+		s.Account = hint.Add(fmt.Errorf("the ACME account is lost: %w", err), "the next order registers another account; maascert renew --force orders now")
+	case err != nil && !errors.Is(err, certstore.ErrKeysAway):
+		s.Account = fmt.Errorf("the ACME account cannot be used: %w", err)
 	}
 	if err != nil {
-		s.Account = fmt.Errorf("the ACME account cannot be used: %w", err)
 		return
 	}
 	s.Rollover = account.NextKey != ""
@@ -766,10 +785,21 @@ func (p *pass) prune(ctx context.Context, current int) error {
 			inUse = append(inUse, r.Version)
 		}
 	}
+	p.sweepKeys(ctx)
 	if err := p.ledger.Prune(ctx, inUse, p.cert.Keep); err != nil || p.ledger.IsIndexed() {
 		return err
 	}
 	return p.update(ctx, func(*certstore.Record) {}) // which lists them no more
+}
+
+// sweepKeys removes private keys that are kept apart and that no document names any more.
+func (p *pass) sweepKeys(ctx context.Context) {
+	for _, folder := range []string{"state/" + p.cert.Name, "versions/" + p.cert.Name, "account"} {
+		if err := certstore.SweepKeys(ctx, p.ledger.Store(), folder, true); err != nil {
+			p.Log.Warn("sweeping private keys away that are of no more use", "cert", p.cert.Name, "error", err)
+			return // the next renewal does
+		}
+	}
 }
 
 // lookBack sees what the pass came to, and with it when to look again. Where that cannot be seen any more, what is known

@@ -39,20 +39,21 @@ func (v View) Troubles(cert Certificate) []Trouble {
 	if v.Summary.IsHealthy() || v.Blind {
 		return nil
 	}
-	if wait := v.Plan.Wait; !wait.IsZero() {
-		return []Trouble{{Stage: StageObtain, Err: v.waiting(wait), NotNow: true}}
-	}
-	if v.State.Record.Failures > 0 && v.State.isHeldBack() {
-		return []Trouble{{Stage: StageObtain, Err: v.waiting(v.Plan.RenewAt), NotNow: true}}
-	}
-	if v.State.Current == nil {
-		return nil // whoever tried to obtain a certificate says why there is none
-	}
 	var all []Trouble
 	add := func(target string, stage Stage, err error) {
 		if err != nil {
 			all = append(all, Trouble{Target: target, Stage: stage, Err: err})
 		}
+	}
+	add("", StageLook, v.State.Keys)
+	if wait := v.Plan.Wait; !wait.IsZero() {
+		return append(all, Trouble{Stage: StageObtain, Err: v.waiting(wait), NotNow: true})
+	}
+	if v.State.Record.Failures > 0 && v.State.isHeldBack() {
+		return append(all, Trouble{Stage: StageObtain, Err: v.waiting(v.Plan.RenewAt), NotNow: true})
+	}
+	if v.State.Current == nil {
+		return all // whoever tried to obtain a certificate says why there is none
 	}
 	for i, t := range v.State.Targets {
 		if !maasconfig.Trusted(t.Endpoints) {

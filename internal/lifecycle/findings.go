@@ -186,9 +186,10 @@ func (t Tellable) ofCertificate() []finding {
 	return []finding{t.step(found, t.notAfter())}
 }
 
-// isStoreAway tells whether something failed because the store went away meanwhile: a database restarts, or another server takes its place.
+// isStoreAway tells whether something failed because the store, or who keeps its private keys, went away meanwhile: a database restarts, or
+// another server takes its place.
 func isStoreAway(err error) bool {
-	return errors.Is(err, certstore.ErrLockLost) || errors.Is(err, certstore.ErrAway)
+	return errors.Is(err, certstore.ErrLockLost) || errors.Is(err, certstore.ErrAway) || errors.Is(err, certstore.ErrKeysAway)
 }
 
 // isLeft tells whether a target is left as it is until a person decides.

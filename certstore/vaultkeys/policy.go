@@ -1,0 +1,102 @@
+package vaultkeys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"maascert/internal/hint"
+)
+
+// needed is what the policy has to allow, by where: below data and below metadata of the path.
+func (k *Keys) needed() map[string][]string {
+	return map[string][]string{
+		k.config.Mount + "/data/" + k.config.Path + "/check/check":     {"create", "read", "update"},
+		k.config.Mount + "/metadata/" + k.config.Path + "/check/check": {"delete", "list", "read"},
+	}
+}
+
+// excessive is what it need not allow, by where: what is beside the path, and what makes more of a role or a policy.
+func (k *Keys) excessive() []string {
+	return []string{
+		k.config.Mount + "/data/" + k.config.Path + "-check", k.config.Mount + "/metadata/" + k.config.Path + "-check",
+		k.config.Mount + "/data/check", k.config.Mount + "/metadata/check", k.config.Mount + "/config",
+		"sys/mounts", "sys/policies/acl/check", "sys/seal", "auth/token/create", "auth/" + k.config.AppRole + "/role/check", "auth/" + k.config.AppRole + "/role/check/secret-id",
+	}
+}
+
+// capabilities are what the token may do at some paths. Nothing is changed there.
+func (k *Keys) capabilities(ctx context.Context, paths []string) (map[string][]string, error) {
+	may := map[string][]string{}
+	err := k.ask(ctx, nil, func(ctx context.Context) error {
+		answer, err := k.client.Logical().WriteWithContext(ctx, "sys/capabilities-self", map[string]any{"paths": paths})
+		if err != nil && !isMissing(err) {
+			return err
+		}
+		if answer == nil {
+			return errors.New("it does not say what the token may do")
+		}
+		for _, path := range paths {
+			all, _ := answer.Data[path].([]any)
+			for _, one := range all {
+				if capability, _ := one.(string); capability != "deny" {
+					may[path] = append(may[path], capability)
+				}
+			}
+		}
+		return nil
+	})
+	return may, err
+}
+
+// Ready tells without changing anything whether keys can be put, had, listed and deleted now: Vault is there, unsealed, lets us in, and the
+// policy allows all of that.
+func (k *Keys) Ready(ctx context.Context) error {
+	needed := k.needed()
+	may, err := k.capabilities(ctx, slices.Sorted(maps.Keys(needed)))
+	if err != nil {
+		return err
+	}
+	for _, path := range slices.Sorted(maps.Keys(needed)) {
+		missing := slices.DeleteFunc(slices.Clone(needed[path]), func(capability string) bool {
+			return slices.Contains(may[path], capability) || slices.Contains(may[path], "root")
+		})
+		if len(missing) > 0 {
+			return k.away(fmt.Errorf("the policy does not allow to %s below %s", strings.Join(missing, ", "), strings.TrimSuffix(path, "/check/check")),
+				"the role's policy has to allow what examples/vault/policy.hcl does, at mount %s and path %s", k.config.Mount, k.config.Path)
+		}
+	}
+	return nil
+}
+
+// Excess is what the policy allows beyond what is needed, as far as that is looked for; nil: nothing.
+func (k *Keys) Excess(ctx context.Context, others ...string) error {
+	paths := append(k.excessive(), others...)
+	may, err := k.capabilities(ctx, paths)
+	if err != nil {
+		return err
+	}
+	var allowed []string
+	for _, path := range paths {
+		if len(may[path]) > 0 {
+			allowed = append(allowed, fmt.Sprintf("%s (%s)", path, strings.Join(may[path], ", ")))
+		}
+	}
+	if len(allowed) == 0 {
+		return nil
+	}
+	return hint.Add(fmt.Errorf("the policy allows more than is needed: %s", strings.Join(allowed, "; ")), "examples/vault/policy.hcl allows what is")
+}
+
+// Ends is when Vault's own certificate ends, as it was shown last; false: none was seen.
+func (k *Keys) Ends() (time.Time, bool) {
+	shown := k.gate.shown.Load()
+	if shown == nil {
+		return time.Time{}, false
+	}
+	return shown.NotAfter, true
+}
