@@ -113,6 +113,9 @@ func lastWords(result world.Result) string {
 var advice = []struct{ part, what string }{
 	{"as root", "run maascert as root"},
 	{"connection to server", "MAAS's database cannot be reached from this host; is PostgreSQL up?"},
+	{"Vault connection failed", "MAAS cannot reach the Vault that keeps its secrets: is it up, and does this host reach it and trust its certificate? maascert check looks; maas config-vault status"},
+	{"Vault request failed", "the Vault that keeps MAAS's secrets refuses MAAS: is it sealed (vault status), has MAAS's secret_id expired, or was its policy changed? maas config-vault status"},
+	{"not configured for this region", "MAAS keeps its secrets in Vault, and this region was never told how to log in there: sudo maas config-vault configure on this host; maas config-vault status"},
 	{"Vault", "check Vault: maas config-vault status"},
 	{"Permission denied", "the maas command cannot read the stage; with the snap it must lie below /var/snap/maas/common"},
 	{"No such file or directory", "the maas command cannot see the stage; with the snap it must lie below /var/snap/maas/common"},

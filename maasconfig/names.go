@@ -273,7 +273,8 @@ func (i Installation) RegiondConf() string {
 	return filepath.Join(filepath.Dir(i.HTTPDir), "regiond.conf") // an installation of somebody's own keeps it beside
 }
 
-// Regiond is what a region's own configuration says of what it needs (MAAS facts 5.2 and 7.1). No method prints its password.
+// Regiond is what a region's own configuration says of what it needs (MAAS facts 5.2 and 7.1). No method prints its password, or what it logs
+// in to Vault with.
 type Regiond struct {
 	MAASURL  string `yaml:"maas_url"`
 	Host     string `yaml:"database_host"`
@@ -282,7 +283,15 @@ type Regiond struct {
 	User     string `yaml:"database_user"`
 	Password string `yaml:"database_pass"`
 	Vault    string `yaml:"vault_url"`
+
+	VaultMount  string `yaml:"vault_secrets_mount"`
+	VaultPath   string `yaml:"vault_secrets_path"`
+	VaultRole   string `yaml:"vault_approle_id"`
+	VaultSecret string `yaml:"vault_secret_id"`
 }
+
+// Mount is where in Vault MAAS's secrets are mounted.
+func (r Regiond) Mount() string { return cmp.Or(r.VaultMount, "secret") }
 
 // ReadRegiond reads the configuration of this host's region.
 func ReadRegiond(fsys world.FS, here Installation) (Regiond, error) {

@@ -37,6 +37,9 @@ func isCheckAndSet(err error) bool {
 // errOldMount says that a key was written where no version of it is told.
 var errOldMount = errors.New("the mount is no KV of version 2")
 
+// errShortLived says that a key which was written will be deleted by Vault itself.
+var errShortLived = errors.New("the mount deletes by itself what is put there")
+
 // explain says in our words what failed: what Vault answered in one line, without what it was told, and what to do.
 func (k *Keys) explain(err error, secrets []string) error {
 	refused, isRefused := errors.AsType[*refusal](err)
@@ -48,6 +51,8 @@ func (k *Keys) explain(err error, secrets []string) error {
 		return fmt.Errorf("vault: %w", certstore.ErrNotFound)
 	case errors.Is(err, errOldMount):
 		return k.away(errOldMount, "vault secrets enable -version=2 -path=%s kv, or name another mount", k.config.Mount)
+	case errors.Is(err, errShortLived):
+		return k.away(errShortLived, "vault write %s/config delete_version_after=0s, or name another mount", k.config.Mount)
 	case isRefused:
 		return k.explainRefusal(refused, isLogin, secrets)
 	case isMissing(err):

@@ -2,14 +2,12 @@ package vaultkeys
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
-
-	"maascert/internal/hint"
 )
 
 // needed is what the policy has to allow, by where: below data and below metadata of the path.
@@ -73,30 +71,17 @@ func (k *Keys) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Excess is what the policy allows beyond what is needed, as far as that is looked for; nil: nothing.
-func (k *Keys) Excess(ctx context.Context, others ...string) error {
+// Excess is what the policy allows beyond what is needed, as far as that is looked for: at places that should be out of reach, and at others.
+func (k *Keys) Excess(ctx context.Context, others ...string) (allowed []string, err error) {
 	paths := append(k.excessive(), others...)
 	may, err := k.capabilities(ctx, paths)
-	if err != nil {
-		return err
-	}
-	var allowed []string
 	for _, path := range paths {
 		if len(may[path]) > 0 {
 			allowed = append(allowed, fmt.Sprintf("%s (%s)", path, strings.Join(may[path], ", ")))
 		}
 	}
-	if len(allowed) == 0 {
-		return nil
-	}
-	return hint.Add(fmt.Errorf("the policy allows more than is needed: %s", strings.Join(allowed, "; ")), "examples/vault/policy.hcl allows what is")
+	return allowed, err
 }
 
-// Ends is when Vault's own certificate ends, as it was shown last; false: none was seen.
-func (k *Keys) Ends() (time.Time, bool) {
-	shown := k.gate.shown.Load()
-	if shown == nil {
-		return time.Time{}, false
-	}
-	return shown.NotAfter, true
-}
+// Certificate is Vault's own, as it was shown last; nil: none was seen.
+func (k *Keys) Certificate() *x509.Certificate { return k.gate.shown.Load() }

@@ -27,6 +27,9 @@ type Section struct {
 	read  func(secret.Reference) (string, error)
 }
 
+// Place is where keys are, for people.
+func (s *Section) Place() string { return s.Address + ", " + s.Mount + "/" + s.Path }
+
 // Secrets are the references to secrets that there are.
 func (s *Section) Secrets() []secret.Reference { return []secret.Reference{s.RoleID, s.SecretID} }
 

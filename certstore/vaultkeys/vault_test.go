@@ -176,12 +176,9 @@ func TestVaultsOwnCertificate(t *testing.T) {
 	s := vaulttest.Start(t, time.Hour)
 	config := configOf(s, "")
 	keys := open(t, config)
-	_, isSeen := keys.Ends()
-	require.False(t, isSeen)
+	require.Nil(t, keys.Certificate())
 	require.NoError(t, keys.Ready(t.Context()))
-	ends, isSeen := keys.Ends()
-	require.True(t, isSeen)
-	require.WithinDuration(t, time.Now().Add(24*time.Hour), ends, time.Hour)
+	require.WithinDuration(t, time.Now().Add(24*time.Hour), keys.Certificate().NotAfter, time.Hour)
 
 	config.Roots = nil
 	err := open(t, config).Ready(t.Context())
@@ -220,4 +217,15 @@ func TestAnOldMount(t *testing.T) {
 	err := open(t, config).Put(ctx, "account/aa", aKey(t))
 	require.ErrorIs(t, err, certstore.ErrKeysAway)
 	require.ErrorContains(t, err, "no KV of version 2")
+}
+
+// A mount that deletes what is old keeps no keys.
+func TestAMountThatForgets(t *testing.T) {
+	s := vaulttest.Start(t, time.Hour)
+	ctx := t.Context()
+	_, err := s.Root.Logical().WriteWithContext(ctx, "secret/config", map[string]any{"delete_version_after": "24h"})
+	require.NoError(t, err)
+	err = open(t, configOf(s, "")).Put(ctx, "account/aa", aKey(t))
+	require.ErrorIs(t, err, certstore.ErrKeysAway)
+	require.Contains(t, hint.Of(err), "delete_version_after=0s")
 }

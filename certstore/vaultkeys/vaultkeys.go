@@ -127,9 +127,12 @@ func (k *Keys) Put(ctx context.Context, name string, key []byte) error {
 // put writes a version of a secret over that version alone; 0: over none.
 func (k *Keys) put(ctx context.Context, at string, key []byte, over int) error {
 	return k.ask(ctx, []string{string(key)}, func(ctx context.Context) error {
-		_, err := k.store().Put(ctx, at, map[string]any{field: string(key)}, api.WithCheckAndSet(over))
-		if isMissing(err) {
+		kept, err := k.store().Put(ctx, at, map[string]any{field: string(key)}, api.WithCheckAndSet(over))
+		switch {
+		case isMissing(err):
 			return errOldMount
+		case err == nil && kept.VersionMetadata != nil && !kept.VersionMetadata.DeletionTime.IsZero():
+			return errShortLived
 		}
 		return err
 	})

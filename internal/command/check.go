@@ -119,7 +119,7 @@ func checkShared(ctx context.Context, p *assembly, looks []look) []report.Item {
 		report.Asked("public", "the public certificates can be written", filepath.Join(p.config.StateDir, "public"),
 			hint.Add(p.fsys.Writable(filepath.Join(p.config.StateDir, "public")), "run maascert as root, or have that folder belong to its user")),
 	}
-	items = slices.Concat(items, checkLeftovers(ctx, p), checkHooks(p), checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks), checkHost(ctx, p))
+	items = slices.Concat(items, checkLeftovers(ctx, p), checkHooks(p), checkVault(ctx, p), checkSecrets(p), checkNotifiers(p), checkAPI(ctx, p, looks), checkHost(ctx, p))
 	for _, name := range slices.Sorted(maps.Keys(p.clients)) {
 		var names []string
 		isUsed := false

@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"maascert/certstore/sealed"
@@ -55,7 +56,7 @@ func (s Store) Place() string {
 
 // Secrets are the references to secrets that there are.
 func (s Store) Secrets() []secret.Reference {
-	all := s.Seal.Texts
+	all := slices.Clone(s.Seal.Texts)
 	if s.Seal.Vault != nil {
 		all = append(all, s.Seal.Vault.Secrets()...)
 	}
@@ -108,8 +109,11 @@ func (v *validator) store(usual string) {
 	default:
 		at.Fault("type", "%q is unknown; there are: %s", s.Type, strings.Join([]string{FileStore, PostgresStore}, ", "))
 	}
-	if s.Seal.Vault != nil {
+	switch {
+	case s.Seal.Vault != nil:
 		s.Seal.Vault.Check(at.Under("seal").Under("vault"))
+	case !s.Seal.IsSet() && v.has("store.seal") && !s.IsShared():
+		at.Fault("seal", "seal names nothing: a reference to any text of %d bytes or more, or vault:", sealed.ShortestSeal)
 	}
 	for i, reference := range s.Seal.Texts {
 		key := "seal"

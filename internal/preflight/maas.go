@@ -229,15 +229,15 @@ func (h Host) CheckClusterCertificates() []report.Item {
 			continue // up to 3.4 there are none
 		}
 		for _, cert := range certs {
-			items = append(items, h.lasts("cluster-ca", "MAAS's own certificate "+printable.Phrase(cert.Subject.CommonName), path, cert,
+			items = append(items, h.Lasts("cluster-ca", "MAAS's own certificate "+printable.Phrase(cert.Subject.CommonName), path, cert,
 				"MAAS does not renew it: ask Canonical's support, or MAAS's forum, how to replace it in this version before it ends"))
 		}
 	}
 	return items
 }
 
-// lasts judges the end of a certificate that somebody else has to replace.
-func (h Host) lasts(code, what, evidence string, cert *x509.Certificate, fix string) report.Item {
+// Lasts judges the end of a certificate that somebody else has to replace.
+func (h Host) Lasts(code, what, evidence string, cert *x509.Certificate, fix string) report.Item {
 	left := cert.NotAfter.Sub(h.Now())
 	words := fmt.Sprintf("%s lasts until %s", what, report.Time{Time: cert.NotAfter})
 	switch {

@@ -44,7 +44,7 @@ func (h Host) CheckDatabase(ctx context.Context, regiond maasconfig.Regiond) []r
 	host, _, _ := net.SplitHostPort(address)
 	switch {
 	case leaf != nil:
-		items = append(items, h.lasts("database-tls", "the certificate of MAAS's database", address, leaf, "have PostgreSQL's administrator renew it: maascert does not touch it"))
+		items = append(items, h.Lasts("database-tls", "the certificate of MAAS's database", address, leaf, "have PostgreSQL's administrator renew it: maascert does not touch it"))
 	case network == "tcp" && !world.IsThisHost(host):
 		items = append(items, report.Warning("database-tls", "MAAS's database takes no TLS: keys and passwords travel where others can read them", address, "set ssl = on in PostgreSQL, with a certificate"))
 	}
@@ -119,11 +119,15 @@ func (h Host) CheckVault(ctx context.Context, regiond maasconfig.Regiond) []repo
 	} else if isWrong {
 		items = append(items, report.Asked("vault", "", base.Host, hint.Add(errors.New("MAAS keeps its secrets in Vault, and "+state.what), "%s", state.fix)))
 	} else {
-		items = append(items, report.Asked("vault", "MAAS's Vault answers", printable.Phrase(base.Host+", "+answer.Status), nil))
+		place := fmt.Sprintf("%s/%s at %s, %s", regiond.Mount(), regiond.VaultPath, base.Host, answer.Status)
+		items = append(items, report.Asked("vault", "MAAS's Vault answers", printable.Phrase(place), nil))
+	}
+	if regiond.VaultRole == "" || regiond.VaultSecret == "" {
+		items = append(items, report.Warning("vault", "this region does not know how to log in to MAAS's Vault: maas config-tls will fail here", h.MAAS.RegiondConf(), "sudo maas config-vault configure URL APPROLE_ID WRAPPED_TOKEN SECRETS_PATH"))
 	}
 	switch {
 	case answer.TLS != nil:
-		items = append(items, h.lasts("vault-tls", "the certificate of MAAS's Vault", base.Host, answer.TLS.PeerCertificates[0], "have Vault's administrator renew it: maascert does not touch it"))
+		items = append(items, h.Lasts("vault-tls", "the certificate of MAAS's Vault", base.Host, answer.TLS.PeerCertificates[0], "have Vault's administrator renew it: maascert does not touch it"))
 	case !world.IsThisHost(base.Hostname()):
 		items = append(items, report.Warning("vault-tls", "MAAS asks Vault without TLS: its secrets travel where others can read them", base.Host, "have Vault listen with TLS, and vault_url begin with https://"))
 	}

@@ -182,7 +182,7 @@ func TestMAASsVault(t *testing.T) {
 	vault.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return serving.Load(), nil }}
 	vault.StartTLS()
 	t.Cleanup(vault.Close)
-	conf := maasconfig.Regiond{Vault: vault.URL}
+	conf := maasconfig.Regiond{Vault: vault.URL, VaultPath: "maas", VaultRole: "r", VaultSecret: "s"}
 	h := host(t, nil, nil)
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "fail vault: MAAS keeps its secrets in Vault, which cannot be asked: tls: failed to verify certificate", "MAAS trusts what the system trusts")
 	h.Roots = x509.NewCertPool()
