@@ -10,10 +10,12 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +30,8 @@ import (
 	"maascert/certstore/postgres"
 	"maascert/certstore/postgres/postgrestest"
 	"maascert/certstore/sealed"
+	"maascert/certstore/vaultkeys"
+	"maascert/certstore/vaultkeys/vaulttest"
 	"maascert/internal/world"
 	"maascert/internal/world/worldtest"
 )
@@ -40,11 +44,19 @@ type walked struct {
 	walk  *worldtest.Walk
 	mu    sync.Mutex // guards walk
 	store func() certstore.Store
+
+	isApart bool // keys are kept apart from the store
 }
 
-func startWalked(t *testing.T, url string) *walked {
+// A walk with keys in Vault knows a request by its path without what is another one each time.
+var (
+	folderOfKeys = regexp.MustCompile(`/[A-Z2-7]{26}`)
+	nameOfKey    = regexp.MustCompile(`(/versions/maas)/\d+|/[0-9a-f]{64}`)
+)
+
+func startWalked(t *testing.T, url string, vault *vaulttest.Server) *walked {
 	t.Helper()
-	w := &walked{site: startSite(t)} // whose store is files, unless there is a database
+	w := &walked{site: startSite(t), isApart: vault != nil} // whose store is files, unless there is a database
 	w.front = startService(t, w.site, "files")
 	w.hook = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.serve("webhook", rw, r, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { rw.WriteHeader(http.StatusNoContent) }))
@@ -68,6 +80,21 @@ func startWalked(t *testing.T, url string) *walked {
 		opened, err := sealed.New(plain, strings.Repeat("seal", 10))
 		require.NoError(t, err)
 		w.store = func() certstore.Store { return opened }
+	}
+	if vault != nil {
+		address := vault.Intercept(t, func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+			at := nameOfKey.ReplaceAllString(folderOfKeys.ReplaceAllString(r.URL.Path, "/FOLDER"), "$1/KEY")
+			w.serve("Vault "+r.Method+" "+at, rw, r, next)
+		})
+		config += keysInVault(t, w.site, vault, address, "{type: file, ")
+		keys, err := vaultkeys.New(vaultkeys.Config{
+			Address: vault.Address, Mount: vaulttest.Mount, Path: vaulttest.Path, AppRole: "approle", Roots: vault.Roots, Dial: new(net.Dialer).DialContext, Now: time.Now,
+			RoleID: func() (string, error) { return vault.RoleID, nil }, SecretID: func() (string, error) { return vault.SecretID(), nil },
+		})
+		require.NoError(t, err)
+		t.Cleanup(keys.Close)
+		files := w.store
+		w.store = func() certstore.Store { return certstore.NewKeysApart(files(), keys) }
 	}
 	require.NoError(t, os.WriteFile(path, []byte(config), 0o640))
 	w.ca.Intercept(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -197,14 +224,21 @@ func (w *walked) isSafe(t *testing.T) {
 	for address, fingerprint := range w.served() {
 		require.Contains(t, ledger.Versions(), fingerprint, "%s serves neither the old nor the new certificate", address)
 	}
-	_, err = ledger.Version(t.Context(), ledger.Record().Current)
+	current, err := ledger.Version(t.Context(), ledger.Record().Current)
+	require.NoError(t, err)
+	require.NoError(t, current.Bundle.CheckKey(t.Context()), "its key is there")
+	_, err = ledger.Order(t.Context())
 	require.NoError(t, err)
 	_, err = certstore.LoadNodes(t.Context(), w.store(), time.Now())
 	require.NoError(t, err)
 	require.NoError(t, filepath.WalkDir(w.dir, func(path string, entry fs.DirEntry, err error) error {
 		relative := strings.TrimPrefix(path, w.dir+"/")
 		if err != nil || entry.IsDir() {
-			if os.IsNotExist(err) || slices.Contains([]string{"state/store", "stage", "front", "region1", "region2", "region3"}, relative) {
+			places := []string{"stage", "front", "region1", "region2", "region3"}
+			if !w.isApart {
+				places = append(places, "state/store")
+			}
+			if os.IsNotExist(err) || slices.Contains(places, relative) {
 				return fs.SkipDir
 			}
 			return err
@@ -244,14 +278,16 @@ type faulty struct {
 
 // chosenFaults are those of a walk. Of what is done over and over, such as looking whether a folder is there, the first and the last time stand
 // for all, unless everything is wanted. times is how often each is done in every renewal.
-func chosenFaults(seen []worldtest.Seen, times map[string]int, isShared, all bool) (points int, faults []faulty) {
+func chosenFaults(seen []worldtest.Seen, times map[string]int, kind string, all bool) (points int, faults []faulty) {
 	for _, s := range seen {
-		if last := times[s.What]; s.Nth > last || !all && s.Nth > 1 && s.Nth < last {
+		last := times[s.What]
+		isElsewhere := kind == "vault" && !strings.HasPrefix(s.What, "Vault ") // it is walked with keys in the store
+		if s.Nth > last || !all && (isElsewhere || s.Nth > 1 && s.Nth < last) {
 			continue
 		}
 		points++
 		for _, fault := range s.Kind.Faults() {
-			if fault != worldtest.LockLost || isShared { // a lock of files is lost with the process alone
+			if fault != worldtest.LockLost || kind == "postgres" { // a lock of files is lost with the process alone
 				faults = append(faults, faulty{s.Point, fault})
 			}
 		}
@@ -287,14 +323,18 @@ func databases(server *postgrestest.Server) func(t *testing.T) (url string) {
 // holds that one back, it is one that a person forces.
 func TestFaultsAtEveryPoint(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"files", "postgres"} {
+	for _, kind := range []string{"files", "postgres", "vault"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			free := func(*testing.T) string { return "" }
 			if kind == "postgres" {
 				free = databases(postgrestest.Start(t))
 			}
-			whole := startWalked(t, free(t))
+			var vault *vaulttest.Server
+			if kind == "vault" {
+				vault = vaulttest.Start(t, time.Hour)
+			}
+			whole := startWalked(t, free(t), vault)
 			code, _, stderr := whole.run(t, &worldtest.Walk{}, "renew", "--enable-tls")
 			require.Zero(t, code, stderr)
 			var seen []worldtest.Seen
@@ -321,13 +361,13 @@ func TestFaultsAtEveryPoint(t *testing.T) {
 					}
 				}
 			}
-			points, faults := chosenFaults(seen, times, kind == "postgres", os.Getenv("FAULTS") == "all")
+			points, faults := chosenFaults(seen, times, kind, os.Getenv("FAULTS") == "all")
 			var walked, missed atomic.Int32
 			t.Run("walk", func(t *testing.T) {
 				for _, f := range faults {
 					t.Run(fmt.Sprintf("%s: %s", f.fault, f.Point), func(t *testing.T) {
 						t.Parallel()
-						w := startWalked(t, free(t))
+						w := startWalked(t, free(t), vault)
 						code, _, stderr := w.run(t, &worldtest.Walk{}, "renew", "--enable-tls")
 						require.Zero(t, code, stderr)
 						walk := &worldtest.Walk{At: f.Point, Fault: f.fault}

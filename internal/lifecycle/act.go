@@ -23,6 +23,10 @@ const maxCutOffs = 3
 
 // obtain orders what the plan says and makes it the version in use. It returns whether there is a new version.
 func (p *pass) obtain(ctx context.Context, view View) bool {
+	if view.State.Keys != nil { // since the guards were asked
+		p.fail(StageGuard, view.State.Keys)
+		return false
+	}
 	plan, began := view.Plan, p.Now()
 	resume, begun := p.begin(ctx, plan)
 	if !begun {

@@ -7,7 +7,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +51,7 @@ type Server struct {
 	Root    *api.Client // with all rights
 
 	t         T
+	pair      tls.Certificate
 	dir       string
 	cmd       *exec.Cmd
 	unsealKey string
@@ -68,6 +74,8 @@ func Start(t T, tokenTTL time.Duration) *Server {
 	pair, err := authority.Issue(certstore.EC256, 0, 24*time.Hour, "127.0.0.1")
 	require.NoError(t, err)
 	s.RootPEM, s.Roots = authority.RootPEM(), authority.Pool()
+	s.pair, err = tls.X509KeyPair(pair.FullChainPEM(), pair.KeyPEM())
+	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "cert.pem"), pair.FullChainPEM(), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "key.pem"), pair.KeyPEM(), 0o600))
 	s.Up("127.0.0.1:0")
@@ -117,6 +125,24 @@ func (s *Server) Role(name string, tokenTTL time.Duration) {
 	require.NoError(s.t, err)
 	s.RoleID = read.Data["role_id"].(string)
 	s.NewSecretID()
+}
+
+// Intercept opens another way to the server, on which a function has each request and hands it on as it likes. It returns the URL there.
+func (s *Server) Intercept(t T, serve func(w http.ResponseWriter, r *http.Request, next http.Handler)) (address string) {
+	t.Helper()
+	at, err := url.Parse(s.Address)
+	require.NoError(t, err)
+	next := &httputil.ReverseProxy{
+		Rewrite:      func(r *httputil.ProxyRequest) { r.SetURL(at) },
+		Transport:    &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.Roots, MinVersion: tls.VersionTLS12}},
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }, // as when it is away
+	}
+	way := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serve(w, r, next) }))
+	way.TLS = &tls.Config{Certificates: []tls.Certificate{s.pair}, MinVersion: tls.VersionTLS12}
+	way.Config.ErrorLog = log.New(io.Discard, "", 0)
+	way.StartTLS()
+	t.Cleanup(way.Close)
+	return way.URL
 }
 
 // NewSecretID makes another secret_id, and takes the ones before away.
