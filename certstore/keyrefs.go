@@ -152,6 +152,14 @@ func ReadyKeys(ctx context.Context, store Store) error {
 	return nil
 }
 
+// KeyFolder is where the keys of a deployment are, below the place where a store keeps keys apart; empty: it never kept any.
+func KeyFolder(ctx context.Context, store Store) (string, error) {
+	if own := keysApart(store); own != nil {
+		return own.folder(ctx)
+	}
+	return "", nil
+}
+
 // keepKeys is a document for a store as it is kept there: with what names its keys, when those are kept apart. A rehearsal keeps none.
 func keepKeys(ctx context.Context, store Store, name string, data []byte) ([]byte, error) {
 	for at := store; at != nil; {

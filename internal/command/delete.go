@@ -2,6 +2,7 @@ package command
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,8 +102,14 @@ func (a *app) deleteCertificate(c *call, p *assembly, name string) error {
 	names = slices.DeleteFunc(names, func(document string) bool {
 		return document != "state/"+name && !strings.HasPrefix(document, "versions/"+name+"/")
 	})
+	if err := certstore.ReadyKeys(c.Context, held); err != nil {
+		return err
+	}
+	sweep := func() error { // what an earlier try left
+		return errors.Join(certstore.SweepKeys(c.Context, held, "versions/"+name, false), certstore.SweepKeys(c.Context, held, "state/"+name, false))
+	}
 	if len(names) == 0 {
-		return fmt.Errorf("delete: the store has no certificate %q", name)
+		return cmp.Or(sweep(), fmt.Errorf("delete: the store has no certificate %q", name))
 	}
 	if err := errors.Join(p.namedElsewhere(c.Context, name), p.servedHere(c.Context, ledger.Versions())); err != nil {
 		return err
@@ -115,7 +122,7 @@ func (a *app) deleteCertificate(c *call, p *assembly, name string) error {
 			return err
 		}
 	}
-	var left []error
+	left := []error{sweep()}
 	for _, public := range []string{name + ".pem", name + ".roots.pem"} {
 		if err := p.fsys.Remove(filepath.Join(p.config.StateDir, "public", public)); !errors.Is(err, fs.ErrNotExist) {
 			left = append(left, err)

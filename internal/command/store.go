@@ -251,7 +251,15 @@ func (a *app) storeCopy(c *call) error {
 		}
 		return outcome(exitAttention)
 	}
-	fmt.Fprintf(a.words, "copied %d documents into %s\n%s still holds what it held, keys and all: remove it when the new one has proven itself\n", copied, to.Store.Place(), from.Store.Place())
+	old := from.Store.Place()
+	if vault := from.Store.Seal.Vault; vault != nil {
+		folder, err := certstore.KeyFolder(c.Context, source)
+		if err != nil {
+			return err
+		}
+		old += " and, in Vault, " + vault.Place() + "/" + folder
+	}
+	fmt.Fprintf(a.words, "copied %d documents into %s\n%s still holds what it held, keys and all: remove it when the new one has proven itself\n", copied, to.Store.Place(), old)
 	return nil
 }
 
