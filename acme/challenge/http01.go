@@ -19,7 +19,6 @@ import (
 	"syscall"
 	"time"
 
-
 	"maascert/internal/hint"
 	"maascert/internal/jwk"
 	"maascert/internal/printable"

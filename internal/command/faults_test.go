@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -30,7 +29,6 @@ import (
 	"maascert/certstore/postgres"
 	"maascert/certstore/postgres/postgrestest"
 	"maascert/certstore/sealed"
-	"maascert/certstore/vaultkeys"
 	"maascert/certstore/vaultkeys/vaulttest"
 	"maascert/internal/world"
 	"maascert/internal/world/worldtest"
@@ -87,13 +85,7 @@ func startWalked(t *testing.T, url string, vault *vaulttest.Server) *walked {
 			w.serve("Vault "+r.Method+" "+at, rw, r, next)
 		})
 		config += keysInVault(t, w.site, vault, address, "{type: file, ")
-		keys, err := vaultkeys.New(vaultkeys.Config{
-			Address: vault.Address, Mount: vaulttest.Mount, Path: vaulttest.Path, AppRole: "approle", Roots: vault.Roots, Dial: new(net.Dialer).DialContext, Now: time.Now,
-			RoleID: func() (string, error) { return vault.RoleID, nil }, SecretID: func() (string, error) { return vault.SecretID(), nil },
-		})
-		require.NoError(t, err)
-		t.Cleanup(keys.Close)
-		files := w.store
+		keys, files := openVault(t, vault), w.store
 		w.store = func() certstore.Store { return certstore.NewKeysApart(files(), keys) }
 	}
 	require.NoError(t, os.WriteFile(path, []byte(config), 0o640))

@@ -30,6 +30,7 @@ import (
 	"maascert/certstore/postgres"
 	"maascert/certstore/postgres/postgrestest"
 	"maascert/certstore/sealed"
+	"maascert/certstore/vaultkeys/vaulttest"
 	"maascert/internal/loopback"
 	"maascert/maasconfig/maastest"
 )
@@ -100,6 +101,19 @@ var (
 // is run, the database, or any file but those that it is kept in.
 func TestNoSecretGetsOut(t *testing.T) {
 	t.Parallel()
+	for name, start := range map[string]func(*testing.T) *vaulttest.Server{
+		"documents are sealed": func(*testing.T) *vaulttest.Server { return nil },
+		"keys are in Vault":    func(t *testing.T) *vaulttest.Server { return vaulttest.Start(t, time.Hour) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			noSecretGetsOut(t, start(t))
+		})
+	}
+}
+
+// noSecretGetsOut searches with documents that are sealed, or with keys in a Vault.
+func noSecretGetsOut(t *testing.T, vault *vaulttest.Server) {
 	server := postgrestest.Start(t)
 	s := &situation{T: t}
 	var err error
@@ -109,6 +123,10 @@ func TestNoSecretGetsOut(t *testing.T) {
 	told := tellEverybody(t, s.site)
 	seal := strings.Repeat("a-seal-of-the-deployment", 2)
 	databaseURL := server.Database("secrets")
+	kept := "store: {type: postgres, url: \"file:store.url\", seal: \"file:store.seal\"}\n"
+	if vault != nil {
+		kept = keysInVault(t, s.site, vault, vault.Address, "{type: postgres, url: \"file:store.url\", ")
+	}
 	port, err := loopback.Port()
 	require.NoError(t, err)
 	board := fmt.Sprintf("127.0.0.1:%d", port)
@@ -125,7 +143,7 @@ func TestNoSecretGetsOut(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o700))
 	}
 	s.edit(t,
-		`listen: ""`, fmt.Sprintf("listen: %q\nschedule: \"@every 1s\"\nrehearse_hooks: true\nstore: {type: postgres, url: \"file:store.url\", seal: \"file:store.seal\"}", board),
+		`listen: ""`, fmt.Sprintf("listen: %q\nschedule: \"@every 1s\"\nrehearse_hooks: true\n%s", board, kept),
 		"  accept_terms: true\n", "  accept_terms: true\n  eab: {key_id: kid-1, hmac: \"file:eab\"}\n",
 		"  challenge: {type: http-01, listen: ", fmt.Sprintf(`  challenges:
     - match: ["region1.example.internal"]
@@ -134,6 +152,9 @@ func TestNoSecretGetsOut(t *testing.T) {
   challenge: {type: http-01, before: [%[3]q], after: [%[3]q], listen: `, s.ca.DNS.Address, acmetest.KeyName, filepath.Join(s.dir, "around.sh")),
 		fmt.Sprintf("command: %q", s.maas.Command), fmt.Sprintf("command: %q", filepath.Join(s.dir, "maas.sh")), "verify_timeout: 20s", "verify_timeout: 1s")
 
+	if vault != nil {
+		seal = "no-seal-is-used-here-at-all"
+	}
 	secrets := known{
 		"EAB key": []byte(macKey), "TSIG key": []byte(acmetest.Key), "seal": []byte(seal), "password of the database": []byte(postgrestest.Password), "password of the mail server": []byte(told.mail.Password),
 	}
@@ -141,6 +162,9 @@ func TestNoSecretGetsOut(t *testing.T) {
 		text, err := os.ReadFile(filepath.Join(s.dir, name))
 		require.NoError(t, err)
 		secrets[what] = bytes.TrimSpace(text)
+	}
+	if vault != nil {
+		secrets["role_id"], secrets["secret_id"] = []byte(vault.RoleID), []byte(vault.SecretID())
 	}
 	parts := strings.Split(string(secrets["API key"]), ":")
 	secrets["secret of the API key"], secrets["token of the chat"] = []byte(parts[2]), []byte("T0KENOFTHETEST")
@@ -207,16 +231,34 @@ func TestNoSecretGetsOut(t *testing.T) {
 	plain, err := openDatabase(postgres.Config{URL: databaseURL})
 	require.NoError(t, err)
 	defer closeStore(plain)
-	store, err := sealed.New(plain, seal)
-	require.NoError(t, err)
+	var store certstore.Store
+	if vault != nil {
+		store = certstore.NewKeysApart(plain, openVault(t, vault))
+	} else {
+		store, err = sealed.New(plain, seal)
+		require.NoError(t, err)
+	}
 	for number := 1; number <= 2; number++ {
 		version, err := certstore.LoadVersion(context.Background(), store, "maas", number)
 		require.NoError(t, err)
-		secrets.addKey(t, "key of version "+strconv.Itoa(number), string(version.Bundle.KeyPEM()))
+		bundle, err := version.Bundle.WithKey(context.Background())
+		require.NoError(t, err)
+		secrets.addKey(t, "key of version "+strconv.Itoa(number), string(bundle.KeyPEM()))
 	}
 	account, _, err := certstore.LoadAccount(context.Background(), store)
 	require.NoError(t, err)
-	secrets.addKey(t, "key of the account", account.Key)
+	accountKey, err := certstore.KeyText(context.Background(), store, "account", account.Key)
+	require.NoError(t, err)
+	secrets.addKey(t, "key of the account", accountKey)
+	if vault != nil {
+		require.NotContains(t, dump, "PRIVATE KEY")
+		for _, break_ := range []func(){vault.Seal, vault.Down} {
+			break_()
+			run(1, debug("status", "--json")...)
+			run(1, debug("renew", "--force", "--json")...)
+			run(whatever, debug("check", "--json")...)
+		}
+	}
 	server.Down()
 	run(1, debug("status", "--json")...)
 	run(1, debug("renew", "--json")...)
@@ -240,9 +282,10 @@ func TestNoSecretGetsOut(t *testing.T) {
 	searched := 0
 	for where, text := range said {
 		require.Empty(t, secrets.in(text), where)
+		require.NotRegexp(t, `hv[sbr]\.[A-Za-z0-9]{20}`, string(text), "a token of Vault's")
 		searched++
 	}
-	own := []string{"eab", "tsig", "store.url", "store.seal", "hook.url", "hook.secret", "chat.url", "mail.password", "api.key"}
+	own := []string{"eab", "tsig", "store.url", "store.seal", "hook.url", "hook.secret", "chat.url", "mail.password", "api.key", "role_id", "secret_id"}
 	require.NoError(t, filepath.WalkDir(s.dir, func(path string, entry fs.DirEntry, err error) error {
 		relative := strings.TrimPrefix(path, s.dir+"/")
 		switch {
@@ -259,7 +302,7 @@ func TestNoSecretGetsOut(t *testing.T) {
 		return err
 	}))
 	// The search finds what there is, also a key in a document, in a log, and in a dump.
-	key := account.Key
+	key := accountKey
 	document, err := json.Marshal(map[string]string{"key": key})
 	require.NoError(t, err)
 	for _, planted := range []string{key, string(document), fmt.Sprintf("%q", document), hex.EncodeToString([]byte(key)), `\\x` + hex.EncodeToString(document)} {

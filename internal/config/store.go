@@ -22,10 +22,10 @@ const OfRegiond = "regiond"
 
 // Store says where certificates are kept, and what they are sealed with there.
 type Store struct {
-	Type string     `yaml:"type"`
-	Path string     `yaml:"path,path"` // of a file store
-	URL  string     `yaml:"url"`       // of a database: a reference, or regiond
-	Seal Seal       `yaml:"seal"`      // so that whoever reads that place finds no key there
+	Type string `yaml:"type"`
+	Path string `yaml:"path,path"` // of a file store
+	URL  string `yaml:"url"`       // of a database: a reference, or regiond
+	Seal Seal   `yaml:"seal"`      // so that whoever reads that place finds no key there
 
 	read func(secret.Reference) (string, error)
 }

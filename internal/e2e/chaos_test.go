@@ -18,8 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"maascert/certstore"
-	"maascert/certstore/postgres"
-	"maascert/certstore/sealed"
 	"maascert/internal/fleettest"
 )
 
@@ -56,7 +54,17 @@ var everything = []string{"kill", "kill", "kill", "cut from the store", "cut fro
 // serve one certificate everywhere, no key that the CA certified is lost, and who lost the lock writes nothing. MAASCERT_SOAK_ROUNDS and
 // MAASCERT_SOAK_SEED choose how often and which.
 func TestChaos(t *testing.T) {
-	c := newChaos(t, true, everything)
+	c := newChaos(t, fleettest.Options{Sync: true}, everything)
+	if c == nil {
+		return
+	}
+	c.run(number("MAASCERT_SOAK_ROUNDS", 25))
+	require.Empty(t, c.lost())
+}
+
+// The same holds with keys in Vault, to which things happen as well.
+func TestChaosWithVault(t *testing.T) {
+	c := newChaos(t, fleettest.Options{Sync: true, Vault: true}, append(slices.Clone(everything), "Vault sealed", "Vault sealed", "Vault restarted", "token revoked"))
 	if c == nil {
 		return
 	}
@@ -66,7 +74,7 @@ func TestChaos(t *testing.T) {
 
 // Where a follower does not have all that the database said it had written, a fail-over costs an order at most.
 func TestFailOverWithoutSynchronousReplication(t *testing.T) {
-	c := newChaos(t, false, []string{"failed over"})
+	c := newChaos(t, fleettest.Options{}, []string{"failed over"})
 	if c == nil {
 		return
 	}
@@ -78,9 +86,10 @@ func TestFailOverWithoutSynchronousReplication(t *testing.T) {
 }
 
 // newChaos starts a fleet; nil where the test is over.
-func newChaos(t *testing.T, sync bool, kinds []string) *chaos {
+func newChaos(t *testing.T, options fleettest.Options, kinds []string) *chaos {
 	t.Helper()
-	f := fleet(t, fleettest.Options{Validity: 24 * time.Hour, Sync: sync, More: "listen: \"\"\nrehearse: never\n"})
+	options.Validity, options.More = 24*time.Hour, "listen: \"\"\nrehearse: never\n"
+	f := fleet(t, options)
 	if f == nil {
 		return nil
 	}
@@ -209,6 +218,16 @@ func (c *chaos) round(n int) {
 		f.Primary.Down()
 		time.Sleep(lasts)
 		f.Primary.Up()
+	case "Vault sealed":
+		f.Vault.Seal()
+		time.Sleep(lasts)
+		f.Vault.Unseal()
+	case "Vault restarted":
+		f.Vault.Restart()
+		time.Sleep(lasts)
+		f.Vault.Unseal()
+	case "token revoked":
+		f.Vault.RevokeTokens()
 	case "failed over":
 		f.FailOver()
 		time.Sleep(lasts)
@@ -267,11 +286,8 @@ func (c *chaos) unsettled() string {
 			return h.Name + ": " + out
 		}
 	}
-	plain, err := postgres.Open(postgres.Config{URL: c.fleet.DatabaseURL()})
-	require.NoError(c, err)
-	store, err := sealed.New(plain, fleettest.Seal)
-	require.NoError(c, err)
-	defer store.Close()
+	store := c.fleet.Store()
+	defer store.(interface{ Close() }).Close()
 	record, _, err := certstore.LoadRecord(c.Context(), store, "maas")
 	require.NoError(c, err)
 	if record.Order != nil || record.Attempt != nil || record.Versions[certstore.Fingerprint(leaf)].Number != record.Current {
@@ -280,6 +296,7 @@ func (c *chaos) unsettled() string {
 	for _, info := range record.Versions {
 		version, err := certstore.LoadVersion(c.Context(), store, "maas", info.Number)
 		require.NoError(c, err)
+		require.NoError(c, version.Bundle.CheckKey(c.Context()))
 		c.known[hex.EncodeToString(version.Bundle.Leaf().SerialNumber.Bytes())] = true
 	}
 	return ""

@@ -317,11 +317,8 @@ func searchForKeys(t *testing.T, f *fleettest.Fleet) {
 	t.Helper()
 	dump := f.Primary.Dump("maascert")
 	require.Contains(t, dump, "versions/maas/1")
-	plain, err := postgres.Open(postgres.Config{URL: f.DatabaseURL()})
-	require.NoError(t, err)
-	store, err := sealed.New(plain, fleettest.Seal)
-	require.NoError(t, err)
-	defer store.Close()
+	store := f.Store()
+	defer store.(interface{ Close() }).Close()
 	secrets := secretsIn(t, store)
 	for _, secret := range secrets {
 		for _, form := range []string{secret, hex.EncodeToString([]byte(secret)), base64.StdEncoding.EncodeToString([]byte(secret))} {

@@ -242,7 +242,9 @@ func secretsIn(t *testing.T, store certstore.Store) []string {
 	var keys []string
 	account, _, err := certstore.LoadAccount(t.Context(), store)
 	require.NoError(t, err)
-	keys = append(keys, account.Key)
+	key, err := certstore.KeyText(t.Context(), store, "account", account.Key)
+	require.NoError(t, err)
+	keys = append(keys, key)
 	numbers, err := store.List(t.Context(), "versions/maas")
 	require.NoError(t, err)
 	require.NotEmpty(t, numbers)
@@ -251,7 +253,9 @@ func secretsIn(t *testing.T, store certstore.Store) []string {
 		require.NoError(t, err)
 		version, err := certstore.LoadVersion(t.Context(), store, "maas", n)
 		require.NoError(t, err)
-		keys = append(keys, string(version.Bundle.KeyPEM()))
+		bundle, err := version.Bundle.WithKey(t.Context())
+		require.NoError(t, err)
+		keys = append(keys, string(bundle.KeyPEM()))
 	}
 	secrets := []string{"PRIVATE KEY"}
 	for _, key := range keys {

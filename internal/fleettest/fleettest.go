@@ -28,7 +28,11 @@ import (
 	"maascert/acme/acmetest"
 	"maascert/certstore"
 	"maascert/certstore/certtest"
+	"maascert/certstore/postgres"
 	"maascert/certstore/postgres/postgrestest"
+	"maascert/certstore/sealed"
+	"maascert/certstore/vaultkeys"
+	"maascert/certstore/vaultkeys/vaulttest"
 	"maascert/maasconfig"
 	"maascert/maasconfig/maastest"
 )
@@ -43,6 +47,7 @@ type Options struct {
 	Hosts    int           // 0: three
 	Validity time.Duration // of certificates
 	Sync     bool          // the databases replicate synchronously
+	Vault    bool          // keeps the keys, where the CA is; else documents are sealed
 	More     string        // lines of every host's configuration, in which NODE stands for its name
 }
 
@@ -53,6 +58,7 @@ type Fleet struct {
 	Hosts     []*Host
 	Primary   *postgrestest.Server
 	Secondary *postgrestest.Server
+	Vault     *vaulttest.Server   // nil: documents are sealed
 	Authority *certtest.Authority // of what was served before maascert came
 
 	t       T
@@ -96,6 +102,9 @@ func Start(t T, options Options) *Fleet {
 	require.NoError(t, err)
 	t.Cleanup(f.CA.Stop)
 	f.CA.DNS.Point(netip.MustParseAddr(VirtualAddress))
+	if options.Vault {
+		f.Vault = vaulttest.StartAt(t, time.Hour, "10.93.2.1")
+	}
 	f.startHosts()
 	f.startVirtualAddress()
 	return f
@@ -211,6 +220,24 @@ func (f *Fleet) DatabaseURL() string {
 	return fmt.Sprintf("postgres://maascert:%s@%s:%d,%s:%d/maascert", url.QueryEscape(postgrestest.Password), f.Primary.Address, f.Primary.Port, f.Secondary.Address, f.Secondary.Port)
 }
 
+// Store opens the store, with the keys at hand. Whoever opens it closes it.
+func (f *Fleet) Store() certstore.Store {
+	f.t.Helper()
+	plain, err := postgres.Open(postgres.Config{URL: f.DatabaseURL()})
+	require.NoError(f.t, err)
+	if f.Vault == nil {
+		store, err := sealed.New(plain, Seal)
+		require.NoError(f.t, err)
+		return store
+	}
+	keys, err := vaultkeys.New(vaultkeys.Config{
+		Address: f.Vault.Address, Mount: vaulttest.Mount, Path: vaulttest.Path, AppRole: "approle", Roots: f.Vault.Roots, Dial: new(net.Dialer).DialContext, Now: time.Now,
+		RoleID: func() (string, error) { return f.Vault.RoleID, nil }, SecretID: func() (string, error) { return f.Vault.SecretID(), nil },
+	})
+	require.NoError(f.t, err)
+	return certstore.NewKeysApart(plain, keys)
+}
+
 // Seal is what the store's documents are sealed with.
 const Seal = "the seal of a fleet that is only a test"
 
@@ -220,6 +247,12 @@ func (f *Fleet) configure(h *Host) {
 	var endpoints []string
 	for _, other := range f.Hosts {
 		endpoints = append(endpoints, other.Address.String())
+	}
+	files := map[string]string{"directory_root.pem": string(f.CA.DirectoryRoot()), "issuer_root.pem": string(f.CA.Root(0)), "database.url": f.DatabaseURL(), "seal": Seal}
+	seal := `"file:seal"`
+	if f.Vault != nil {
+		seal = fmt.Sprintf(`{vault: {address: %q, root: vault_ca.pem, role_id: "file:role_id", secret_id: "file:secret_id"}}`, f.Vault.Address)
+		files["vault_ca.pem"], files["role_id"], files["secret_id"] = string(f.Vault.RootPEM), f.Vault.RoleID, f.Vault.SecretID()
 	}
 	text := fmt.Sprintf(`node: %[1]s
 state_dir: state
@@ -236,12 +269,11 @@ targets:
   maas: {type: maas, endpoints: [%[5]s], verify_timeout: 10s}
   front: {type: nginx, key: front/key.pem, fullchain: front/fullchain.pem, check: [nginx, -t, -c, %[6]s/front/nginx.conf], reload: [nginx, -s, reload, -c, %[6]s/front/nginx.conf], endpoints: ["%[7]s:443"]}
 maas: {command: %[8]q, http_dir: %[9]q, stage_dir: stage, version: 3.7.3}
-store: {type: postgres, url: "file:database.url", seal: "file:seal"}
-`, h.Name, f.CA.DNS.Address, f.CA.Directory, VirtualAddress, strings.Join(endpoints, ", "), h.Dir, h.Address, f.MAAS.Command, h.Region.HTTPDir)
+store: {type: postgres, url: "file:database.url", seal: %[10]s}
+`, h.Name, f.CA.DNS.Address, f.CA.Directory, VirtualAddress, strings.Join(endpoints, ", "), h.Dir, h.Address, f.MAAS.Command, h.Region.HTTPDir, seal)
 	text += strings.ReplaceAll(f.options.More, "NODE", h.Name)
-	for name, text := range map[string]string{
-		"maascert.yaml": text, "directory_root.pem": string(f.CA.DirectoryRoot()), "issuer_root.pem": string(f.CA.Root(0)), "database.url": f.DatabaseURL(), "seal": Seal,
-	} {
+	files["maascert.yaml"] = text
+	for name, text := range files {
 		mode := os.FileMode(0o600)
 		if strings.HasSuffix(name, ".pem") {
 			mode = 0o644

@@ -33,7 +33,6 @@ type T interface {
 	require.TestingT
 	Helper()
 	Cleanup(func())
-	Context() context.Context
 }
 
 // Where the role keeps its keys.
@@ -60,9 +59,15 @@ type Server struct {
 	secretID string
 }
 
-// Start starts one that is unsealed, with a role whose tokens last for tokenTTL. The server is a program of its own, which MAASCERT_E2E_TOOLS
-// names the folder of.
+// Start starts one on the loopback that is unsealed, with a role whose tokens last for tokenTTL. The server is a program of its own, which
+// MAASCERT_E2E_TOOLS names the folder of.
 func Start(t T, tokenTTL time.Duration) *Server {
+	t.Helper()
+	return StartAt(t, tokenTTL, "127.0.0.1")
+}
+
+// StartAt starts one at an address.
+func StartAt(t T, tokenTTL time.Duration, host string) *Server {
 	t.Helper()
 	s := &Server{t: t}
 	var err error
@@ -71,14 +76,14 @@ func Start(t T, tokenTTL time.Duration) *Server {
 	t.Cleanup(func() { _ = os.RemoveAll(s.dir) })
 	authority, err := certtest.NewAuthority()
 	require.NoError(t, err)
-	pair, err := authority.Issue(certstore.EC256, 0, 24*time.Hour, "127.0.0.1")
+	pair, err := authority.Issue(certstore.EC256, 0, 24*time.Hour, "127.0.0.1", host)
 	require.NoError(t, err)
 	s.RootPEM, s.Roots = authority.RootPEM(), authority.Pool()
 	s.pair, err = tls.X509KeyPair(pair.FullChainPEM(), pair.KeyPEM())
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "cert.pem"), pair.FullChainPEM(), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "key.pem"), pair.KeyPEM(), 0o600))
-	s.Up("127.0.0.1:0")
+	s.Up(host + ":0")
 	t.Cleanup(s.Down)
 
 	ctx := context.Background()
@@ -125,6 +130,13 @@ func (s *Server) Role(name string, tokenTTL time.Duration) {
 	require.NoError(s.t, err)
 	s.RoleID = read.Data["role_id"].(string)
 	s.NewSecretID()
+}
+
+// RevokeTokens has every token of the role end.
+func (s *Server) RevokeTokens() {
+	s.t.Helper()
+	_, err := s.Root.Logical().WriteWithContext(context.Background(), "sys/leases/revoke-prefix/auth/approle/login", nil)
+	require.NoError(s.t, err)
 }
 
 // Intercept opens another way to the server, on which a function has each request and hands it on as it likes. It returns the URL there.
