@@ -14,7 +14,7 @@ NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 NODE_MODULES := $(TOOLS)/node_modules/.axe-core-$(AXE)-xterm-$(XTERM)
 
-.PHONY: build help deb test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e soak soak-short scale bench allproviders check steps clean
+.PHONY: build help deb test demo demo-fleet lint rules race lives faults fuzz hostile browser pictures e2e vault vault-server soak soak-short scale bench allproviders check steps clean
 
 build: ## bin/maascert, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/maascert ./cmd/maascert
@@ -39,9 +39,9 @@ demo-fleet: build ## three hosts, one database, a host killed in the middle of a
 lint: $(TOOLS)/staticcheck $(TOOLS)/golangci-lint ## gofmt, vet, staticcheck, golangci-lint with .golangci.yaml, both modules tidy
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
 	go vet ./...
-	go vet -tags e2e,hostile,browser,faults ./...
+	go vet -tags e2e,hostile,browser,faults,vault ./...
 	$(TOOLS)/staticcheck ./...
-	$(TOOLS)/staticcheck -tags e2e,hostile,browser,faults ./...
+	$(TOOLS)/staticcheck -tags e2e,hostile,browser,faults,vault ./...
 	$(TOOLS)/golangci-lint run ./...
 	go mod tidy -diff
 	cd examples/allproviders && go mod tidy -diff
@@ -82,6 +82,15 @@ pictures: $(NODE_MODULES) ## those of the README, made anew by the real program;
 e2e: build deb $(TOOLS)/debian $(TOOLS)/step-ca $(TOOLS)/step $(TOOLS)/caddy $(TOOLS)/pebble ## real CAs, proxies, name servers, PostgreSQL and Prometheus, and the packages on a Debian of their own under systemd; needs root, debootstrap, systemd-container, lintian, ansible-lint, git, nginx, haproxy, apache2, named, ip, systemd-analyze, prometheus, prometheus-alertmanager, prometheus-node-exporter, prometheus-blackbox-exporter, postgresql-15, pgbouncer, nsenter, unshare, curl, openssl, certbot, lego, dehydrated, nftables, ufw and libmonitoring-plugin-perl
 	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -tags e2e -count=1 -timeout 30m -v ./certstore/postgres ./internal/e2e
 
+vault: build vault-server ## HashiCorp Vault keeps the keys: what it has to do, on files and on PostgreSQL; sealed, stopped and lying at every request of a renewal; the fleet's chaos in 25 rounds; the search for secrets; needs what make e2e needs, and twenty minutes more the first time, to compile Vault
+	MAASCERT_E2E_TOOLS=$(TOOLS) go test -count=1 -timeout 20m -tags vault -v ./certstore/vaultkeys | grep -v '^=== \|^ *--- PASS'
+	MAASCERT_E2E_TOOLS=$(TOOLS) go test -count=1 -timeout 20m -tags e2e,vault -run Vault -v ./certstore/postgres ./internal/command | grep -v '^=== \|^ *--- PASS'
+	MAASCERT_E2E_TOOLS=$(TOOLS) FAULTS=$(FAULTS) go test -count=1 -timeout 60m -tags faults,vault -parallel 32 -run WithVault -v ./internal/command | grep -v '^=== \|^ *--- PASS'
+	MAASCERT_E2E_TOOLS=$(TOOLS) MAASCERT_E2E_BINARY=$(CURDIR)/bin/maascert go test -count=1 -timeout 30m -tags e2e,vault -run TestChaosWithVault -v ./internal/e2e | grep -v '^=== '
+
+vault-server: ## Vault's own core with what the tests need of it, .tools/vault
+	@mkdir -p $(TOOLS); flock $(TOOLS)/vault.lock $(MAKE) --no-print-directory $(TOOLS)/vault
+
 soak-short: ## a week of one-day certificates and three hours of ten-minute ones in a fleet of three, while everything fails at random: renewed in time or told, and nothing left behind; needs postgresql-15; SEED picks other failures
 	SOAK_SEED=$(SEED) go test -count=1 -timeout 20m -tags faults -run TestSoak -v ./internal/command | grep -v '^=== '
 
@@ -106,8 +115,8 @@ allproviders: ## bin/maascert-allproviders, with all of lego's DNS providers, wh
 
 # What CI runs after the README's own commands: steps that compute, and beside them steps that most of the time wait. Of these faults is the last,
 # because it computes as well: the tests that measure time are over then.
-COMPUTING := lint race lives fuzz allproviders
-WAITING := rules hostile browser soak-short e2e faults
+COMPUTING := lint vault-server race lives fuzz allproviders
+WAITING := rules hostile browser soak-short e2e vault faults
 check: $(COMPUTING) $(WAITING) ## what CI runs after the README's own commands
 
 steps: # those of check, in two lines, for whoever runs the two kinds beside each other
@@ -136,6 +145,9 @@ $(TOOLS)/debian:
 	rm -rf $@.new && { debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,ca-certificates,python3-apt bookworm $@.new && \
 		chroot $@.new apt-get install -qq --no-install-recommends ansible-core && chroot $@.new apt-get clean; } >$(TOOLS)/debootstrap.log 2>&1 || { tail -20 $(TOOLS)/debootstrap.log; exit 1; }
 	mv $@.new $@
+# A module of its own: Vault's core needs hundreds of others.
+$(TOOLS)/vault: $(wildcard certstore/vaultkeys/vaulttest/server/*)
+	cd certstore/vaultkeys/vaulttest/server && GOFLAGS=-mod=mod CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o $@ .
 $(TOOLS)/caddy:
 	CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(CADDY)
 $(NODE_MODULES):

@@ -36,6 +36,9 @@ func example(t *testing.T, name string) (string, []byte) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "eab"), []byte("Nct7Wj63aDEyky48OYJjeKh1yIo-ewxn2R5dICdjyS5nDenHBrjpi8YYe6YyeMgK"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "tsig"), []byte("c2VjcmV0"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "seal"), []byte("a seal of thirty-two bytes or more\n"), 0o600))
+	for _, name := range []string{"vault.role_id", "vault.secret_id", "database.url"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("postgres://maascert:password@db.example/maascert\n"), 0o600))
+	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "api.key"), []byte("consumer:token:secret\n"), 0o600))
 	text = []byte(strings.ReplaceAll(string(text), "/etc/maascert/", ""))
 	path := filepath.Join(dir, "maascert.yaml")
@@ -46,7 +49,7 @@ func example(t *testing.T, name string) (string, []byte) {
 // What is in force can be written down as a configuration, which comes to the same.
 func TestTheEffectiveConfigurationLoadsAgain(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml", "haproxy/termination.yaml", "haproxy/passthrough.yaml", "nginx/maascert.yaml", "apache/maascert.yaml"} {
+	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml", "haproxy/termination.yaml", "haproxy/passthrough.yaml", "nginx/maascert.yaml", "apache/maascert.yaml", "vault/maascert.yaml"} {
 		path, _ := example(t, name)
 		config, err := Load(path, maasconfig.KnownTypes())
 		require.NoError(t, err, name)
@@ -119,7 +122,7 @@ func TestMistakesSayWhatToWrite(t *testing.T) {
 
 func TestExamplesLoad(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml", "haproxy/termination.yaml", "haproxy/passthrough.yaml", "nginx/maascert.yaml", "apache/maascert.yaml"} {
+	for _, name := range []string{"maascert.yaml", "step-ca/maascert.yaml", "caddy/maascert.yaml", "letsencrypt/maascert.yaml", "haproxy/termination.yaml", "haproxy/passthrough.yaml", "nginx/maascert.yaml", "apache/maascert.yaml", "vault/maascert.yaml"} {
 		path, _ := example(t, name)
 		config, err := Load(path, maasconfig.KnownTypes())
 		require.NoError(t, err, name)
@@ -135,12 +138,14 @@ func TestExamplesLoad(t *testing.T) {
 // The reference names every key there is.
 func TestTheReferenceNamesEveryKey(t *testing.T) {
 	t.Parallel()
-	_, text := example(t, "maascert.yaml")
-	var config Config
-	doc := decodeYAML("maascert.yaml", text, maasconfig.KnownTypes(), false, &config)
-	require.Empty(t, doc.errors)
 	named := map[string]bool{}
-	find(doc, "", reflect.ValueOf(&config).Elem(), named)
+	for _, name := range []string{"maascert.yaml", "vault/maascert.yaml"} {
+		_, text := example(t, name)
+		var config Config
+		doc := decodeYAML("maascert.yaml", text, maasconfig.KnownTypes(), false, &config)
+		require.Empty(t, doc.errors)
+		find(doc, "", reflect.ValueOf(&config).Elem(), named)
+	}
 	for key, ok := range named {
 		require.True(t, ok, "the reference does not name %s", key)
 	}
@@ -156,6 +161,11 @@ func TestTheReferenceNamesEveryKey(t *testing.T) {
 // holds, a map likewise, in its key "maas" where it is empty.
 func find(doc *document, path string, value reflect.Value, named map[string]bool) {
 	switch value.Kind() {
+	case reflect.Pointer:
+		if value.IsNil() {
+			value = reflect.New(value.Type().Elem())
+		}
+		find(doc, path, value.Elem(), named)
 	case reflect.Slice:
 		for i := range value.Len() {
 			find(doc, fmt.Sprintf("%s[%d]", path, i), value.Index(i), named)

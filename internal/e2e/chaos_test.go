@@ -62,16 +62,6 @@ func TestChaos(t *testing.T) {
 	require.Empty(t, c.lost())
 }
 
-// The same holds with keys in Vault, to which things happen as well.
-func TestChaosWithVault(t *testing.T) {
-	c := newChaos(t, fleettest.Options{Sync: true, Vault: true}, append(slices.Clone(everything), "Vault sealed", "Vault sealed", "Vault restarted", "token revoked"))
-	if c == nil {
-		return
-	}
-	c.run(number("MAASCERT_SOAK_ROUNDS", 25))
-	require.Empty(t, c.lost())
-}
-
 // Where a follower does not have all that the database said it had written, a fail-over costs an order at most.
 func TestFailOverWithoutSynchronousReplication(t *testing.T) {
 	c := newChaos(t, fleettest.Options{}, []string{"failed over"})
