@@ -20,6 +20,7 @@ import (
 	"maascert/acme"
 	"maascert/acme/acmetest"
 	"maascert/certstore"
+	"maascert/certstore/storetest"
 	"maascert/internal/hint"
 )
 
@@ -453,4 +454,42 @@ func TestDeactivateEndsTheFormerAccountToo(t *testing.T) {
 	thief := client(t, cas[0], func(c *acme.Config) { c.Store = leaked })
 	_, err = thief.Obtain(t.Context(), request("b.example"))
 	require.ErrorIs(t, err, acme.ErrDeactivated, "nobody can use the old key")
+}
+
+// An account whose key is lost where keys are kept gives way to another one; while nobody knows whether it is, nothing is asked of the CA.
+func TestAnAccountWhoseKeyIsLost(t *testing.T) {
+	t.Parallel()
+	keys := storetest.NewKeeper()
+	store := certstore.NewKeysApart(certstore.NewOverlay(nil), keys)
+	ca := acmetest.New(t, acmetest.Options{})
+	c := client(t, ca, func(c *acme.Config) { c.Store = store })
+	_, err := c.Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err)
+	before := stored(t, store)
+	require.True(t, certstore.IsKeptApart(before.Key))
+
+	keys.Away(errors.New("it is sealed"))
+	orders := ca.Orders()
+	_, err = c.Obtain(t.Context(), request("a.example"))
+	require.ErrorIs(t, err, certstore.ErrKeysAway)
+	require.Equal(t, orders, ca.Orders())
+	keys.Away(nil)
+
+	for _, name := range keys.Names() {
+		if strings.Contains(name, "/account/") {
+			require.NoError(t, keys.Delete(t.Context(), name))
+		}
+	}
+	_, err = c.Obtain(t.Context(), request("a.example"))
+	require.NoError(t, err)
+	after := stored(t, store)
+	require.NotEqual(t, before.Key, after.Key)
+	require.NotEqual(t, before.Registrations[c.Directory()].URL, after.Registrations[c.Directory()].URL)
+
+	// A rollover keeps the next key apart as well.
+	changes, err := acme.Rollover(t.Context(), store, []*acme.Client{c})
+	require.NoError(t, err)
+	require.Len(t, changes, 1)
+	_, err = c.Obtain(t.Context(), request("b.example"))
+	require.NoError(t, err)
 }
