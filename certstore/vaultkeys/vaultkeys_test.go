@@ -284,7 +284,7 @@ func TestNobodyWaitsForAVaultThatHangs(t *testing.T) {
 	group.Wait()
 }
 
-// The environment of the vault program counts for nothing.
+// The environment of the vault program counts for nothing; the namespace is the configuration's.
 func TestTheEnvironmentOfVault(t *testing.T) {
 	for name, value := range map[string]string{
 		"VAULT_TOKEN": "hvs.somebody-elses", "VAULT_NAMESPACE": "theirs", "VAULT_WRAP_TTL": "60", "VAULT_ADDR": "https://192.0.2.1:8200",
@@ -302,4 +302,6 @@ func TestTheEnvironmentOfVault(t *testing.T) {
 	for _, name := range []string{"X-Vault-Namespace", "X-Vault-Wrap-TTL", "X-Theirs"} {
 		require.Empty(t, seen.Get(name), name)
 	}
+	require.NoError(t, p.keys(t, func(c *vaultkeys.Config) { c.Namespace = "ours/maas" }).Delete(t.Context(), "account/aa"))
+	require.Equal(t, "ours/maas", strings.Trim(seen.Get("X-Vault-Namespace"), "/"))
 }

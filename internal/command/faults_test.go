@@ -387,7 +387,11 @@ func walkFaults(t *testing.T, kind string, vault *vaulttest.Server) {
 			})
 		}
 	})
-	t.Logf("%s: %d of the %d points of a renewal, %d faults; %d were not reached", kind, points, len(seen), walked.Load(), missed.Load())
+	with := kind
+	if vault != nil {
+		with += " with keys in Vault"
+	}
+	t.Logf("%s: %d of the %d points of a renewal, %d faults; %d were not reached", with, points, len(seen), walked.Load(), missed.Load())
 	require.EqualValues(t, len(faults), walked.Load()+missed.Load())
 	require.Less(t, int(missed.Load()), len(faults)/10)
 }
