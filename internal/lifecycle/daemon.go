@@ -32,6 +32,7 @@ type Daemon struct {
 // course remembers how it went with one certificate.
 type course struct {
 	failing int         // passes in a row that failed for a reason that no plan names a time for
+	retry   time.Time   // when the next of them was to be made
 	left    int         // passes in a row that left the work to another run
 	hurried int         // passes in a row after which there was work at once
 	ends    []time.Time // when the served certificates end, as they were seen last; none: never
@@ -112,7 +113,11 @@ func (c *course) again(r Result, now time.Time) time.Time {
 		if c.left++; r.IsLeftToOthers() && c.left <= patientLooks {
 			return now.Add(soonestLook)
 		}
-		c.failing++
+		// A pass that somebody wanted meanwhile makes nobody wait longer; a clock that was set back says nothing of the time.
+		if left := c.retry.Sub(now); c.failing == 0 || left <= 0 || left > looks[len(looks)-1] {
+			c.failing++
+			c.retry = now.Add(looks[min(c.failing, len(looks))-1])
+		}
 		return c.afterFailure(now, r.Stage() == StageLook)
 	default:
 		return time.Time{}
@@ -136,7 +141,7 @@ func (c *course) afterFailure(now time.Time, blind bool) time.Time {
 	if c.failing > len(looks) {
 		return latest
 	}
-	return earlier(latest, now.Add(looks[c.failing-1]))
+	return earlier(latest, c.retry)
 }
 
 // sleepUntil returns false when the context ended. A clock that was set back ends the sleep: nobody knows what it is worth.

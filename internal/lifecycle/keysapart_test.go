@@ -199,3 +199,39 @@ func TestKeysThatSomebodyDeleted(t *testing.T) {
 	require.Len(t, issuer.made, 2)
 	require.Equal(t, 2, r.After.Version(), "what is served is still known")
 }
+
+// Passes that somebody wants while keys cannot be had put off none that was to be made.
+func TestWhoWakesADaemonPutsNothingOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := new(effects)
+		keys := &keeper{Keeper: storetest.NewKeeper()}
+		keys.Away(errSealed)
+		issuer := newCA(t, e, 30*day)
+		eng := engine(e, certstore.NewKeysApart(newMemory(e), keys), issuer, newPlace(e, "a"))
+		schedule, err := cron.ParseStandard("@every 12h")
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		wake, done := make(chan struct{}), make(chan struct{})
+		began, times := time.Now(), []time.Duration{}
+		go func() {
+			defer close(done)
+			(&lifecycle.Daemon{Schedule: schedule, Now: time.Now, Wake: wake, Pass: func(ctx context.Context) []lifecycle.Result {
+				times = append(times, time.Since(began).Round(time.Second))
+				return eng.Pass(ctx, lifecycle.Options{})
+			}}).Run(ctx)
+		}()
+		for range 5 {
+			time.Sleep(2 * time.Second)
+			wake <- struct{}{}
+		}
+		time.Sleep(55 * time.Second)
+		require.Len(t, times, 7, "%v", times)
+		require.Equal(t, time.Minute, times[6], "%v", times)
+		keys.Away(nil)
+		time.Sleep(5 * time.Minute)
+		require.Len(t, issuer.made, 1)
+		cancel()
+		<-done
+	})
+}
