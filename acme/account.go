@@ -98,6 +98,12 @@ type AccountChange struct {
 // is forgotten. What could not be done is in the changes; the old key stays in use there, and the next Rollover goes on.
 func Rollover(ctx context.Context, store certstore.Store, clients []*Client) ([]AccountChange, error) {
 	account, err := updateAccount(ctx, store, func(account *certstore.Account) error {
+		isUsed := slices.ContainsFunc(slices.Collect(maps.Values(account.Registrations)), func(at certstore.Registration) bool { return at.Next })
+		if account.NextKey != "" && !isUsed {
+			if _, err := account.NextSigner(ctx, store); errors.Is(err, certstore.ErrKeyLost) {
+				account.NextKey = ""
+			}
+		}
 		if account.Key == "" || account.NextKey != "" {
 			return nil
 		}

@@ -190,7 +190,7 @@ func (s *session) loadKey() (certstore.Account, error) {
 		if s.config.Log != nil {
 			s.config.Log.Warn("the ACME account is lost, another one takes its place", "error", err)
 		}
-		account.Key, account.NextKey, account.Registrations = "", "", nil
+		account.Key, account.NextKey, account.Registrations, s.key, s.next = "", "", nil, nil, false
 	} else if err != nil {
 		return account, err
 	}
@@ -227,8 +227,11 @@ func (s *session) makeKey(account certstore.Account, revision certstore.Revision
 	}
 	account.Key = string(text)
 	_, err = certstore.SaveAccount(s.ctx, s.config.Store, account, revision)
-	if errors.Is(err, certstore.ErrConflict) {
-		if account, _, err = certstore.LoadAccount(s.ctx, s.config.Store); err == nil {
+	if conflict := err; errors.Is(err, certstore.ErrConflict) {
+		if account, _, err = certstore.LoadAccount(s.ctx, s.config.Store); err == nil && account.Key == "" {
+			err = conflict // and deleted meanwhile
+		}
+		if err == nil {
 			err = s.useKey(account)
 		}
 		return account, err

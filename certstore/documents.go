@@ -499,10 +499,13 @@ func (a Account) NextSigner(ctx context.Context, store Store) (crypto.Signer, er
 
 // CheckKey tells without asking for the account's private keys whether they could be had: ErrKeyLost, or ErrKeysAway when nobody knows.
 func (a Account) CheckKey(ctx context.Context, store Store) error {
-	for _, key := range []string{a.Key, a.NextKey} {
-		if key == "" {
-			continue
+	keys := []string{a.Key}
+	for _, at := range a.Registrations {
+		if at.Next && len(keys) == 1 { // else the next key is of no use yet, and another one does as well
+			keys = append(keys, a.NextKey)
 		}
+	}
+	for _, key := range keys {
 		err := checkKey(ctx, store, "account", key)
 		if err == nil && !IsKeptApart(key) {
 			_, err = ParseKey([]byte(key))

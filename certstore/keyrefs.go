@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,7 +21,10 @@ import (
 // hexadecimal digits follows.
 const referenceMark = "kept apart: thumbprint:"
 
-var reference = regexp.MustCompile("^" + referenceMark + "[0-9a-f]{64}$")
+var (
+	reference  = regexp.MustCompile("^" + referenceMark + "[0-9a-f]{64}$")
+	references = regexp.MustCompile(referenceMark + "[0-9a-f]{64}")
+)
 
 // IsKeptApart tells whether what stands in a document for a private key names one that is kept apart.
 func IsKeptApart(key string) bool { return reference.MatchString(key) }
@@ -50,40 +54,96 @@ func thumbprintOf(text string) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum), err
 }
 
-// keyFields are where documents hold keys: "key" of a version, "key" and "next_key" of the account, "key" of a record's order.
-type keyFields struct {
-	Key     string `json:"key"`
-	NextKey string `json:"next_key"`
-	Order   *struct {
-		Key string `json:"key"`
-	} `json:"order"`
-}
-
 // holdsKeys tells whether a document of that name has places for keys.
 func holdsKeys(name string) bool {
 	folder, _, _ := strings.Cut(name, "/")
 	return folder == "versions" || folder == "account" || folder == "state"
 }
 
-// keysIn are what stands in a document for its keys: the keys themselves, or what names them.
-func keysIn(name string, data []byte) []string {
-	var fields keyFields
-	if !holdsKeys(name) || json.Unmarshal(data, &fields) != nil {
-		return nil // it is no document of ours, and holds no field
+// Documents hold keys in these fields: "key" of a version, "key" and "next_key" of the account, "key" of a record's "order".
+const (
+	keyField     = "key"
+	nextKeyField = "next_key"
+	orderField   = "order"
+)
+
+// keysIn are what stands in a document for its keys: the keys themselves, or what names them. A document that others could read in two ways is
+// an error: a field twice, one spelled otherwise, which encoding/json takes all the same, and one that holds something else.
+func keysIn(name string, data []byte) (keys []string, err error) {
+	if !holdsKeys(name) {
+		return nil, nil
 	}
-	all := []string{fields.Key, fields.NextKey}
-	if fields.Order != nil {
-		all = append(all, fields.Order.Key)
+	fields, err := fieldsOf(data, keyField, nextKeyField, orderField)
+	if err != nil {
+		return nil, damaged(name, err.Error())
 	}
-	return slices.DeleteFunc(all, func(key string) bool { return key == "" })
+	if text, isThere := fields[orderField]; isThere {
+		within, err := fieldsOf(text, keyField)
+		if err != nil {
+			return nil, damaged(name, err.Error())
+		}
+		keys = append(keys, texts(within)...)
+		delete(fields, orderField)
+	}
+	return append(keys, texts(fields)...), nil
 }
 
-// namedIn are the keys that a document names, under the names that they are kept by.
-func namedIn(name string, data []byte) (names []string) {
-	for _, key := range keysIn(name, data) {
-		if IsKeptApart(key) {
-			names = append(names, keyName(name, key))
+// fieldsOf are some fields of a JSON object, each an object or a text that is not empty.
+func fieldsOf(data []byte, wanted ...string) (map[string]json.RawMessage, error) {
+	fields, seen := map[string]json.RawMessage{}, map[string]bool{}
+	if !json.Valid(data) {
+		return fields, nil // nobody reads anything in it
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
+		return fields, err
+	}
+	for decoder.More() {
+		token, err := decoder.Token()
+		if err != nil {
+			return nil, err
 		}
+		name, _ := token.(string)
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return nil, err
+		}
+		at := slices.IndexFunc(wanted, func(one string) bool { return strings.EqualFold(one, name) })
+		if at < 0 {
+			continue
+		}
+		isObject := name == orderField && value[0] == '{'
+		isText := name != orderField && value[0] == '"'
+		isNone := string(value) == "null" && name == orderField
+		if name != wanted[at] || seen[name] || !isObject && !isText && !isNone {
+			return nil, fmt.Errorf("its field %s is there twice, or is none", wanted[at])
+		}
+		seen[name] = true
+		if !isNone && string(value) != `""` {
+			fields[name] = value
+		}
+	}
+	return fields, nil
+}
+
+func texts(fields map[string]json.RawMessage) (all []string) {
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		var text string
+		if json.Unmarshal(fields[name], &text) == nil { // which it is, as its first byte says
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+// namedIn are the keys that a document names, under the names that they are kept by: all that look like one, wherever they stand, so that no
+// key is taken from a document that nobody understands.
+func namedIn(name string, data []byte) (names []string) {
+	if !holdsKeys(name) {
+		return nil
+	}
+	for _, found := range references.FindAll(data, -1) {
+		names = append(names, keyName(name, string(found)))
 	}
 	return names
 }
@@ -155,33 +215,42 @@ func ReadyKeys(ctx context.Context, store Store) error {
 // KeyFolder is where the keys of a deployment are, below the place where a store keeps keys apart; empty: it never kept any.
 func KeyFolder(ctx context.Context, store Store) (string, error) {
 	if own := keysApart(store); own != nil {
-		return own.folder(ctx)
+		at, _, err := own.folder(ctx)
+		return at.Folder, err
 	}
 	return "", nil
 }
 
 // keepKeys is a document for a store as it is kept there: with what names its keys, when those are kept apart. A rehearsal keeps none.
 func keepKeys(ctx context.Context, store Store, name string, data []byte) ([]byte, error) {
-	for at := store; at != nil; {
-		switch one := at.(type) {
-		case apart:
-			return one.self().putKeys(ctx, name, data)
-		case *Overlay:
-			return data, nil
-		case Layer:
-			at = one.Below()
-		default:
-			return data, nil
-		}
+	if own := changeable(store); own != nil {
+		return own.putKeys(ctx, name, data)
 	}
 	return data, nil
 }
 
-// SweepKeys removes the keys below a folder of documents that no document names: those of runs that were killed between a key and its document,
+// changeable is keysApart for who changes keys: nil where a rehearsal stands between.
+func changeable(store Store) *KeysApart {
+	for store != nil {
+		switch one := store.(type) {
+		case apart:
+			return one.self()
+		case *Overlay:
+			return nil
+		case Layer:
+			store = one.Below()
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// SweepKeys removes keys below a folder of documents that no document names: those of runs that were killed between a key and its document,
 // or could not remove them. Those put within the last day are left where isYoungKept is set: a document that is going to name one is written
 // within seconds, under a lock that is lost long before. The caller holds the lock for what is in the folder.
 func SweepKeys(ctx context.Context, store Store, folder string, isYoungKept bool) error {
-	if own := keysApart(store); own != nil {
+	if own := changeable(store); own != nil {
 		return own.sweep(ctx, folder, isYoungKept)
 	}
 	return nil
@@ -193,7 +262,11 @@ func ReadWhole(ctx context.Context, store Store, name string) ([]byte, Revision,
 	if err != nil {
 		return nil, "", err
 	}
-	for _, named := range keysIn(name, data) {
+	keys, err := keysIn(name, data)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, named := range keys {
 		if !IsKeptApart(named) {
 			continue
 		}

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,54 +94,124 @@ func (n *namings) of(name string) naming {
 // folderDocument names the document that tells in which folder the keys of a deployment are.
 const folderDocument = "keys"
 
-// keyFolder is that document.
+// keyFolder is that document. Generation is another one with each sweep: of stores with the same folder, such as a copy of a database and its
+// original, only the one that swept last may remove keys.
 type keyFolder struct {
-	V      int    `json:"v"`
-	Folder string `json:"folder"`
+	V          int    `json:"v"`
+	Folder     string `json:"folder"`
+	Generation string `json:"generation"`
 }
 
-var keyFolders = regexp.MustCompile(`^[A-Z2-7]{26}$`)
+var randomName = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
-// mark is kept beside the keys of a deployment. While it is there, a key that is not is lost; without it, nobody looks at the right place.
+// mark is kept beside the keys of a deployment. While it is there, a key that is not is lost; without it, nobody looks at the right place. What
+// is kept below generations says whose the folder is.
 const (
-	mark     = "deployment"
-	markText = "maascert keeps the private keys of one deployment here"
+	mark        = "deployment"
+	generations = "generation"
+	markText    = "maascert keeps the private keys of one deployment here"
 )
 
-// folder is where the keys of this deployment are; empty: none was ever kept.
-func (s *KeysApart) folder(ctx context.Context) (string, error) {
-	var at keyFolder
-	revision, err := load(ctx, s.Store, folderDocument, &at, func() int { return at.V })
-	if err == nil && revision != "" && !keyFolders.MatchString(at.Folder) {
+func (f keyFolder) mark() string       { return f.Folder + "/" + mark }
+func (f keyFolder) generation() string { return f.Folder + "/" + generations + "/" + f.Generation }
+
+// folder is where the keys of this deployment are; an empty one: none was ever kept.
+func (s *KeysApart) folder(ctx context.Context) (at keyFolder, revision Revision, err error) {
+	revision, err = load(ctx, s.Store, folderDocument, &at, func() int { return at.V })
+	if err == nil && revision != "" && !(randomName.MatchString(at.Folder) && randomName.MatchString(at.Generation)) {
 		err = damaged(folderDocument, "it names no folder")
 	}
-	return at.Folder, err
+	return at, revision, err
 }
 
-// ownFolder is folder, which is made where there is none.
-func (s *KeysApart) ownFolder(ctx context.Context) (string, error) {
-	folder, err := s.folder(ctx)
-	if err != nil || folder != "" {
-		return folder, err
+// knownFolder is folder, which has to be there: a document names a key in it.
+func (s *KeysApart) knownFolder(ctx context.Context) (keyFolder, error) {
+	at, _, err := s.folder(ctx)
+	if err == nil && at.Folder == "" {
+		err = hint.Add(fmt.Errorf("%w: the store has lost the document %q, which tells where they are", ErrKeysAway, folderDocument), "restore it from a copy of the store")
 	}
-	folder = rand.Text()
-	if err := s.keys.Put(ctx, folder+"/"+mark, []byte(markText)); err != nil {
-		return "", err
+	return at, err
+}
+
+// ownFolder is folder for the key of a document, which is made where there is none.
+func (s *KeysApart) ownFolder(ctx context.Context, document string) (keyFolder, error) {
+	at, _, err := s.folder(ctx)
+	if err != nil || at.Folder != "" {
+		return at, err
 	}
-	_, err = save(ctx, s.Store, folderDocument, keyFolder{format, folder}, "")
-	if !errors.Is(err, ErrConflict) {
-		return folder, err
+	if isNamed, err := s.namesKeys(ctx, document); err != nil {
+		return at, err
+	} else if isNamed {
+		return s.knownFolder(ctx)
 	}
-	// Another host was faster. What is left of this one's try harms nobody.
-	_ = s.keys.Delete(ctx, folder+"/"+mark)
-	return s.folder(ctx)
+	made := keyFolder{format, rand.Text(), rand.Text()}
+	for _, name := range []string{made.mark(), made.generation()} {
+		if err := s.keys.Put(ctx, name, []byte(markText)); err != nil {
+			return at, err
+		}
+	}
+	_, failure := save(ctx, s.Store, folderDocument, made, "")
+	if failure == nil {
+		return made, nil
+	}
+	at, _, err = s.folder(ctx)
+	if err == nil && at.Folder != made.Folder {
+		// Another host was faster, or nothing was written: nobody will ever look there.
+		for _, name := range []string{made.generation(), made.mark()} {
+			_ = s.keys.Delete(ctx, name)
+		}
+	}
+	if errors.Is(failure, ErrConflict) {
+		return at, err
+	}
+	return at, failure
+}
+
+// namesKeys tells whether any document names a key: of the account, and of certificates that have a record, or are those of a document.
+func (s *KeysApart) namesKeys(ctx context.Context, document string) (bool, error) {
+	names := []string{"account"}
+	certs, err := s.Store.List(ctx, "state")
+	if parts := strings.Split(document, "/"); len(parts) > 1 {
+		certs = append(certs, parts[1])
+	}
+	slices.Sort(certs)
+	for _, cert := range slices.Compact(certs) {
+		names = append(names, "state/"+cert)
+		numbers, failure := s.Store.List(ctx, "versions/"+cert)
+		for _, number := range numbers {
+			names = append(names, "versions/"+cert+"/"+number)
+		}
+		err = errors.Join(err, failure)
+	}
+	for _, name := range names {
+		data, _, failure := s.Store.Read(ctx, name)
+		if len(namedIn(name, data)) > 0 {
+			return true, nil
+		}
+		if !errors.Is(failure, ErrNotFound) {
+			err = errors.Join(err, failure)
+		}
+	}
+	return false, err
 }
 
 // isMarked tells whether keys are looked for at the right place.
-func (s *KeysApart) isMarked(ctx context.Context, folder string) error {
-	_, err := s.keys.Get(ctx, folder+"/"+mark)
+func (s *KeysApart) isMarked(ctx context.Context, at keyFolder) error {
+	_, err := s.keys.Get(ctx, at.mark())
 	if errors.Is(err, ErrNotFound) {
 		return hint.Add(fmt.Errorf("%w: nothing of this deployment is kept there", ErrKeysAway), "do the address, namespace, mount and path of store.seal's vault name the place where they were kept?")
+	}
+	return err
+}
+
+// errOthers says that keys are removed by whoever has another copy of the store.
+var errOthers = errors.New("another copy of this store uses the same private keys, so this one removes none")
+
+// isOurs tells whether keys may be removed. What another copy of the store still names is not to be removed by this one.
+func (s *KeysApart) isOurs(ctx context.Context, at keyFolder) error {
+	_, err := s.keys.Get(ctx, at.generation())
+	if errors.Is(err, ErrNotFound) {
+		return hint.Add(errOthers, "was it restored, or is it a copy of another deployment's? maascert store copy gives it keys of its own")
 	}
 	return err
 }
@@ -149,11 +221,18 @@ func (s *KeysApart) ready(ctx context.Context) error {
 	if err := s.keys.Ready(ctx); err != nil {
 		return err
 	}
-	folder, err := s.folder(ctx)
-	if err != nil || folder == "" {
+	at, _, err := s.folder(ctx)
+	if err != nil || at.Folder != "" {
+		if err == nil {
+			err = s.isMarked(ctx, at)
+		}
 		return err
 	}
-	return s.isMarked(ctx, folder)
+	if data, _, err := s.Store.Read(ctx, "account"); err == nil && len(namedIn("account", data)) > 0 {
+		_, err = s.knownFolder(ctx)
+		return err
+	}
+	return nil
 }
 
 // Writable asks the store, and whether keys can be put: what is written most often names one.
@@ -176,11 +255,12 @@ func (s *KeysApart) Read(ctx context.Context, name string) ([]byte, Revision, er
 
 // checkNames refuses a document that holds a key itself.
 func checkNames(name string, data []byte) error {
-	if slices.ContainsFunc(keysIn(name, data), func(key string) bool { return !IsKeptApart(key) }) {
-		return hint.Add(fmt.Errorf("store: %s does not name its private key, and keys are kept apart", name),
+	keys, err := keysIn(name, data)
+	if err == nil && slices.ContainsFunc(keys, func(key string) bool { return !IsKeptApart(key) }) {
+		err = hint.Add(fmt.Errorf("store: %s does not name its private key, and keys are kept apart", name),
 			"was it written before they were? maascert store copy brings a store's keys there; else find out who wrote it")
 	}
-	return nil
+	return err
 }
 
 // Write keeps the keys of a document apart, then writes the document, and then removes the keys that it names no more.
@@ -206,7 +286,11 @@ func (s *KeysApart) Write(ctx context.Context, name string, data []byte, prev Re
 
 // putKeys is a document whose keys are kept, and named in it.
 func (s *KeysApart) putKeys(ctx context.Context, name string, data []byte) ([]byte, error) {
-	for _, text := range keysIn(name, data) {
+	keys, err := keysIn(name, data)
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range keys {
 		if IsKeptApart(text) {
 			continue
 		}
@@ -218,9 +302,9 @@ func (s *KeysApart) putKeys(ctx context.Context, name string, data []byte) ([]by
 		if err != nil {
 			return nil, fmt.Errorf("store: %s: %w", name, err)
 		}
-		folder, err := s.ownFolder(ctx)
+		at, err := s.ownFolder(ctx, name)
 		if err == nil {
-			err = s.keys.Put(ctx, folder+"/"+keyName(name, named), []byte(text))
+			err = s.keys.Put(ctx, at.Folder+"/"+keyName(name, named), []byte(text))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("store: the private key of %s: %w", name, err)
@@ -257,11 +341,17 @@ func (s *KeysApart) remove(ctx context.Context, names []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, removeTime)
 	defer cancel()
-	folder, err := s.folder(ctx)
+	at, err := s.knownFolder(ctx)
+	if err == nil {
+		err = s.isOurs(ctx, at)
+	}
 	for _, name := range names {
 		if err == nil {
-			err = s.keys.Delete(ctx, folder+"/"+name)
+			err = s.keys.Delete(ctx, at.Folder+"/"+name)
 		}
+	}
+	if errors.Is(err, errOthers) {
+		return nil // they stay for whoever names them
 	}
 	return err
 }
@@ -283,84 +373,152 @@ func (s *KeysApart) Delete(ctx context.Context, name string) error {
 
 // openKey is the key that a document names.
 func (s *KeysApart) openKey(ctx context.Context, document, named string) (string, error) {
-	folder, err := s.folder(ctx)
+	at, err := s.knownFolder(ctx)
 	if err != nil {
 		return "", err
 	}
-	text, err := s.keys.Get(ctx, folder+"/"+keyName(document, named))
+	text, err := s.keys.Get(ctx, at.Folder+"/"+keyName(document, named))
 	if err != nil {
-		return "", s.without(ctx, folder, document, err)
+		return "", s.without(ctx, at, document, err)
 	}
 	key, err := ParseKey(text)
-	if err != nil {
-		return "", fmt.Errorf("store: the private key of %s: %w", document, err)
+	is := ""
+	if err == nil {
+		is, err = referenceTo(key.Public())
 	}
-	if is, err := referenceTo(key.Public()); err != nil || is != named {
-		return "", fmt.Errorf("store: what is kept as the private key of %s: %w", document, ErrOtherKey)
+	if err != nil || is != named {
+		return "", hint.Add(fmt.Errorf("store: what is kept as the private key of %s: %w", document, ErrOtherKey),
+			"somebody else wrote there: remove it (vault kv metadata delete), and the next pass makes up for it")
 	}
 	return string(text), nil
 }
 
 func (s *KeysApart) checkKey(ctx context.Context, document, named string) error {
-	folder, err := s.folder(ctx)
+	at, err := s.knownFolder(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := s.keys.Age(ctx, folder+"/"+keyName(document, named)); err != nil {
-		return s.without(ctx, folder, document, err)
+	name := at.Folder + "/" + keyName(document, named)
+	if _, err = s.keys.Age(ctx, name); errors.Is(err, ErrNotFound) {
+		_, err = s.keys.Get(ctx, name) // a word that costs an order is asked for twice
+	}
+	if err != nil {
+		return s.without(ctx, at, document, err)
 	}
 	return nil
 }
 
 // without says why a key could not be had. That it is not there counts only where the others are.
-func (s *KeysApart) without(ctx context.Context, folder, document string, err error) error {
+func (s *KeysApart) without(ctx context.Context, at keyFolder, document string, err error) error {
 	if errors.Is(err, ErrNotFound) {
 		err = ErrKeyLost
-		if elsewhere := s.isMarked(ctx, folder); elsewhere != nil {
+		if elsewhere := s.isMarked(ctx, at); elsewhere != nil {
 			err = elsewhere
 		}
 	}
 	return fmt.Errorf("store: the private key of %s: %w", document, err)
 }
 
-// sweepAge is how old a key is that is swept away while others may be about to name theirs.
-const sweepAge = 24 * time.Hour
+// Bounds of a sweep.
+const (
+	sweepAge  = 24 * time.Hour // how old a key is that is swept away while others may be about to name theirs
+	sweepTime = time.Minute
+	mostSwept = 200 // keys that are looked at
+)
 
+// sweep looks into a folder of documents, and into those of versions one level below.
 func (s *KeysApart) sweep(ctx context.Context, below string, isYoungKept bool) error {
-	folder, err := s.folder(ctx)
-	if err != nil || folder == "" {
+	ctx, cancel := context.WithTimeout(ctx, sweepTime)
+	defer cancel()
+	at, revision, err := s.folder(ctx)
+	if err != nil || at.Folder == "" {
 		return err
 	}
-	keys, folders, err := s.keys.List(ctx, folder+"/"+below)
+	if err := s.isOurs(ctx, at); err != nil {
+		return err
+	}
+	if at, err = s.nextGeneration(ctx, at, revision); err != nil {
+		return err
+	}
+	documents := []string{below}
+	if strings.HasPrefix(below, "versions/") {
+		_, folders, err := s.keys.List(ctx, at.Folder+"/"+below)
+		if err != nil {
+			return err
+		}
+		documents = nil
+		for _, number := range folders[:min(len(folders), mostSwept)] {
+			if _, err := strconv.Atoi(number); err == nil {
+				documents = append(documents, below+"/"+number)
+			}
+		}
+	}
+	left := mostSwept
+	for _, document := range documents {
+		if err := s.sweepKeysOf(ctx, at, document, isYoungKept, &left); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nextGeneration takes the folder anew, so that other copies of the store remove nothing from then on.
+func (s *KeysApart) nextGeneration(ctx context.Context, at keyFolder, revision Revision) (keyFolder, error) {
+	next := keyFolder{at.V, at.Folder, rand.Text()}
+	if err := s.keys.Put(ctx, next.generation(), []byte(markText)); err != nil {
+		return at, err
+	}
+	if _, err := save(ctx, s.Store, folderDocument, next, revision); err != nil {
+		if errors.Is(err, ErrConflict) { // another host sweeps
+			_ = s.keys.Delete(ctx, next.generation())
+		}
+		return at, err
+	}
+	return next, s.keys.Delete(ctx, at.generation())
+}
+
+// sweepKeysOf removes the keys of one document that it does not name.
+func (s *KeysApart) sweepKeysOf(ctx context.Context, at keyFolder, document string, isYoungKept bool, left *int) error {
+	keys, _, err := s.keys.List(ctx, at.Folder+"/"+document)
 	if err != nil {
 		return err
 	}
-	var named []string
-	if len(keys) > 0 {
-		data, _, err := s.Store.Read(ctx, below)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return err
+	named := func() ([]string, error) {
+		data, _, err := s.Store.Read(ctx, document)
+		if errors.Is(err, ErrNotFound) {
+			err = nil
 		}
-		named = namedIn(below, data)
+		return namedIn(document, data), err
 	}
-	var failures []error
+	before, err := named()
+	if err != nil {
+		return err
+	}
 	for _, key := range keys {
-		name := below + "/" + key
-		if slices.Contains(named, name) {
+		name := document + "/" + key
+		if !IsKeptApart(referenceMark+key) || slices.Contains(before, name) || *left <= 0 {
 			continue
 		}
-		age, err := s.keys.Age(ctx, folder+"/"+name)
-		if err == nil && (age >= sweepAge || !isYoungKept) {
-			err = s.keys.Delete(ctx, folder+"/"+name)
+		*left--
+		age, err := s.keys.Age(ctx, at.Folder+"/"+name)
+		isDeleted := errors.Is(err, ErrNotFound) // by somebody, who left what is known of it
+		if err != nil && !isDeleted {
+			return err
 		}
-		if !errors.Is(err, ErrNotFound) {
-			failures = append(failures, err)
+		if !isDeleted && age < sweepAge && isYoungKept {
+			continue
+		}
+		now, err := named() // by somebody who was about to
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(now, name) {
+			if err := s.keys.Delete(ctx, at.Folder+"/"+name); err != nil {
+				return err
+			}
 		}
 	}
-	for _, one := range folders {
-		failures = append(failures, s.sweep(ctx, below+"/"+one, isYoungKept))
-	}
-	return errors.Join(failures...)
+	return nil
 }
 
 // Gather reads ahead, where that is faster. A document that holds a key itself is read by itself, and refused then.

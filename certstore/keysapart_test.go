@@ -72,7 +72,7 @@ func newApart(t *testing.T) *apart {
 // kept are the names of the keys, without the deployment's folder and its mark.
 func (a *apart) kept() (names []string) {
 	for _, name := range a.keys.Names() {
-		if _, below, _ := strings.Cut(name, "/"); below != "deployment" {
+		if _, below, _ := strings.Cut(name, "/"); below != "deployment" && !strings.HasPrefix(below, "generation/") {
 			names = append(names, below)
 		}
 	}
@@ -83,6 +83,14 @@ func (a *apart) kept() (names []string) {
 func (a *apart) folder() string {
 	folder, _, _ := strings.Cut(a.keys.Names()[0], "/")
 	return folder
+}
+
+// requireNoKeyIn looks for a key in one document.
+func (a *apart) requireNoKeyIn(t *testing.T, name string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(a.dir, name))
+	require.NoError(t, err)
+	require.NotContains(t, string(text), "PRIVATE KEY")
 }
 
 // requireNoKey looks for keys in all files of the store.
@@ -253,6 +261,103 @@ func TestADocumentChoosesNoKey(t *testing.T) {
 	require.Empty(t, a.keys.Names())
 }
 
+// A document that others could read in two ways is refused: a key in it would be chosen by whoever wrote it, or would be written in clear.
+func TestADocumentIsReadInOneWay(t *testing.T) {
+	t.Parallel()
+	a, ctx := newApart(t), t.Context()
+	key := string(issue(t, authority(t), "maas.example.internal").KeyPEM())
+	quoted, err := json.Marshal(key)
+	require.NoError(t, err)
+	plain := certstore.NewFileStore(world.OS{}, a.dir)
+	for name, texts := range map[string][]string{
+		"account": {
+			`{"v":1,"key":` + string(quoted) + `,"order":5}`, `{"v":1,"key":"","KEY":` + string(quoted) + `}`, `{"v":1,"key":` + string(quoted) + `,"key":""}`, `{"v":1,"NEXT_KEY":""}`,
+			`{"v":1,"key":null}`, `{"v":1,"key":["x"]}`,
+		},
+		"state/maas": {
+			`{"v":1,"order":{"key":` + string(quoted) + `},"next_key":5}`, `{"v":1,"order":{"key":` + string(quoted) + `},"ORDER":null}`, `{"v":1,"order":{"Key":` + string(quoted) + `}}`,
+			`{"v":1,"Next_Key":[]}`, `{"v":1,"order":[]}`, `{"v":1,"order":{"key":` + string(quoted) + `}}`,
+		},
+		"versions/maas/1": {`{"v":1,"key":` + string(quoted) + `}`, `{"v":1,"kEy":` + string(quoted) + `}`},
+	} {
+		for _, text := range texts {
+			require.NoError(t, plain.Delete(ctx, name))
+			_, err := plain.Write(ctx, name, []byte(text), "")
+			require.NoError(t, err)
+			_, _, err = a.Read(ctx, name)
+			require.Error(t, err, text)
+			require.NotContains(t, err.Error(), "BEGIN")
+			_, err = a.Write(ctx, "state/other", []byte(strings.Replace(text, `"key":`+string(quoted), `"key": `+string(quoted), 1)), "")
+			if err == nil { // it was written with the key kept apart
+				a.requireNoKeyIn(t, "state/other")
+				require.NoError(t, a.Delete(ctx, "state/other"))
+			}
+		}
+	}
+}
+
+// Of two copies of a store the one that renewed last removes keys, and the other leaves them to it.
+func TestACopyOfAStoreRemovesNothing(t *testing.T) {
+	t.Parallel()
+	a, ctx := newApart(t), t.Context()
+	add := func(store certstore.Store) {
+		ledger, err := certstore.OpenLedger(ctx, store, "maas")
+		require.NoError(t, err)
+		_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+		require.NoError(t, err)
+	}
+	add(a)
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(a.dir)))
+	other := certstore.NewKeysApart(certstore.NewFileStore(world.OS{}, dir), a.keys)
+	add(a)
+	require.NoError(t, certstore.SweepKeys(ctx, a, "versions/maas", true))
+	a.now = a.now.Add(48 * time.Hour)
+	require.ErrorContains(t, certstore.SweepKeys(ctx, other, "versions/maas", true), "another copy of this store")
+	require.NoError(t, other.Delete(ctx, "versions/maas/1"))
+	require.Len(t, a.kept(), 2)
+	require.NoError(t, certstore.SweepKeys(ctx, a, "versions/maas", true))
+	require.Len(t, a.kept(), 2)
+}
+
+// A document that nobody understands keeps its key, and so does a store whose word about the folder is lost.
+func TestWhatNobodyUnderstandsIsNotSwept(t *testing.T) {
+	t.Parallel()
+	a, ctx := newApart(t), t.Context()
+	ledger, err := certstore.OpenLedger(ctx, a, "maas")
+	require.NoError(t, err)
+	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+	require.NoError(t, err)
+	plain := certstore.NewFileStore(world.OS{}, a.dir)
+	data, revision, err := plain.Read(ctx, "versions/maas/1")
+	require.NoError(t, err)
+	later := strings.Replace(strings.Replace(string(data), `"v": 1`, `"v": 2`, 1), `"key":`, `"private":`, 1)
+	_, err = plain.Write(ctx, "versions/maas/1", []byte(later+"damage"), revision)
+	require.NoError(t, err)
+	a.now = a.now.Add(48 * time.Hour)
+	require.NoError(t, certstore.SweepKeys(ctx, a, "versions/maas", true))
+	require.Len(t, a.kept(), 1)
+
+	require.NoError(t, plain.Delete(ctx, "keys"))
+	_, revision, err = plain.Read(ctx, "versions/maas/1")
+	require.NoError(t, err)
+	_, err = plain.Write(ctx, "versions/maas/1", data, revision)
+	require.NoError(t, err)
+	version, err := certstore.LoadVersion(ctx, a, "maas", 1)
+	require.NoError(t, err)
+	for _, err := range []error{version.Bundle.CheckKey(ctx), a.Delete(ctx, "state/none")} {
+		if err != nil {
+			require.ErrorIs(t, err, certstore.ErrKeysAway)
+			require.Contains(t, hint.Of(err), "restore it")
+		}
+	}
+	ledger, err = certstore.OpenLedger(ctx, a, "maas")
+	require.NoError(t, err)
+	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+	require.ErrorIs(t, err, certstore.ErrKeysAway, "no other folder is made")
+	require.Len(t, a.kept(), 1)
+}
+
 // Deployments that share a place for keys know nothing of each other's, whatever is deleted and swept.
 func TestDeploymentsShareAPlaceForKeys(t *testing.T) {
 	t.Parallel()
@@ -361,7 +466,7 @@ func TestAKeyThatIsAnotherOne(t *testing.T) {
 	require.ErrorContains(t, err, "this configuration does not say where")
 }
 
-// A rehearsal reads keys and keeps none.
+// A rehearsal reads keys, keeps none and removes none.
 func TestARehearsalKeepsNoKeys(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
@@ -373,6 +478,9 @@ func TestARehearsalKeepsNoKeys(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = &certstore.Order{URL: "u", Key: string(bundle.KeyPEM())} }))
 	require.Empty(t, a.keys.Names())
+	require.NoError(t, a.keys.Put(ctx, "FOLDER/versions/maas/1/aa", bundle.KeyPEM()))
+	require.NoError(t, certstore.SweepKeys(ctx, overlay, "versions/maas", false))
+	require.Len(t, a.keys.Names(), 1)
 	order, err := ledger.Order(ctx)
 	require.NoError(t, err)
 	require.Equal(t, string(bundle.KeyPEM()), order.Key)

@@ -81,7 +81,7 @@ func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
 	case len(body) > mostAnswer:
 		return nil, errFlood
 	}
-	if err := judge(answer.StatusCode, body); err != nil {
+	if err := judge(r.Method, answer.StatusCode, body); err != nil {
 		return nil, err
 	}
 	answer.Body = io.NopCloser(bytes.NewReader(body))
@@ -89,7 +89,7 @@ func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // judge tells what is wrong with an answer. That something is not there is an answer like others: an object that says so.
-func judge(status int, body []byte) error {
+func judge(method string, status int, body []byte) error {
 	var said struct {
 		Errors []string        `json:"errors"`
 		Data   json.RawMessage `json:"data"`
@@ -97,9 +97,9 @@ func judge(status int, body []byte) error {
 	isObject := json.Unmarshal(body, &said) == nil && len(body) > 0
 	isFine := status >= 200 && status < 300
 	switch {
-	case status == http.StatusNoContent, isFine && isObject:
+	case status == http.StatusNoContent && method != http.MethodGet, isFine && isObject:
 		return nil
-	case status == http.StatusNotFound && isObject && (said.Data != nil || said.Errors != nil && len(said.Errors) == 0):
+	case status == http.StatusNotFound && isObject && (bytes.HasPrefix(said.Data, []byte("{")) || said.Errors != nil && len(said.Errors) == 0):
 		return nil
 	case status >= 400 && isObject && said.Errors != nil:
 		return &refusal{status, said.Errors}

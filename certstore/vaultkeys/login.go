@@ -33,7 +33,9 @@ func (t token) isYoung(now time.Time, part time.Duration) bool {
 // requests only must not make a login of each.
 const (
 	refusedPause = 30 * time.Second
-	mostLogins   = 10 // within a minute
+	mostLogins   = 10 // within a minute, that succeeded
+
+	mostRemembered = 8 // secrets that no error tells
 )
 
 // logins are those of late.
@@ -63,7 +65,7 @@ func (k *Keys) ask(parent context.Context, secrets []string, question func(conte
 	for pause := behindTime; isStatus(err, http.StatusPreconditionFailed) && world.Sleep(ctx, pause) == nil; pause *= 2 {
 		err = k.askOnce(ctx, question)
 	}
-	if cause := context.Cause(parent); err != nil && cause != nil {
+	if cause := context.Cause(parent); err != nil && cause != nil && cause != context.DeadlineExceeded { //nolint:errorlint // one that wraps it has words of its own
 		return cause
 	}
 	return k.explain(err, secrets)
@@ -113,6 +115,9 @@ func (k *Keys) enter(ctx context.Context, refused string) (_ token, isNew bool, 
 		}
 	}
 	made, err := k.login(ctx, now)
+	if err != nil && have.text != refused && have.isYoung(now, 1) {
+		return have, false, nil // it is good for a while yet
+	}
 	return made, true, err
 }
 
@@ -127,6 +132,8 @@ func (k *Keys) takes(auth *api.SecretAuth, now time.Time) token {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.token = made
+	k.sent = append(k.sent, made.text)
+	k.sent = k.sent[max(0, len(k.sent)-mostRemembered):]
 	return made
 }
 
@@ -150,17 +157,13 @@ func (k *Keys) login(ctx context.Context, now time.Time) (token, error) {
 		return token{}, err
 	}
 	k.mu.Lock()
-	k.token = token{}
-	k.sent = []string{role, secret}
+	k.sent = append(k.sent, role, secret)
 	late := &k.logins
 	late.made = slices.DeleteFunc(late.made, func(at time.Time) bool { return now.Sub(at) >= time.Minute || at.After(now) })
 	age := now.Sub(late.refusedAt)
 	isRefused := late.refused != nil && late.role == role && late.secret == secret && age >= 0 && age < refusedPause
 	isOften := len(late.made) >= mostLogins
 	refused := late.refused
-	if !isRefused && !isOften {
-		late.made = append(late.made, now)
-	}
 	k.mu.Unlock()
 	switch {
 	case isRefused:
@@ -181,5 +184,8 @@ func (k *Keys) login(ctx context.Context, now time.Time) (token, error) {
 		}
 		return token{}, err
 	}
+	k.mu.Lock()
+	late.made = append(late.made, now)
+	k.mu.Unlock()
 	return k.takes(answer.Auth, now), nil
 }

@@ -43,7 +43,7 @@ type Config struct {
 }
 
 // requestTime is how long Vault may take for one answer.
-const requestTime = 10 * time.Second
+const requestTime = 5 * time.Second
 
 // Keys are those that Vault keeps. They are safe for concurrent use.
 type Keys struct {
@@ -54,7 +54,7 @@ type Keys struct {
 
 	mu     sync.Mutex
 	token  token
-	sent   []string // what was logged in with last: no error tells it
+	sent   []string // what was logged in with last, and tokens of late: no error tells them
 	logins logins
 }
 
@@ -102,12 +102,20 @@ func (k *Keys) Put(ctx context.Context, name string, key []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := k.put(ctx, at, key, 0); !isCheckAndSet(err) {
+	err = k.put(ctx, at, key, 0)
+	if errors.Is(err, errShortLived) {
+		return errors.Join(err, k.Delete(ctx, name)) // it would be believed to be kept
+	}
+	if !isCheckAndSet(err) {
 		return err
 	}
 	switch have, err := k.Get(ctx, name); {
 	case err == nil && string(have) == string(key):
-		return nil
+		known, err := k.known(ctx, at)
+		if err == nil && !known.Versions[fmt.Sprint(known.CurrentVersion)].DeletionTime.IsZero() {
+			err = k.explain(errShortLived, nil)
+		}
+		return err
 	case err == nil:
 		return fmt.Errorf("vault: %s: %w", at, certstore.ErrOtherKey)
 	case !errors.Is(err, certstore.ErrNotFound):

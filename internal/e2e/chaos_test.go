@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -224,6 +225,11 @@ func (c *chaos) round(n int) {
 		f.Heal()
 	}
 	said := <-done
+	if strings.HasPrefix(kind, "Vault ") && !strings.HasPrefix(said, "exit 0") {
+		// What a person began while the daemons had nothing to do, the next pass goes on with, whoever makes it.
+		out, code := renewing.Maascert(c.Context(), "renew", "--wait", "1m")
+		said += fmt.Sprintf("\nand then exit %d: %s", code, out)
+	}
 	began := time.Now()
 	what := fmt.Sprintf("round %d: %s renews, %s (%s) after %v for %v", n, renewing.Name, kind, victim.Name, after.Round(time.Millisecond), lasts.Round(time.Millisecond))
 	c.settle(what, said)

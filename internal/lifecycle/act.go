@@ -404,8 +404,8 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 }
 
 // previous finds the pair to put back should no endpoint take a version: the version of ours that is served, or else a backup
-// of the pair that MAAS serves, which is kept as a version of its own. A revoked one is not put back. A pair whose backup could not be
-// kept is an error: nothing takes its place, or a run that is killed would have lost it.
+// of the pair that MAAS serves, which is kept as a version of its own. A revoked one is not put back. Where its key cannot be
+// kept now nothing takes its place: a run that is killed would have lost it.
 func (p *pass) previous(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) (*certstore.Bundle, error) {
 	if p.result.Before.State.isRevoked() {
 		return nil, nil
@@ -431,8 +431,12 @@ func (p *pass) previous(ctx context.Context, target maasconfig.Target, version c
 		if backup.Fingerprint() != fingerprint {
 			continue
 		}
-		if _, err = p.ledger.Add(ctx, certstore.Version{Origin: target.Info().Origin(), Created: p.Now(), Bundle: backup}); err != nil {
+		_, err = p.ledger.Add(ctx, certstore.Version{Origin: target.Info().Origin(), Created: p.Now(), Bundle: backup})
+		switch {
+		case errors.Is(err, certstore.ErrKeysAway):
 			return nil, fmt.Errorf("keeping the pair that is served: %w", err)
+		case err != nil:
+			p.Log.Warn("keeping the pair that was served", "cert", p.cert.Name, "error", err)
 		}
 		return backup, nil
 	}

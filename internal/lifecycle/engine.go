@@ -379,9 +379,13 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 	if number := state.Record.Current; number != 0 {
 		version, err := ledger.Version(ctx, number)
 		if err == nil && state.Keys == nil {
-			// One whose key cannot be had now is still what is served; one whose key is lost can be brought to no target any more.
-			if missing := version.Bundle.CheckKey(ctx); errors.Is(missing, certstore.ErrKeyLost) {
+			// One whose key cannot be had now is still what is served; one whose key is lost can be brought to no target any more. Who keeps
+			// keys may have several servers, of which one does not know yet what is new.
+			switch missing := version.Bundle.CheckKey(ctx); {
+			case errors.Is(missing, certstore.ErrKeyLost) && state.Now.Sub(version.Created) >= lostAfter:
 				err = missing
+			case missing != nil:
+				state.Keys = missing
 			}
 		}
 		switch {
@@ -410,6 +414,9 @@ func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View 
 	seen.Targets = e.probe(ctx, cert, nil, certstore.Record{})
 	return View{Blind: true, State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish, Names: state.Wish.Names}, Summary: StateFailed}
 }
+
+// lostAfter is how old a version is whose private key may count as lost.
+const lostAfter = time.Hour
 
 // readyKeys tells whether private keys that are kept apart could be put and had now.
 func readyKeys(ctx context.Context, store certstore.Store) error {
@@ -785,7 +792,7 @@ func (p *pass) prune(ctx context.Context, current int) error {
 			inUse = append(inUse, r.Version)
 		}
 	}
-	p.sweepKeys(ctx)
+	defer p.sweepKeys(ctx)
 	if err := p.ledger.Prune(ctx, inUse, p.cert.Keep); err != nil || p.ledger.IsIndexed() {
 		return err
 	}
@@ -794,6 +801,9 @@ func (p *pass) prune(ctx context.Context, current int) error {
 
 // sweepKeys removes private keys that are kept apart and that no document names any more.
 func (p *pass) sweepKeys(ctx context.Context) {
+	if p.Rehearses {
+		return
+	}
 	for _, folder := range []string{"state/" + p.cert.Name, "versions/" + p.cert.Name, "account"} {
 		if err := certstore.SweepKeys(ctx, p.ledger.Store(), folder, true); err != nil {
 			p.Log.Warn("sweeping private keys away that are of no more use", "cert", p.cert.Name, "error", err)
