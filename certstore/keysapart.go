@@ -235,11 +235,6 @@ func (s *KeysApart) ready(ctx context.Context) error {
 	return nil
 }
 
-// Writable asks the store, and whether keys can be put: what is written most often names one.
-func (s *KeysApart) Writable(ctx context.Context) error {
-	return errors.Join(s.Store.Writable(ctx), s.ready(ctx))
-}
-
 // Read returns a document with what names its keys.
 func (s *KeysApart) Read(ctx context.Context, name string) ([]byte, Revision, error) {
 	data, revision, err := s.Store.Read(ctx, name)

@@ -54,6 +54,9 @@ func (k *Keys) capabilities(ctx context.Context, paths []string) (map[string][]s
 // Ready tells without changing anything whether keys can be put, had, listed and deleted now: Vault is there, unsealed, lets us in, and the
 // policy allows all of that.
 func (k *Keys) Ready(ctx context.Context) error {
+	if err := k.checkMount(ctx); err != nil {
+		return err
+	}
 	needed := k.needed()
 	may, err := k.capabilities(ctx, slices.Sorted(maps.Keys(needed)))
 	if err != nil {
@@ -69,6 +72,29 @@ func (k *Keys) Ready(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// checkMount asks once whether the mount is there and keeps versions, which a policy says nothing of.
+func (k *Keys) checkMount(ctx context.Context) error {
+	if k.isMounted.Load() {
+		return nil
+	}
+	err := k.ask(ctx, nil, func(ctx context.Context) error {
+		answer, err := k.client.Logical().ReadWithContext(ctx, "sys/internal/ui/mounts/"+k.config.Mount)
+		if err != nil && !isMissing(err) {
+			return err
+		}
+		var options map[string]any
+		if answer != nil {
+			options, _ = answer.Data["options"].(map[string]any)
+		}
+		if answer == nil || answer.Data["type"] != "kv" || options["version"] != "2" {
+			return errOldMount
+		}
+		return nil
+	})
+	k.isMounted.Store(err == nil)
+	return err
 }
 
 // Excess is what the policy allows beyond what is needed, as far as that is looked for: at places that should be out of reach, and at others.

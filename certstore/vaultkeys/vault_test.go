@@ -214,9 +214,13 @@ func TestAnOldMount(t *testing.T) {
 	require.NoError(t, s.Root.Sys().PutPolicyWithContext(ctx, "maascert", strings.ReplaceAll(vaulttest.Policy(t), "secret/", "old/")))
 	config := configOf(s, "")
 	config.Mount = "old"
-	err := open(t, config).Put(ctx, "account/aa", aKey(t))
-	require.ErrorIs(t, err, certstore.ErrKeysAway)
-	require.ErrorContains(t, err, "no KV of version 2")
+	for _, err := range []error{open(t, config).Put(ctx, "account/aa", aKey(t)), open(t, config).Ready(ctx)} {
+		require.ErrorIs(t, err, certstore.ErrKeysAway)
+		require.ErrorContains(t, err, "no KV of version 2")
+		require.Contains(t, hint.Of(err), "vault secrets enable -version=2 -path=old kv")
+	}
+	require.NoError(t, s.Root.Sys().UnmountWithContext(ctx, "old"))
+	require.ErrorIs(t, open(t, config).Ready(ctx), certstore.ErrKeysAway)
 }
 
 // A mount that deletes what is old keeps no keys.

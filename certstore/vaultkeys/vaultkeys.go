@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -51,6 +52,8 @@ type Keys struct {
 	client   *api.Client // has no token: each question brings its own
 	gate     *gate
 	entering chan struct{} // is full while somebody sees to another token
+
+	isMounted atomic.Bool // it was seen that the mount is there and keeps versions
 
 	mu     sync.Mutex
 	token  token

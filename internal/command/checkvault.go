@@ -19,12 +19,21 @@ func checkVault(ctx context.Context, p *assembly) []report.Item {
 	if vault == nil {
 		return nil
 	}
-	items := []report.Item{report.Asked("keys", "Vault takes and gives private keys", vault.Place(), certstore.ReadyKeys(ctx, p.store))}
 	keys, err := vault.Open(p.dial, p.now)
 	if err != nil {
-		return append(items, report.Asked("keys", "", vault.Place(), err))
+		return []report.Item{report.Asked("keys", "", vault.Place(), err)}
 	}
 	defer keys.Close()
+	// Whether Vault answers, and then whether it has the keys of this store, which another check tells when it cannot be read.
+	err = keys.Ready(ctx)
+	account, _, unread := certstore.LoadAccount(ctx, p.store)
+	if err == nil && unread == nil {
+		err = certstore.ReadyKeys(ctx, p.store)
+	}
+	if err == nil && unread == nil && account.Key != "" {
+		_, err = account.Signer(ctx, p.store)
+	}
+	items := []report.Item{report.Asked("keys", "Vault takes and gives private keys", vault.Place(), err)}
 	host, notHere := p.preflightHost(ctx)
 	var theirs maasconfig.Regiond
 	if notHere == nil {

@@ -681,7 +681,7 @@ func (p *pass) toTell(view View, shared bool) []maasconfig.Target {
 // target of the deployment is ready, those of this host are asked when their turn comes: what a proxy takes its time for does not
 // hold up MAAS.
 func (p *pass) ready(ctx context.Context, view View) bool {
-	if err := p.Store.Writable(ctx); err != nil {
+	if err := errors.Join(p.Store.Writable(ctx), readyKeys(ctx, p.Store)); err != nil {
 		p.fail(StageGuard, err)
 		p.recordFailure(ctx, StageGuard, err)
 		return false
