@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -219,6 +220,28 @@ func KeyFolder(ctx context.Context, store Store) (string, error) {
 		return at.Folder, err
 	}
 	return "", nil
+}
+
+// AcceptLostKeys has the place where keys are kept apart count as that of the deployment, although none of them is there: those that documents
+// name are lost from then on. Where they are there nothing changes.
+func AcceptLostKeys(ctx context.Context, store Store) error {
+	_, _, err := store.Read(ctx, folderDocument) // which opens it, and so may say that it cannot be read
+	if own := changeable(store); own != nil && (err == nil || errors.Is(err, ErrNotFound)) {
+		return own.acceptLoss(ctx)
+	}
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// RemoveKeys removes every private key of a deployment from where keys are kept apart, after some documents that name them were brought into
+// another store: what is left names keys that nobody has.
+func RemoveKeys(ctx context.Context, store Store, documents []string) error {
+	if own := changeable(store); own != nil {
+		return own.removeAll(ctx, documents)
+	}
+	return nil
 }
 
 // keepKeys is a document for a store as it is kept there: with what names its keys, when those are kept apart. A rehearsal keeps none.

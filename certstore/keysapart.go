@@ -128,7 +128,8 @@ func (s *KeysApart) folder(ctx context.Context) (at keyFolder, revision Revision
 func (s *KeysApart) knownFolder(ctx context.Context) (keyFolder, error) {
 	at, _, err := s.folder(ctx)
 	if err == nil && at.Folder == "" {
-		err = hint.Add(fmt.Errorf("%w: the store has lost the document %q, which tells where they are", ErrKeysAway, folderDocument), "restore it from a copy of the store")
+		err = hint.Add(fmt.Errorf("%w: the store has lost the document %q, which tells where they are", ErrKeysAway, folderDocument),
+			"restore it from a copy of the store; where there is none: maascert renew --force --accept keys-lost, which orders with other keys")
 	}
 	return at, err
 }
@@ -144,6 +145,11 @@ func (s *KeysApart) ownFolder(ctx context.Context, document string) (keyFolder, 
 	} else if isNamed {
 		return s.knownFolder(ctx)
 	}
+	return s.makeFolder(ctx)
+}
+
+// makeFolder makes one, unless another host is faster.
+func (s *KeysApart) makeFolder(ctx context.Context) (at keyFolder, err error) {
 	made := keyFolder{format, rand.Text(), rand.Text()}
 	for _, name := range []string{made.mark(), made.generation()} {
 		if err := s.keys.Put(ctx, name, []byte(markText)); err != nil {
@@ -199,9 +205,25 @@ func (s *KeysApart) namesKeys(ctx context.Context, document string) (bool, error
 func (s *KeysApart) isMarked(ctx context.Context, at keyFolder) error {
 	_, err := s.keys.Get(ctx, at.mark())
 	if errors.Is(err, ErrNotFound) {
-		return hint.Add(fmt.Errorf("%w: nothing of this deployment is kept there", ErrKeysAway), "do the address, namespace, mount and path of store.seal's vault name the place where they were kept?")
+		return hint.Add(fmt.Errorf("%w: nothing of this deployment is kept there", ErrKeysAway), "do the address, namespace, mount and path of store.seal's vault name the place where they were kept? Where they are gone for good: maascert renew --force --accept keys-lost, which orders with other keys")
 	}
 	return err
+}
+
+// acceptLoss marks the place anew. Where the document that tells of it is lost as well, there is another place, and nothing in it.
+func (s *KeysApart) acceptLoss(ctx context.Context) error {
+	at, _, err := s.folder(ctx)
+	if err != nil {
+		return err
+	}
+	if at.Folder == "" {
+		_, err := s.makeFolder(ctx)
+		return err
+	}
+	if _, err := s.keys.Get(ctx, at.mark()); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return errors.Join(s.keys.Put(ctx, at.mark(), []byte(markText)), s.keys.Put(ctx, at.generation(), []byte(markText)))
 }
 
 // errOthers says that keys are removed by whoever has another copy of the store.
@@ -349,6 +371,32 @@ func (s *KeysApart) remove(ctx context.Context, names []string) error {
 		return nil // they stay for whoever names them
 	}
 	return err
+}
+
+// removeAll removes the keys of some documents, and the marks of the deployment with the last.
+func (s *KeysApart) removeAll(ctx context.Context, documents []string) error {
+	at, _, err := s.folder(ctx)
+	if err != nil || at.Folder == "" {
+		return err
+	}
+	if err := s.isOurs(ctx, at); err != nil {
+		return err
+	}
+	for _, document := range documents {
+		keys, _, err := s.keys.List(ctx, at.Folder+"/"+document)
+		for _, key := range keys {
+			err = errors.Join(err, s.keys.Delete(ctx, at.Folder+"/"+document+"/"+key))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{at.generation(), at.mark()} {
+		if err := s.keys.Delete(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Delete removes a document, and then the keys that it names. When they cannot be removed now it says so, and they are swept away later.

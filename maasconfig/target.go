@@ -168,11 +168,12 @@ const (
 	NamesLost   = "names-lost"
 	Juju        = "juju"
 	DHCP37      = "dhcp-3.7"
-	Foreign     = "foreign" // no guard of a target: a good certificate that is not ours is replaced by the version in use
+	Foreign     = "foreign"   // no guard of a target: a good certificate that is not ours is replaced by the version in use
+	KeysLost    = "keys-lost" // likewise: private keys that are kept apart, and of which none is there, are lost for ever
 )
 
 // Codes are all guards that may be overridden.
-var Codes = []string{FirstEnable, NamesLost, Juju, DHCP37, Foreign}
+var Codes = []string{FirstEnable, NamesLost, Juju, DHCP37, Foreign, KeysLost}
 
 // Accept is the set of the guards to override.
 type Accept map[string]bool

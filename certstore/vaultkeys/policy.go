@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"maascert/internal/printable"
 )
 
 // needed is what the policy has to allow, by where: below data and below metadata of the path.
@@ -23,7 +25,9 @@ func (k *Keys) excessive() []string {
 	return []string{
 		k.config.Mount + "/data/" + k.config.Path + "-check", k.config.Mount + "/metadata/" + k.config.Path + "-check",
 		k.config.Mount + "/data/check", k.config.Mount + "/metadata/check", k.config.Mount + "/config",
-		"sys/mounts", "sys/policies/acl/check", "sys/seal", "auth/token/create", "auth/" + k.config.AppRole + "/role/check", "auth/" + k.config.AppRole + "/role/check/secret-id",
+		k.config.Mount + "/delete/" + k.config.Path + "/check/check", k.config.Mount + "/undelete/" + k.config.Path + "/check/check", k.config.Mount + "/destroy/" + k.config.Path + "/check/check",
+		"sys/mounts", "sys/mounts/check", "sys/auth/check", "sys/policies/acl/check", "sys/seal", "identity/entity",
+		"auth/token/create", "auth/" + k.config.AppRole + "/role/check", "auth/" + k.config.AppRole + "/role/check/secret-id",
 	}
 }
 
@@ -99,14 +103,43 @@ func (k *Keys) checkMount(ctx context.Context) error {
 
 // Excess is what the policy allows beyond what is needed, as far as that is looked for: at places that should be out of reach, and at others.
 func (k *Keys) Excess(ctx context.Context, others ...string) (allowed []string, err error) {
-	paths := append(k.excessive(), others...)
+	needed := k.needed()
+	paths := slices.Concat(slices.Sorted(maps.Keys(needed)), k.excessive(), others)
 	may, err := k.capabilities(ctx, paths)
 	for _, path := range paths {
-		if len(may[path]) > 0 {
-			allowed = append(allowed, fmt.Sprintf("%s (%s)", path, strings.Join(may[path], ", ")))
+		more := slices.DeleteFunc(may[path], func(capability string) bool { return slices.Contains(needed[path], capability) })
+		if len(more) > 0 {
+			allowed = append(allowed, fmt.Sprintf("%s (%s)", path, strings.Join(more, ", ")))
 		}
 	}
+	if err != nil {
+		return nil, err
+	}
+	policies, err := k.policies(ctx)
+	if len(policies) > 1 {
+		allowed = append(allowed, "whatever is in several policies: "+printable.Phrase(strings.Join(policies, ", ")))
+	}
 	return allowed, err
+}
+
+// policies are those of the token, but for Vault's own that every token has.
+func (k *Keys) policies(ctx context.Context) (names []string, err error) {
+	err = k.ask(ctx, nil, func(ctx context.Context) error {
+		answer, err := k.client.Auth().Token().LookupSelfWithContext(ctx)
+		if err != nil || answer == nil {
+			return err
+		}
+		for _, kind := range []string{"policies", "identity_policies"} {
+			all, _ := answer.Data[kind].([]any)
+			for _, one := range all {
+				if name, _ := one.(string); name != "default" && name != "" && !slices.Contains(names, name) {
+					names = append(names, name)
+				}
+			}
+		}
+		return nil
+	})
+	return names, err
 }
 
 // Certificate is Vault's own, as it was shown last; nil: none was seen.

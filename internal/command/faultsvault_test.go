@@ -12,7 +12,12 @@ import (
 // The same with keys in Vault: wherever it is asked, and, where every single time is wanted, at every other point as well.
 func TestFaultsWithVault(t *testing.T) {
 	t.Parallel()
-	walkFaults(t, "files", vaulttest.Start(t, time.Hour))
+	for _, kind := range []string{"files", "postgres"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			walkFaults(t, kind, vaulttest.Start(t, time.Hour))
+		})
+	}
 }
 
 // The same with keys in Vault, which is sealed and stopped at the end.

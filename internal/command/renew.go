@@ -62,6 +62,11 @@ func (a *app) renew(c *call) error {
 	if c.isOn("dry-run") {
 		return a.rehearse(c.Context, p, options, c.isOn("json"))
 	}
+	if options.Accept[maasconfig.KeysLost] {
+		if err := certstore.AcceptLostKeys(c.Context, p.store); err != nil {
+			return err
+		}
+	}
 	results := a.pass(c.Context, p.engine, options)
 	if a.shouldEnable(results, c.isOn("json")) {
 		options.Accept[maasconfig.FirstEnable] = true

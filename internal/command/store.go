@@ -219,6 +219,7 @@ func (a *app) storeCommand() *cobra.Command {
 		options: []option{
 			textOption("to", "", "the configuration `FILE` that names the other store"),
 			switchOption("force", "copy although the other store is not empty: what has the same name there is replaced"),
+			switchOption("remove-keys", "then remove the keys of the old store from Vault, where it keeps them there: it is of no use afterwards"),
 			waitOption(),
 		},
 		action: a.storeCopy,
@@ -243,7 +244,9 @@ func (a *app) storeCopy(c *call) error {
 	source, target := a.openStore(from), a.openStore(to)
 	defer closeStore(source)
 	defer closeStore(target)
-	copied, err := (&copying{source: source, target: target, options: lifecycle.Options{Wait: c.duration("wait")}, force: c.isOn("force"), configured: from}).run(c.Context)
+	copied, err := (&copying{
+		source: source, target: target, options: lifecycle.Options{Wait: c.duration("wait")}, force: c.isOn("force"), removesKeys: c.isOn("remove-keys"), configured: from,
+	}).run(c.Context)
 	if err != nil {
 		a.complain(err)
 		if errors.Is(err, certstore.ErrLocked) {
@@ -251,15 +254,20 @@ func (a *app) storeCopy(c *call) error {
 		}
 		return outcome(exitAttention)
 	}
-	old := from.Store.Place()
-	if vault := from.Store.Seal.Vault; vault != nil {
+	fmt.Fprintf(a.words, "copied %d documents into %s\n", copied, to.Store.Place())
+	switch vault := from.Store.Seal.Vault; {
+	case vault == nil:
+		fmt.Fprintf(a.words, "%s still holds what it held, keys and all: remove it when the new one has proven itself\n", from.Store.Place())
+	case c.isOn("remove-keys"):
+		fmt.Fprintf(a.words, "its keys are in Vault no more, so %s is of no use: remove it\n", from.Store.Place())
+	default:
 		folder, err := certstore.KeyFolder(c.Context, source)
 		if err != nil {
 			return err
 		}
-		old += " and, in Vault, " + vault.Place() + "/" + folder
+		fmt.Fprintf(a.words, "%s still holds what it held, and Vault its keys, at %s/%s: when the new one has proven itself, the same with --force --remove-keys removes these\n",
+			from.Store.Place(), vault.Place(), folder)
 	}
-	fmt.Fprintf(a.words, "copied %d documents into %s\n%s still holds what it held, keys and all: remove it when the new one has proven itself\n", copied, to.Store.Place(), old)
 	return nil
 }
 
@@ -268,6 +276,7 @@ type copying struct {
 	source, target certstore.Store
 	options        lifecycle.Options
 	force          bool
+	removesKeys    bool // from where the source keeps them apart
 	configured     *config.Config
 }
 
@@ -301,6 +310,9 @@ func (c *copying) run(ctx context.Context) (copied int, err error) {
 			return copied, err
 		}
 		copied++
+	}
+	if c.removesKeys {
+		return copied, certstore.RemoveKeys(ctx, c.source, names)
 	}
 	return copied, nil
 }

@@ -4,6 +4,7 @@ package command
 
 import (
 	"crypto/ecdsa"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	vaultapi "github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
 	"maascert/certstore/vaultkeys/vaulttest"
@@ -147,6 +149,16 @@ func TestKeysMoveIntoVaultAndBack(t *testing.T) {
 	}
 	saysWith(t, s, 0, "--config", inVault, "renew", "--force")
 
+	// What was copied out of Vault can be removed there, and nothing else is.
+	again := config("again.yaml", keysInVault(t, s, vault, vault.Address, "{type: file, path: apart2, "))
+	saysWith(t, s, 0, "--config", back, "store", "copy", "--to", again)
+	before := len(kept(t, vault))
+	elsewhere := config("elsewhere.yaml", "store: {type: file, path: elsewhere}\n")
+	require.Contains(t, saysWith(t, s, 0, "--config", again, "store", "copy", "--to", elsewhere, "--remove-keys"), "its keys are in Vault no more")
+	require.Len(t, kept(t, vault), before-2)
+	saysWith(t, s, 0, "--config", elsewhere, "status")
+	require.Contains(t, saysWith(t, s, 1, "--config", again, "status"), "nothing of this deployment is kept there")
+
 	// A configuration that names another certificate forgets this one, and its keys with it.
 	other := config("other.yaml", keysInVault(t, s, vault, vault.Address, "{type: file, path: apart, "))
 	renamed, err := os.ReadFile(other)
@@ -165,6 +177,55 @@ func TestKeysMoveIntoVaultAndBack(t *testing.T) {
 	for _, path := range kept(t, vault) {
 		require.NotContains(t, path, "/account/")
 	}
+}
+
+// Where all that Vault had is gone, nothing is ordered because of that until somebody says so; then everything goes on with other keys.
+func TestVaultIsLost(t *testing.T) {
+	vault := vaulttest.Start(t, time.Hour)
+	s := startSite(t)
+	useVault(t, s, vault, vault.Address)
+	saysWith(t, s, 0, "renew", "--enable-tls")
+	require.NoError(t, vault.Root.Sys().UnmountWithContext(t.Context(), vaulttest.Mount))
+	require.Contains(t, saysWith(t, s, 1, "check"), "no KV of version 2")
+	require.NoError(t, vault.Root.Sys().MountWithContext(t.Context(), vaulttest.Mount, &vaultapi.MountInput{Type: "kv", Options: map[string]string{"version": "2"}}))
+	require.Eventually(t, func() bool { // the store upgrades itself first
+		_, err := vault.Root.KVv2(vaulttest.Mount).Put(t.Context(), "begin", map[string]any{"key": "value"})
+		return err == nil
+	}, 20*time.Second, 20*time.Millisecond)
+	orders := s.ca.Orders()
+	for _, command := range [][]string{{"status"}, {"renew", "--force"}, {"check"}} {
+		words := saysWith(t, s, 1, command...)
+		require.Contains(t, words, "nothing of this deployment is kept there", command)
+		require.Contains(t, words, "--accept keys-lost", command)
+	}
+	require.Equal(t, orders, s.ca.Orders())
+	saysWith(t, s, 0, "renew", "--force", "--accept", "keys-lost")
+	require.Equal(t, orders+1, s.ca.Orders())
+	saysWith(t, s, 0, "status")
+	saysWith(t, s, 0, "renew")
+	require.Equal(t, orders+1, s.ca.Orders())
+}
+
+// Documents and programs that watch say that keys cannot be had.
+func TestWhoWatchesHearsOfVault(t *testing.T) {
+	vault := vaulttest.Start(t, time.Hour)
+	s := startSite(t)
+	useVault(t, s, vault, vault.Address)
+	saysWith(t, s, 0, "renew", "--enable-tls")
+	vault.Seal()
+	_, stdout, stderr := inSite(t, s, world.OS{}, "status", "--json")
+	var doc report.Status
+	require.NoError(t, json.Unmarshal([]byte(stdout), &doc), stderr)
+	require.NotNil(t, doc.Certificates[0].KeysAway)
+	require.Contains(t, doc.Certificates[0].KeysAway.Error, "is sealed")
+	require.Contains(t, doc.Certificates[0].KeysAway.Hint, "unseal")
+	saysWith(t, s, 1, "renew")
+	_, stdout, stderr = inSite(t, s, world.OS{}, "monitor")
+	require.Contains(t, stdout+stderr, "private keys cannot be had")
+	vault.Unseal()
+	saysWith(t, s, 0, "renew")
+	_, stdout, stderr = inSite(t, s, world.OS{}, "status", "--json")
+	require.NotContains(t, stdout+stderr, "keys_away")
 }
 
 // Vault is sealed before whatever request of a renewal, and unsealed later: no key is lost, no order is made besides, and the next pass leaves
@@ -240,6 +301,11 @@ func TestCheckLooksAtVault(t *testing.T) {
 	require.Len(t, found, 1)
 	require.Contains(t, found[0].Summary, "sys/policies/acl/check (update)")
 	require.Contains(t, found[0].Fix, "examples/vault/policy.hcl")
+	put(policy + "\npath \"secret/delete/maascert/*\" { capabilities = [\"update\"] }\npath \"secret/data/maascert/*\" { capabilities = [\"create\", \"update\", \"read\", \"delete\"] }\n")
+	found = wrong(s.checked("keys-policy"))
+	require.Len(t, found, 1)
+	require.Contains(t, found[0].Summary, "secret/delete/maascert/check/check (update)")
+	require.Contains(t, found[0].Summary, "secret/data/maascert/check/check (delete)")
 	put(regexp.MustCompile(`"delete"`).ReplaceAllString(policy, `"deny"`))
 	found = wrong(s.checked("keys"))
 	require.Len(t, found, 1)

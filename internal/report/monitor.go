@@ -86,7 +86,11 @@ func (m *Monitoring) Add(cert PublicCertificate, endpoints []maasconfig.Endpoint
 	name := printable.Phrase(cert.Name)
 	before := len(m.problems)
 	if severity := statesThatMatter[lifecycle.CertState(cert.State)]; severity != MonitorOK {
-		m.note(severity, fmt.Sprintf("%s: the last pass left it %s%s", name, printable.Phrase(cert.State), stageOf(cert.LastFailure)))
+		why := stageOf(cert.LastFailure)
+		if cert.KeysAway {
+			why = " (private keys cannot be had: maascert status)"
+		}
+		m.note(severity, fmt.Sprintf("%s: the last pass left it %s%s", name, printable.Phrase(cert.State), why))
 	}
 	serving, ends, lifetime := 0, cert.NotAfter.Time, cert.NotAfter.Sub(cert.NotBefore.Time)
 	for _, e := range endpoints {

@@ -71,6 +71,7 @@ type Certificate struct {
 	Explanation string    `json:"explanation,omitempty"` // URL at which the CA explains its renewal window
 	Targets     []Target  `json:"targets"`
 
+	KeysAway  *KeysAway    `json:"keys_away,omitempty"` // missing: private keys can be had, as far as is known
 	Rehearsal *NextRenewal `json:"rehearsal,omitempty"` // of the next renewal; missing: there was none
 
 	now       time.Time // when it was looked at
@@ -127,6 +128,12 @@ func (n *NextRenewal) Words(w io.Writer) {
 		return
 	}
 	printHint(w, n.Hint)
+}
+
+// KeysAway is why private keys cannot be had now that are kept apart, as in Vault.
+type KeysAway struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint"`
 }
 
 // Failure is what failed last.
@@ -214,6 +221,9 @@ func NewCertificate(cert lifecycle.Certificate, v lifecycle.View) Certificate {
 	if last := v.State.LastFailure(cert.Name); last != nil {
 		failure := Failure{Time: Time{last.At}, Stage: last.Stage, Error: printable.Text(last.Error), Hint: printable.Text(last.Hint)}
 		doc.LastFailure, doc.Error, doc.Hint = &failure, failure.Error, failure.Hint
+	}
+	if away := v.State.Keys; away != nil {
+		doc.KeysAway = &KeysAway{printable.Error(away), printable.Text(hint.Of(away))}
 	}
 	if failures := v.State.Failures(cert.Name); len(failures) > 1 { // one is told as the last
 		for _, failure := range failures {
