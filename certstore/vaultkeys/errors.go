@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -37,6 +38,12 @@ func isCheckAndSet(err error) bool {
 // errOldMount says that a key was written where no version of it is told.
 var errOldMount = errors.New("the mount is no KV of version 2")
 
+// errNoMount says that Vault lets nobody see the mount. Of a mount that is not there it says the same as of one that a policy says nothing of.
+var errNoMount = errors.New("no such mount is to be seen")
+
+// errNoDefault says that a token may not ask what every other may.
+var errNoDefault = errors.New("the role's tokens may not ask what they are allowed to do")
+
 // errShortLived says that a key which was written will be deleted by Vault itself.
 var errShortLived = errors.New("the mount deletes by itself what is put there")
 
@@ -51,6 +58,11 @@ func (k *Keys) explain(err error, secrets []string) error {
 		return fmt.Errorf("vault: %w", certstore.ErrNotFound)
 	case errors.Is(err, errOldMount):
 		return k.away(errOldMount, "vault secrets enable -version=2 -path=%s kv, or name another mount", k.config.Mount)
+	case errors.Is(err, errNoMount):
+		return k.away(fmt.Errorf("there is no mount %s, or the policy allows nothing there", k.config.Mount),
+			"vault secrets enable -version=2 -path=%s kv; and the role's policy has to allow what examples/vault/policy.hcl does, at that mount and path %s", k.config.Mount, k.config.Path)
+	case errors.Is(err, errNoDefault):
+		return k.away(errNoDefault, "is the role without Vault's policy default (token_no_default_policy)? Then its own policy needs the last paths of examples/vault/policy.hcl too")
 	case errors.Is(err, errShortLived):
 		return k.away(errShortLived, "vault write %s/config delete_version_after=0s, or name another mount", k.config.Mount)
 	case isRefused:
@@ -72,6 +84,20 @@ func (k *Keys) away(why error, remedy string, args ...any) error {
 	return hint.Add(err, remedy, args...)
 }
 
+func isTimeout(err error) bool {
+	failed, is := errors.AsType[net.Error](err)
+	return errors.Is(err, context.DeadlineExceeded) || is && failed.Timeout()
+}
+
+// errHangs says that Vault takes what is asked and gives no answer.
+var errHangs = errors.New("it does not answer in time")
+
+// hangsRemedy is what to do then.
+const hangsRemedy = "is it overloaded, or without its storage? There: vault status"
+
+// fewUses is what to ask where tokens do not last.
+const fewUses = "does the role make tokens for a few uses only (token_num_uses), or for seconds (token_ttl)?"
+
 func (k *Keys) explainRefusal(refused *refusal, isLogin bool, secrets []string) error {
 	all := strings.Join(refused.said, "; ")
 	said := fmt.Errorf("it answers %d: %s", refused.status, k.shown(all, secrets))
@@ -82,6 +108,8 @@ func (k *Keys) explainRefusal(refused *refusal, isLogin bool, secrets []string) 
 		return k.away(fmt.Errorf("the login by AppRole: %w", said), "has the secret_id expired, or was it used up? Write another one to where store.seal's secret_id is read from: vault write -f auth/%s/role/ROLE/secret-id", k.config.AppRole)
 	case isLogin && refused.status == http.StatusNotFound:
 		return k.away(fmt.Errorf("the login by AppRole: %w", said), "is the method enabled there? vault auth enable -path=%s approle", k.config.AppRole)
+	case strings.Contains(all, "invalid token"):
+		return k.away(said, "%s", fewUses)
 	case refused.status == http.StatusForbidden:
 		return k.away(said, "the role's policy has to allow what examples/vault/policy.hcl does, at mount %s and path %s", k.config.Mount, k.config.Path)
 	case refused.status == http.StatusNotFound:
@@ -99,8 +127,8 @@ func (k *Keys) unreachable(err error, secrets []string) error {
 	if failed, is := errors.AsType[*url.Error](err); is {
 		err = failed.Err
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return k.away(errors.New("it does not answer in time"), "")
+	if isTimeout(err) {
+		return k.away(errHangs, hangsRemedy)
 	}
 	return k.away(&printable.Tamed{Text: k.shown(err.Error(), secrets), Err: err}, "")
 }

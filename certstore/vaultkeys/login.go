@@ -35,6 +35,8 @@ const (
 	refusedPause = 30 * time.Second
 	mostLogins   = 10 // within a minute, that succeeded
 
+	hungPause = 30 * time.Second // in which Vault is not asked again after it did not answer
+
 	mostRemembered = 8 // secrets that no error tells
 )
 
@@ -59,6 +61,9 @@ const (
 
 // ask asks Vault something under a token of ours, and explains what fails. secrets are what it is told with it.
 func (k *Keys) ask(parent context.Context, secrets []string, question func(context.Context) error) error {
+	if k.hangs() {
+		return k.away(errHangs, hangsRemedy)
+	}
 	ctx, cancel := context.WithTimeout(parent, askTime)
 	defer cancel()
 	err := k.askOnce(ctx, question)
@@ -68,7 +73,20 @@ func (k *Keys) ask(parent context.Context, secrets []string, question func(conte
 	if cause := context.Cause(parent); err != nil && cause != nil && cause != context.DeadlineExceeded { //nolint:errorlint // one that wraps it has words of its own
 		return cause
 	}
+	if isTimeout(err) && parent.Err() == nil {
+		k.hung.Store(new(k.config.Now()))
+	}
 	return k.explain(err, secrets)
+}
+
+// hangs tells whether somebody waited for Vault in vain a moment ago, so that a command which asks it several things does not wait for each.
+func (k *Keys) hangs() bool {
+	since := k.hung.Load()
+	if since == nil {
+		return false
+	}
+	age := k.config.Now().Sub(*since)
+	return age >= 0 && age < hungPause
 }
 
 // askOnce replaces a token that is refused, once: it has expired, or was revoked. Vault answers the same to what the policy forbids, so the
@@ -169,7 +187,7 @@ func (k *Keys) login(ctx context.Context, now time.Time) (token, error) {
 	case isRefused:
 		return token{}, refused
 	case isOften:
-		return token{}, hint.Add(fmt.Errorf("%w: %d logins within a minute did not last", certstore.ErrKeysAway, mostLogins), "does the role make tokens for a few uses only (token_num_uses), or for seconds (token_ttl)?")
+		return token{}, hint.Add(fmt.Errorf("%w: %d logins within a minute did not last", certstore.ErrKeysAway, mostLogins), fewUses)
 	}
 	answer, err := k.client.Logical().WriteWithContext(with(ctx, &passed{}), "auth/"+k.config.AppRole+"/login", map[string]any{"role_id": role, "secret_id": secret})
 	if err == nil && (answer == nil || answer.Auth == nil || answer.Auth.ClientToken == "") {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -36,7 +37,10 @@ func (k *Keys) capabilities(ctx context.Context, paths []string) (map[string][]s
 	may := map[string][]string{}
 	err := k.ask(ctx, nil, func(ctx context.Context) error {
 		answer, err := k.client.Logical().WriteWithContext(ctx, "sys/capabilities-self", map[string]any{"paths": paths})
-		if err != nil && !isMissing(err) {
+		switch {
+		case isStatus(err, http.StatusForbidden):
+			return errors.Join(errNoDefault, err)
+		case err != nil && !isMissing(err):
 			return err
 		}
 		if answer == nil {
@@ -85,7 +89,10 @@ func (k *Keys) checkMount(ctx context.Context) error {
 	}
 	err := k.ask(ctx, nil, func(ctx context.Context) error {
 		answer, err := k.client.Logical().ReadWithContext(ctx, "sys/internal/ui/mounts/"+k.config.Mount)
-		if err != nil && !isMissing(err) {
+		switch {
+		case isStatus(err, http.StatusForbidden):
+			return notSeen(err)
+		case err != nil && !isMissing(err):
 			return err
 		}
 		var options map[string]any
@@ -99,6 +106,16 @@ func (k *Keys) checkMount(ctx context.Context) error {
 	})
 	k.isMounted.Store(err == nil)
 	return err
+}
+
+// notSeen tells why the mount is not to be seen: Vault lets whoever has the policy default ask, and then says the same of a mount that is not
+// there as of one in which a token may do nothing.
+func notSeen(err error) error {
+	refused, _ := errors.AsType[*refusal](err)
+	if slices.ContainsFunc(refused.said, func(said string) bool { return strings.Contains(said, "preflight capability check") }) {
+		return errors.Join(errNoMount, err)
+	}
+	return errors.Join(errNoDefault, err)
 }
 
 // Excess is what the policy allows beyond what is needed, as far as that is looked for: at places that should be out of reach, and at others.

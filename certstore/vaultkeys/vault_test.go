@@ -233,3 +233,41 @@ func TestAMountThatForgets(t *testing.T) {
 	require.ErrorIs(t, err, certstore.ErrKeysAway)
 	require.Contains(t, hint.Of(err), "delete_version_after=0s")
 }
+
+// A role needs no other policy, Vault's own included; one that has none is told of.
+func TestARoleWithoutThePolicyDefault(t *testing.T) {
+	s := vaulttest.Start(t, time.Hour)
+	ctx := t.Context()
+	_, err := s.Root.Logical().WriteWithContext(ctx, "auth/approle/role/maascert", map[string]any{"token_policies": "maascert", "token_no_default_policy": true, "token_ttl": "1h"})
+	require.NoError(t, err)
+	s.NewSecretID()
+	keys := open(t, configOf(s, ""))
+	require.NoError(t, keys.Ready(ctx))
+	require.NoError(t, keys.Put(ctx, "account/aa", aKey(t)))
+	excess, err := keys.Excess(ctx)
+	require.NoError(t, err)
+	require.Empty(t, excess)
+
+	whole := vaulttest.Policy(t)
+	require.NoError(t, s.Root.Sys().PutPolicyWithContext(ctx, "maascert", whole[:strings.Index(whole, "# What Vault's own policy")]))
+	err = open(t, configOf(s, "")).Ready(ctx)
+	require.ErrorIs(t, err, certstore.ErrKeysAway)
+	require.Contains(t, hint.Of(err), "token_no_default_policy")
+}
+
+// Tokens that are good for a few uses cost more logins, in bounds, and then it is said what makes them.
+func TestTokensForAFewUses(t *testing.T) {
+	for _, uses := range []int{1, 2, 3} {
+		s := vaulttest.Start(t, time.Hour)
+		ctx := t.Context()
+		_, err := s.Root.Logical().WriteWithContext(ctx, "auth/approle/role/maascert", map[string]any{"token_policies": "maascert", "token_num_uses": uses})
+		require.NoError(t, err)
+		s.NewSecretID()
+		keys := open(t, configOf(s, ""))
+		for n := 0; err == nil && n < 100; n++ {
+			err = keys.Ready(ctx)
+		}
+		require.ErrorIs(t, err, certstore.ErrKeysAway, uses)
+		require.Contains(t, hint.Of(err), "token_num_uses", "%d: %v", uses, err)
+	}
+}

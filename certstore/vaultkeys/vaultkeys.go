@@ -53,7 +53,8 @@ type Keys struct {
 	gate     *gate
 	entering chan struct{} // is full while somebody sees to another token
 
-	isMounted atomic.Bool // it was seen that the mount is there and keeps versions
+	hung      atomic.Pointer[time.Time] // when it did not answer in time
+	isMounted atomic.Bool               // it was seen that the mount is there and keeps versions
 
 	mu     sync.Mutex
 	token  token

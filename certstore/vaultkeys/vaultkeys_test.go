@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -282,6 +283,30 @@ func TestNobodyWaitsForAVaultThatHangs(t *testing.T) {
 	}
 	cancel(nil)
 	group.Wait()
+}
+
+// A command that asks several things waits once for a Vault that does not answer, and then not for half a minute.
+func TestAVaultThatHangsIsNotAskedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	dials, now := 0, time.Now()
+	keys := pretend(t, nil).keys(t, func(c *vaultkeys.Config) {
+		c.Now = func() time.Time { return now }
+		c.Dial = func(context.Context, string, string) (net.Conn, error) {
+			dials++
+			return nil, &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+		}
+	})
+	for _, row := range []struct {
+		later time.Duration
+		dials int
+	}{{0, 1}, {0, 1}, {29 * time.Second, 1}, {time.Second, 2}, {0, 2}, {-time.Hour, 3}} {
+		now = now.Add(row.later)
+		_, err := keys.Get(t.Context(), "account/aa")
+		require.ErrorIs(t, err, certstore.ErrKeysAway)
+		require.ErrorContains(t, err, "it does not answer in time")
+		require.Contains(t, hint.Of(err), "vault status")
+		require.Equal(t, row.dials, dials, row.later)
+	}
 }
 
 // The environment of the vault program counts for nothing; the namespace is the configuration's.

@@ -147,7 +147,6 @@ func TestKeysMoveIntoVaultAndBack(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, string(before), string(after), name)
 	}
-	saysWith(t, s, 0, "--config", inVault, "renew", "--force")
 
 	// What was copied out of Vault can be removed there, and nothing else is.
 	again := config("again.yaml", keysInVault(t, s, vault, vault.Address, "{type: file, path: apart2, "))
@@ -158,6 +157,7 @@ func TestKeysMoveIntoVaultAndBack(t *testing.T) {
 	require.Len(t, kept(t, vault), before-2)
 	saysWith(t, s, 0, "--config", elsewhere, "status")
 	require.Contains(t, saysWith(t, s, 1, "--config", again, "status"), "nothing of this deployment is kept there")
+	saysWith(t, s, 0, "--config", inVault, "renew", "--force")
 
 	// A configuration that names another certificate forgets this one, and its keys with it.
 	other := config("other.yaml", keysInVault(t, s, vault, vault.Address, "{type: file, path: apart, "))
@@ -186,7 +186,7 @@ func TestVaultIsLost(t *testing.T) {
 	useVault(t, s, vault, vault.Address)
 	saysWith(t, s, 0, "renew", "--enable-tls")
 	require.NoError(t, vault.Root.Sys().UnmountWithContext(t.Context(), vaulttest.Mount))
-	require.Contains(t, saysWith(t, s, 1, "check"), "no KV of version 2")
+	require.Contains(t, saysWith(t, s, 1, "check"), "there is no mount "+vaulttest.Mount)
 	require.NoError(t, vault.Root.Sys().MountWithContext(t.Context(), vaulttest.Mount, &vaultapi.MountInput{Type: "kv", Options: map[string]string{"version": "2"}}))
 	require.Eventually(t, func() bool { // the store upgrades itself first
 		_, err := vault.Root.KVv2(vaulttest.Mount).Put(t.Context(), "begin", map[string]any{"key": "value"})
@@ -220,7 +220,7 @@ func TestWhoWatchesHearsOfVault(t *testing.T) {
 	require.Contains(t, doc.Certificates[0].KeysAway.Error, "is sealed")
 	require.Contains(t, doc.Certificates[0].KeysAway.Hint, "unseal")
 	saysWith(t, s, 1, "renew")
-	_, stdout, stderr = inSite(t, s, world.OS{}, "monitor")
+	_, stdout, stderr = inSite(t, s, world.OS{}, "monitor", "--status", filepath.Join(s.dir, "state", "public", "status.json"))
 	require.Contains(t, stdout+stderr, "private keys cannot be had")
 	vault.Unseal()
 	saysWith(t, s, 0, "renew")
@@ -316,5 +316,26 @@ func TestCheckLooksAtVault(t *testing.T) {
 	require.Contains(t, found[0].Summary, "does not allow to delete below secret/metadata/maascert")
 	put(policy)
 	require.Empty(t, wrong(s.checked("keys")))
+	require.Empty(t, wrong(s.checked("keys-policy")))
+
+	// MAAS keeps its own secrets in the same Vault: maascert has no business there.
+	s.snap("3.7.3-1-g.abc")
+	theirs := func(path string) {
+		s.file("/var/snap/maas/current/regiond.conf", fmt.Sprintf("vault_url: %s\nvault_approle_id: r\nvault_secret_id: s\nvault_secrets_path: %s\n", vault.Address, path), 0o640)
+	}
+	theirs("maas")
+	require.Empty(t, wrong(s.checked("keys-policy")))
+	put(policy + "\npath \"secret/data/maas/*\" { capabilities = [\"read\"] }\n")
+	found = wrong(s.checked("keys-policy"))
+	require.Len(t, found, 1)
+	require.Contains(t, found[0].Summary, "secret/data/maas/global/tls (read)")
+	put(policy)
+	for _, path := range []string{"maascert", "maascert/maas", "/maascert/"} {
+		theirs(path)
+		found = wrong(s.checked("keys-policy"))
+		require.Len(t, found, 1, path)
+		require.Contains(t, found[0].Summary, "lie in one another's path", path)
+	}
+	theirs("maascert2")
 	require.Empty(t, wrong(s.checked("keys-policy")))
 }

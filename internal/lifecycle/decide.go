@@ -70,6 +70,7 @@ type State struct {
 	Found        maasconfig.Found     // where the wish has a rule: the names that it leads to now
 	Reissue      bool                 // another certificate is ordered when it leads to more names
 	LoseNames    bool                 // somebody accepts that names are lost to which it does not lead any more
+	LoseKeys     bool                 // somebody accepts that keys are lost which are not where they are kept, however young they are
 	Started      time.Time            // when the program did; zero: nobody knows
 	Began        time.Time            // when the pass did, or the look that is none
 	Root         *x509.Certificate    // that clients verify the version in use with; nil: they do not

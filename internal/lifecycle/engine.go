@@ -332,7 +332,8 @@ func (e *Engine) LookFor(ctx context.Context, cert Certificate, options Options)
 func (e *Engine) look(ctx context.Context, store certstore.Store, ledger *certstore.Ledger, cert Certificate, options Options) (View, *certstore.Ledger, error) {
 	state := State{
 		Now: e.Now().Round(0), Node: e.Node, Wish: cert.Wish, Means: cert.Means, Period: e.Period, Force: options.Force, ByHand: options.ByHand, TakeBack: options.Accept[maasconfig.Foreign],
-		Timing: cert.Timing, Watched: cert.Issuer == nil, Reissue: cert.Reissue, LoseNames: options.Accept[maasconfig.NamesLost], Began: options.began,
+		Timing: cert.Timing, Watched: cert.Issuer == nil, Reissue: cert.Reissue, LoseNames: options.Accept[maasconfig.NamesLost],
+		LoseKeys: options.Accept[maasconfig.KeysLost], Began: options.began,
 	}
 	state.Timing.share = (spread(e.Node, cert.Name) + 1) / 2
 	if state.Began.IsZero() {
@@ -382,7 +383,7 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 			// One whose key cannot be had now is still what is served; one whose key is lost can be brought to no target any more. Who keeps
 			// keys may have several servers, of which one does not know yet what is new.
 			switch missing := version.Bundle.CheckKey(ctx); {
-			case errors.Is(missing, certstore.ErrKeyLost) && state.Now.Sub(version.Created) >= lostAfter:
+			case errors.Is(missing, certstore.ErrKeyLost) && (state.LoseKeys || state.Now.Sub(version.Created) >= lostAfter):
 				err = missing
 			case missing != nil:
 				state.Keys = missing
@@ -415,7 +416,7 @@ func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View 
 	return View{Blind: true, State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish, Names: state.Wish.Names}, Summary: StateFailed}
 }
 
-// lostAfter is how old a version is whose private key may count as lost.
+// lostAfter is how old a version is whose private key may count as lost without a person's word.
 const lostAfter = time.Hour
 
 // readyKeys tells whether private keys that are kept apart could be put and had now.

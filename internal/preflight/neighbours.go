@@ -119,11 +119,11 @@ func (h Host) CheckVault(ctx context.Context, regiond maasconfig.Regiond) []repo
 	} else if isWrong {
 		items = append(items, report.Asked("vault", "", base.Host, hint.Add(errors.New("MAAS keeps its secrets in Vault, and "+state.what), "%s", state.fix)))
 	} else {
-		place := fmt.Sprintf("%s/%s at %s, %s", regiond.Mount(), regiond.VaultPath, base.Host, answer.Status)
-		items = append(items, report.Asked("vault", "MAAS's Vault answers", printable.Phrase(place), nil))
+		says := fmt.Sprintf("MAAS's Vault answers; MAAS's secrets are at mount %s and path %s", regiond.Mount(), regiond.VaultPath)
+		items = append(items, report.Asked("vault", printable.Phrase(says), base.Host+", "+printable.Phrase(answer.Status), nil))
 	}
 	if regiond.VaultRole == "" || regiond.VaultSecret == "" {
-		items = append(items, report.Warning("vault", "this region does not know how to log in to MAAS's Vault: maas config-tls will fail here", h.MAAS.RegiondConf(), "sudo maas config-vault configure URL APPROLE_ID WRAPPED_TOKEN SECRETS_PATH"))
+		items = append(items, report.Warning("vault", "this region is not configured to log in to MAAS's Vault: where MAAS uses it (sudo maas config-vault status says enabled), maas config-tls fails here", h.MAAS.RegiondConf(), "sudo maas config-vault configure URL APPROLE_ID WRAPPED_TOKEN SECRETS_PATH"))
 	}
 	switch {
 	case answer.TLS != nil:

@@ -187,7 +187,7 @@ func TestMAASsVault(t *testing.T) {
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "fail vault: MAAS keeps its secrets in Vault, which cannot be asked: tls: failed to verify certificate", "MAAS trusts what the system trusts")
 	h.Roots = x509.NewCertPool()
 	require.True(t, h.Roots.AppendCertsFromPEM(authority.RootPEM()))
-	require.Regexp(t, `^ok vault: MAAS's Vault answers\nok vault-tls: the certificate of MAAS's Vault lasts until .*\n$`, said(h.CheckVault(t.Context(), conf)))
+	require.Regexp(t, `^ok vault: MAAS's Vault answers; MAAS's secrets are at mount secret and path maas\nok vault-tls: the certificate of MAAS's Vault lasts until .*\n$`, said(h.CheckVault(t.Context(), conf)))
 	status = http.StatusInternalServerError
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "warn vault: whether MAAS's Vault is well cannot be told: it answers 500")
 	status = http.StatusTooManyRequests // a standby
@@ -196,6 +196,10 @@ func TestMAASsVault(t *testing.T) {
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "fail vault: MAAS keeps its secrets in Vault, and it is sealed -> vault operator unseal")
 	status = http.StatusOK
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "ok vault: ", "it was unsealed")
+	for _, unconfigured := range []maasconfig.Regiond{{Vault: vault.URL, VaultRole: "r"}, {Vault: vault.URL, VaultSecret: "s"}} {
+		require.Contains(t, said(h.CheckVault(t.Context(), unconfigured)), "warn vault: this region is not configured to log in to MAAS's Vault")
+	}
+	require.NotContains(t, said(h.CheckVault(t.Context(), conf)), "not configured to log in")
 	require.Contains(t, said(h.CheckVault(t.Context(), conf)), "ok vault-tls: ")
 	bundle, err := authority.Issue(certstore.EC256, time.Hour, 80*time.Minute, "127.0.0.1")
 	require.NoError(t, err)
