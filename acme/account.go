@@ -16,6 +16,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"time"
 
 	lego "github.com/go-acme/lego/v4/acme"
 	jose "github.com/go-jose/go-jose/v4"
@@ -97,10 +98,15 @@ type AccountChange struct {
 // CA that cannot do that, or no longer knows the account, gets a new account. A directory that none of the clients knows
 // is forgotten. What could not be done is in the changes; the old key stays in use there, and the next Rollover goes on.
 func Rollover(ctx context.Context, store certstore.Store, clients []*Client) ([]AccountChange, error) {
+	var now time.Time
+	if len(clients) > 0 {
+		now = clients[0].config.Now().UTC()
+	}
 	account, err := updateAccount(ctx, store, func(account *certstore.Account) error {
 		isUsed := slices.ContainsFunc(slices.Collect(maps.Values(account.Registrations)), func(at certstore.Registration) bool { return at.Next })
 		if account.NextKey != "" && !isUsed {
-			if _, err := account.NextSigner(ctx, store); errors.Is(err, certstore.ErrKeyLost) {
+			_, err := account.NextSigner(ctx, store)
+			if errors.Is(certstore.NotYetLost(err, account.Made, now), certstore.ErrKeyLost) {
 				account.NextKey = ""
 			}
 		}
@@ -112,7 +118,7 @@ func Rollover(ctx context.Context, store certstore.Store, clients []*Client) ([]
 			return err
 		}
 		text, err := certstore.MarshalKey(key)
-		account.NextKey = string(text)
+		account.NextKey, account.Made = string(text), now
 		return err
 	})
 	if err != nil || account.Key == "" {

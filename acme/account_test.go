@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -456,13 +457,17 @@ func TestDeactivateEndsTheFormerAccountToo(t *testing.T) {
 	require.ErrorIs(t, err, acme.ErrDeactivated, "nobody can use the old key")
 }
 
-// An account whose key is lost where keys are kept gives way to another one; while nobody knows whether it is, nothing is asked of the CA.
+// An account whose key is lost where keys are kept gives way to another one, with the next order and once the key is old enough for that; while
+// nobody knows whether it is, nothing is asked of the CA.
 func TestAnAccountWhoseKeyIsLost(t *testing.T) {
 	t.Parallel()
 	keys := storetest.NewKeeper()
 	store := certstore.NewKeysApart(certstore.NewOverlay(nil), keys)
 	ca := acmetest.New(t, acmetest.Options{})
-	c := client(t, ca, func(c *acme.Config) { c.Store = store })
+	later := time.Duration(0)
+	c := client(t, ca, func(c *acme.Config) {
+		c.Store, c.Now = store, func() time.Time { return time.Now().Add(later) }
+	})
 	_, err := c.Obtain(t.Context(), request("a.example"))
 	require.NoError(t, err)
 	before := stored(t, store)
@@ -475,16 +480,28 @@ func TestAnAccountWhoseKeyIsLost(t *testing.T) {
 	require.Equal(t, orders, ca.Orders())
 	keys.Away(nil)
 
-	for _, name := range keys.Names() {
-		if strings.Contains(name, "/account/") {
-			require.NoError(t, keys.Delete(t.Context(), name))
-		}
-	}
+	forgetKeysOfAccount(t, keys)
+	_, err = c.Obtain(t.Context(), request("a.example"))
+	require.ErrorIs(t, err, certstore.ErrKeysAway, "a server may be behind")
+	later = time.Hour
+	_, err = c.Thumbprint(t.Context())
+	require.ErrorIs(t, err, certstore.ErrKeyLost)
+	require.Contains(t, hint.Of(err), "the next order takes another account")
+	require.Error(t, c.RevokeCertificate(t.Context(), nil, nil, 4))
+	require.Equal(t, before, stored(t, store), "only an order makes another one")
+	require.Equal(t, orders, ca.Orders())
 	_, err = c.Obtain(t.Context(), request("a.example"))
 	require.NoError(t, err)
 	after := stored(t, store)
 	require.NotEqual(t, before.Key, after.Key)
 	require.NotEqual(t, before.Registrations[c.Directory()].URL, after.Registrations[c.Directory()].URL)
+
+	// Whoever says that it is lost need not wait.
+	forgetKeysOfAccount(t, keys)
+	certain := request("a.example")
+	certain.LoseKeys = true
+	_, err = c.Obtain(t.Context(), certain)
+	require.NoError(t, err)
 
 	// A rollover keeps the next key apart as well.
 	changes, err := acme.Rollover(t.Context(), store, []*acme.Client{c})
@@ -492,4 +509,66 @@ func TestAnAccountWhoseKeyIsLost(t *testing.T) {
 	require.Len(t, changes, 1)
 	_, err = c.Obtain(t.Context(), request("b.example"))
 	require.NoError(t, err)
+}
+
+// forgetKeysOfAccount removes the account's keys where they are kept, but for those of some names.
+func forgetKeysOfAccount(t *testing.T, keys *storetest.Keeper, kept ...string) {
+	t.Helper()
+	for _, name := range keys.Names() {
+		if _, at, isOne := strings.Cut(name, "/account/"); isOne && !slices.Contains(kept, at) {
+			require.NoError(t, keys.Delete(t.Context(), name))
+		}
+	}
+}
+
+// Of two keys of an account, one for each CA, one is lost: what the other CA knows the account by stays, whichever orders first.
+func TestOneOfTwoKeysOfAnAccountIsLost(t *testing.T) {
+	t.Parallel()
+	for _, isNextLost := range []bool{true, false} {
+		keys := storetest.NewKeeper()
+		store := certstore.NewKeysApart(certstore.NewOverlay(nil), keys)
+		later := time.Duration(0)
+		var cas []*acmetest.CA
+		var clients []*acme.Client
+		for range 2 {
+			ca := acmetest.New(t, acmetest.Options{})
+			cas = append(cas, ca)
+			clients = append(clients, client(t, ca, func(c *acme.Config) {
+				c.Store, c.Now = store, func() time.Time { return time.Now().Add(later) }
+			}))
+			_, err := clients[len(clients)-1].Obtain(t.Context(), request("a.example"))
+			require.NoError(t, err)
+		}
+		cas[1].Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if r.URL.Path == keyChange {
+				http.Error(w, "down", http.StatusBadGateway)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+		_, err := acme.Rollover(t.Context(), store, clients)
+		require.Error(t, err)
+		cas[1].Intercept(nil)
+		half := stored(t, store)
+		require.True(t, half.Registrations[clients[0].Directory()].Next)
+		require.False(t, half.Registrations[clients[1].Directory()].Next)
+
+		thumbprint := func(key string) string { return key[strings.LastIndex(key, ":")+1:] }
+		hit, spared, kept := clients[0], clients[1], half.Key
+		if !isNextLost {
+			hit, spared, kept = clients[1], clients[0], half.NextKey
+		}
+		forgetKeysOfAccount(t, keys, thumbprint(kept))
+		later = time.Hour
+		_, err = hit.Obtain(t.Context(), request("a.example"))
+		require.NoError(t, err)
+		after := stored(t, store)
+		require.Equal(t, kept, after.Key)
+		require.Empty(t, after.NextKey)
+		require.Equal(t, half.Registrations[spared.Directory()].URL, after.Registrations[spared.Directory()].URL)
+		require.NotEqual(t, half.Registrations[hit.Directory()].URL, after.Registrations[hit.Directory()].URL)
+		_, err = spared.Obtain(t.Context(), request("b.example"))
+		require.NoError(t, err)
+		require.Equal(t, after, stored(t, store))
+	}
 }

@@ -180,39 +180,91 @@ func (s *session) connect() error {
 	return nil
 }
 
-// loadKey takes the account's key from the store, or makes one and saves it: where there is none, or where it is lost, and the account with it.
+// openToOrder is open for an order, before which keys of the account that are lost give way to others. Where isCertain is set a person says that
+// what is not there is lost.
+func (c *Client) openToOrder(ctx context.Context, isCertain bool) (*session, error) {
+	s, err := c.open(ctx)
+	if !errors.Is(err, certstore.ErrKeyLost) {
+		return s, err
+	}
+	if c.config.Log != nil {
+		c.config.Log.Warn("the ACME account's key is lost, and another one takes its place", "error", err)
+	}
+	if err := c.dropLostKeys(ctx, isCertain); err != nil {
+		return s, err
+	}
+	return c.open(ctx)
+}
+
+// dropLostKeys takes those keys out of the account that are lost, and with each the registrations which were made with it. What another CA knows
+// the account by stays.
+func (c *Client) dropLostKeys(ctx context.Context, isCertain bool) error {
+	_, err := updateAccount(ctx, c.config.Store, func(account *certstore.Account) error {
+		isLost := func(signer func(context.Context, certstore.Store) (crypto.Signer, error)) (bool, error) {
+			_, err := signer(ctx, c.config.Store)
+			if !isCertain {
+				err = certstore.NotYetLost(err, account.Made, c.config.Now())
+			}
+			if errors.Is(err, certstore.ErrKeyLost) {
+				return true, nil
+			}
+			return false, err
+		}
+		isKeyLost, err := isLost(account.Signer)
+		if err != nil {
+			return err
+		}
+		isNextLost := false
+		if account.NextKey != "" {
+			if isNextLost, err = isLost(account.NextSigner); err != nil {
+				return err
+			}
+		}
+		maps.DeleteFunc(account.Registrations, func(_ string, at certstore.Registration) bool {
+			return at.Next && isNextLost || !at.Next && isKeyLost
+		})
+		if isNextLost {
+			account.NextKey = ""
+		}
+		if isKeyLost {
+			account.Key, account.NextKey = account.NextKey, ""
+			for directory, at := range account.Registrations {
+				at.Next = false
+				account.Registrations[directory] = at
+			}
+		}
+		return nil
+	})
+	return err
+}
+
+// loadKey takes the account's key from the store, or makes one and saves it.
 func (s *session) loadKey() (certstore.Account, error) {
 	account, revision, err := certstore.LoadAccount(s.ctx, s.config.Store)
 	if err != nil {
 		return account, err
 	}
-	if err = s.useKey(account); errors.Is(err, certstore.ErrKeyLost) {
-		if s.config.Log != nil {
-			s.config.Log.Warn("the ACME account is lost, another one takes its place", "error", err)
-		}
-		account.Key, account.NextKey, account.Registrations, s.key, s.next = "", "", nil, nil, false
-	} else if err != nil {
-		return account, err
-	}
 	if account.Key == "" {
 		account, err = s.makeKey(account, revision)
-		if err != nil {
-			return account, err
-		}
+	} else {
+		err = s.useKey(account)
+	}
+	if err != nil {
+		return account, err
 	}
 	s.thumbprint, err = challenge.ThumbprintOf(s.key.Public())
 	return account, err
 }
 
-// useKey takes the account's key, if there is one.
+// useKey takes the account's key.
 func (s *session) useKey(account certstore.Account) (err error) {
-	if account.Key == "" {
-		return nil
-	}
 	if s.key, s.next, err = s.signer(s.ctx, account); err != nil {
-		return fmt.Errorf("the ACME account's key: %w", err)
+		err = fmt.Errorf("the ACME account's key: %w", err)
 	}
-	return nil
+	if errors.Is(err, certstore.ErrKeyLost) {
+		err = hint.Add(err, "the next order takes another account; maascert renew --force orders now")
+	}
+	return err
 }
 
 // makeKey gives an account a key, unless somebody else was faster.
@@ -225,7 +277,7 @@ func (s *session) makeKey(account certstore.Account, revision certstore.Revision
 	if err != nil {
 		return account, err
 	}
-	account.Key = string(text)
+	account.Key, account.Made = string(text), s.config.Now().UTC()
 	_, err = certstore.SaveAccount(s.ctx, s.config.Store, account, revision)
 	if conflict := err; errors.Is(err, certstore.ErrConflict) {
 		if account, _, err = certstore.LoadAccount(s.ctx, s.config.Store); err == nil && account.Key == "" {

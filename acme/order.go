@@ -38,6 +38,8 @@ type Request struct {
 	// FetchOnly has nothing ordered or finalized: wanted is only what the CA may have issued to Resume already. Where it has not,
 	// the error is ErrNotIssued.
 	FetchOnly bool
+	// LoseKeys has keys of the account count as lost that are not where they are kept, however young they are.
+	LoseKeys bool
 	// Save is called whenever there is something that a later run would need: the order's URL as soon as it exists, and
 	// once more with the certificate's key before the order is finalized. An error stops the order.
 	Save func(certstore.Order) error
@@ -107,7 +109,7 @@ var ErrNotIssued = errors.New("the CA issued nothing to the order that was begun
 func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, orderTime, fmt.Errorf("the order took more than %v", orderTime))
 	defer cancel()
-	s, err := c.open(ctx)
+	s, err := c.openToOrder(ctx, request.LoseKeys)
 	if err != nil {
 		return &Issued{Requests: s.sent()}, err
 	}
@@ -117,7 +119,7 @@ func (c *Client) Obtain(ctx context.Context, request Request) (*Issued, error) {
 	if IsRefusal(err) && c.hasOtherKey(ctx, s) {
 		// The account's key was changed meanwhile, or by a run that was cut off.
 		sent := s.sent()
-		if s, err = c.open(ctx); err != nil {
+		if s, err = c.openToOrder(ctx, request.LoseKeys); err != nil {
 			return &Issued{Requests: sent + s.sent()}, err
 		}
 		s.wire.requests.Add(int64(sent))

@@ -23,7 +23,7 @@ import (
 func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Issued, error) {
 	bounded, cancel := context.WithTimeoutCause(ctx, orderTime, fmt.Errorf("the order took more than %v", orderTime))
 	defer cancel()
-	s, err := c.open(bounded)
+	s, err := c.openToOrder(bounded, request.LoseKeys)
 	if err != nil {
 		return &Issued{Requests: s.sent()}, err
 	}
@@ -32,7 +32,7 @@ func (c *Client) Rehearse(ctx context.Context, request Request, keep bool) (*Iss
 	if IsRefusal(err) && c.hasOtherKey(bounded, s) {
 		// Somebody changes the account's key just now.
 		o.ready.release()
-		if s, err = c.open(bounded); err != nil {
+		if s, err = c.openToOrder(bounded, request.LoseKeys); err != nil {
 			return &Issued{Requests: s.sent()}, err
 		}
 		o, err = c.rehearsal(bounded, s, request)

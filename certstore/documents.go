@@ -471,6 +471,7 @@ type Account struct {
 	Key           string                  `json:"key"`                // PKCS#8 PEM; none when empty
 	Registrations map[string]Registration `json:"registrations"`      // by directory URL
 	NextKey       string                  `json:"next_key,omitempty"` // that is taking the key's place, PKCS#8 PEM
+	Made          time.Time               `json:"made,omitzero"`      // when the newer of its keys was; zero: nobody remembers, long ago
 
 	unknown
 }

@@ -223,7 +223,7 @@ func KeyFolder(ctx context.Context, store Store) (string, error) {
 }
 
 // AcceptLostKeys has the place where keys are kept apart count as that of the deployment, although none of them is there: those that documents
-// name are lost from then on. Where they are there nothing changes.
+// name are lost from then on. This store is the one which removes keys there that it does not name. Where they are there nothing else changes.
 func AcceptLostKeys(ctx context.Context, store Store) error {
 	_, _, err := store.Read(ctx, folderDocument) // which opens it, and so may say that it cannot be read
 	if own := changeable(store); own != nil && (err == nil || errors.Is(err, ErrNotFound)) {
@@ -235,13 +235,26 @@ func AcceptLostKeys(ctx context.Context, store Store) error {
 	return err
 }
 
-// RemoveKeys removes every private key of a deployment from where keys are kept apart, after some documents that name them were brought into
-// another store: what is left names keys that nobody has.
-func RemoveKeys(ctx context.Context, store Store, documents []string) error {
-	if own := changeable(store); own != nil {
-		return own.removeAll(ctx, documents)
+// OwnsKeys tells whether a store removes keys that it does not name from where they are kept apart: nil when it does, or keeps none there.
+func OwnsKeys(ctx context.Context, store Store) error {
+	own := keysApart(store)
+	if own == nil {
+		return nil
 	}
-	return nil
+	at, _, err := own.folder(ctx)
+	if err != nil || at.Folder == "" {
+		return err
+	}
+	return own.isOurs(ctx, at)
+}
+
+// RemoveKeys removes every private key of a deployment from where keys are kept apart, and returns how many: its documents name keys then that
+// nobody has.
+func RemoveKeys(ctx context.Context, store Store) (removed int, err error) {
+	if own := changeable(store); own != nil {
+		return own.removeAll(ctx)
+	}
+	return 0, nil
 }
 
 // keepKeys is a document for a store as it is kept there: with what names its keys, when those are kept apart. A rehearsal keeps none.

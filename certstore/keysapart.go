@@ -42,6 +42,18 @@ var (
 	ErrOtherKey = errors.New("another private key is kept there")
 )
 
+// lostAfter is how old a key is at least that may count as lost.
+const lostAfter = time.Hour
+
+// NotYetLost is an error about a key, and ErrKeysAway in place of ErrKeyLost when that key was made less than an hour ago: who keeps keys may have
+// several servers, of which one does not know yet what is new.
+func NotYetLost(err error, made, now time.Time) error {
+	if errors.Is(err, ErrKeyLost) && now.Sub(made) < lostAfter {
+		return hint.Add(fmt.Errorf("%w: one that is less than an hour old is not there (yet?)", ErrKeysAway), "it is waited for until then; where it is gone for good: maascert renew --force --accept keys-lost")
+	}
+	return err
+}
+
 // KeysApart is a store whose documents hold no private key. Each is kept by a KeyKeeper before the document that names it is written,
 // and removed after the document that names it no more. Reading asks nobody for a key: what names one is read as it stands there, and
 // KeyText has the key itself. A document that holds a key itself is refused: whoever may write it elsewhere chooses no keys.
@@ -83,6 +95,12 @@ func (n *namings) sees(name string, data []byte, revision Revision) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.seen[name] = naming{revision, namedIn(name, data)}
+}
+
+func (n *namings) forgets(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.seen, name)
 }
 
 func (n *namings) of(name string) naming {
@@ -210,7 +228,8 @@ func (s *KeysApart) isMarked(ctx context.Context, at keyFolder) error {
 	return err
 }
 
-// acceptLoss marks the place anew. Where the document that tells of it is lost as well, there is another place, and nothing in it.
+// acceptLoss marks the place anew, as the deployment's and as this store's. Where the document that tells of it is lost as well, there is another
+// place, and nothing in it.
 func (s *KeysApart) acceptLoss(ctx context.Context) error {
 	at, _, err := s.folder(ctx)
 	if err != nil {
@@ -220,20 +239,25 @@ func (s *KeysApart) acceptLoss(ctx context.Context) error {
 		_, err := s.makeFolder(ctx)
 		return err
 	}
-	if _, err := s.keys.Get(ctx, at.mark()); !errors.Is(err, ErrNotFound) {
-		return err
-	}
 	return errors.Join(s.keys.Put(ctx, at.mark(), []byte(markText)), s.keys.Put(ctx, at.generation(), []byte(markText)))
 }
 
-// errOthers says that keys are removed by whoever has another copy of the store.
-var errOthers = errors.New("another copy of this store uses the same private keys, so this one removes none")
+// errNotOurs says that keys may be those of another copy of the store.
+var errNotOurs = errors.New("private keys that nobody names any more stay where they are: what says that it is this store which removes them is not there")
 
 // isOurs tells whether keys may be removed. What another copy of the store still names is not to be removed by this one.
 func (s *KeysApart) isOurs(ctx context.Context, at keyFolder) error {
 	_, err := s.keys.Get(ctx, at.generation())
 	if errors.Is(err, ErrNotFound) {
-		return hint.Add(errOthers, "was it restored, or is it a copy of another deployment's? maascert store copy gives it keys of its own")
+		var now keyFolder
+		if now, _, err = s.folder(ctx); err == nil && now.Generation != at.Generation { // another host swept meanwhile
+			_, err = s.keys.Get(ctx, now.generation())
+		} else if err == nil {
+			err = ErrNotFound
+		}
+	}
+	if errors.Is(err, ErrNotFound) {
+		return hint.Add(errNotOurs, "is this store a copy of another one, which goes on? Then maascert store copy gives it keys of its own. Was it, or where its keys are kept, restored from an older copy? Then maascert renew --accept keys-lost")
 	}
 	return err
 }
@@ -367,36 +391,64 @@ func (s *KeysApart) remove(ctx context.Context, names []string) error {
 			err = s.keys.Delete(ctx, at.Folder+"/"+name)
 		}
 	}
-	if errors.Is(err, errOthers) {
+	if errors.Is(err, errNotOurs) {
 		return nil // they stay for whoever names them
 	}
 	return err
 }
 
-// removeAll removes the keys of some documents, and the marks of the deployment with the last.
-func (s *KeysApart) removeAll(ctx context.Context, documents []string) error {
+// removeAll removes every key of the deployment, and the marks last, so that it can be done again where it ended early. It returns how many.
+func (s *KeysApart) removeAll(ctx context.Context) (removed int, err error) {
 	at, _, err := s.folder(ctx)
 	if err != nil || at.Folder == "" {
-		return err
+		return 0, err
+	}
+	_, folders, err := s.keys.List(ctx, at.Folder)
+	if err != nil || len(folders) == 0 {
+		return 0, err // the last of the marks is in one
 	}
 	if err := s.isOurs(ctx, at); err != nil {
-		return err
+		return 0, err
 	}
-	for _, document := range documents {
-		keys, _, err := s.keys.List(ctx, at.Folder+"/"+document)
-		for _, key := range keys {
-			err = errors.Join(err, s.keys.Delete(ctx, at.Folder+"/"+document+"/"+key))
+	for _, folder := range folders {
+		if folder == generations {
+			continue
 		}
-		if err != nil {
-			return err
+		n, err := s.removeBelow(ctx, at.Folder+"/"+folder, 2)
+		if removed += n; err != nil {
+			return removed, err
 		}
 	}
-	for _, name := range []string{at.generation(), at.mark()} {
+	for _, name := range []string{at.mark(), at.generation()} {
 		if err := s.keys.Delete(ctx, name); err != nil {
-			return err
+			return removed, err
 		}
 	}
-	return nil
+	return removed, nil
+}
+
+// removeBelow removes the keys of a folder, and of so many levels of folders below it: versions/maas/1 has its own.
+func (s *KeysApart) removeBelow(ctx context.Context, folder string, levels int) (removed int, err error) {
+	keys, folders, err := s.keys.List(ctx, folder)
+	if err != nil {
+		return 0, err
+	}
+	for _, key := range keys {
+		if err := s.keys.Delete(ctx, folder+"/"+key); err != nil {
+			return removed, err
+		}
+		removed++
+	}
+	if levels == 0 {
+		return removed, nil
+	}
+	for _, below := range folders {
+		n, err := s.removeBelow(ctx, folder+"/"+below, levels-1)
+		if removed += n; err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
 }
 
 // Delete removes a document, and then the keys that it names. When they cannot be removed now it says so, and they are swept away later.
@@ -411,6 +463,7 @@ func (s *KeysApart) Delete(ctx context.Context, name string) error {
 	if err := s.Store.Delete(ctx, name); err != nil {
 		return err
 	}
+	s.named.forgets(name)
 	return s.remove(ctx, named)
 }
 
@@ -420,7 +473,13 @@ func (s *KeysApart) openKey(ctx context.Context, document, named string) (string
 	if err != nil {
 		return "", err
 	}
-	text, err := s.keys.Get(ctx, at.Folder+"/"+keyName(document, named))
+	name := at.Folder + "/" + keyName(document, named)
+	text, err := s.keys.Get(ctx, name)
+	if errors.Is(err, ErrNotFound) {
+		if _, again := s.keys.Age(ctx, name); again == nil { // a word that may cost an order is asked for twice
+			err = fmt.Errorf("%w: one of them is there, and was not given", ErrKeysAway)
+		}
+	}
 	if err != nil {
 		return "", s.without(ctx, at, document, err)
 	}
@@ -431,7 +490,7 @@ func (s *KeysApart) openKey(ctx context.Context, document, named string) (string
 	}
 	if err != nil || is != named {
 		return "", hint.Add(fmt.Errorf("store: what is kept as the private key of %s: %w", document, ErrOtherKey),
-			"somebody else wrote there: remove it (vault kv metadata delete), and the next pass makes up for it")
+			"somebody else wrote to %s, below the path of store.seal: remove it there, with its metadata, and the next pass makes up for it", name)
 	}
 	return string(text), nil
 }
@@ -443,7 +502,7 @@ func (s *KeysApart) checkKey(ctx context.Context, document, named string) error 
 	}
 	name := at.Folder + "/" + keyName(document, named)
 	if _, err = s.keys.Age(ctx, name); errors.Is(err, ErrNotFound) {
-		_, err = s.keys.Get(ctx, name) // a word that costs an order is asked for twice
+		_, err = s.keys.Get(ctx, name) // as openKey does
 	}
 	if err != nil {
 		return s.without(ctx, at, document, err)

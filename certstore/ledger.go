@@ -134,17 +134,15 @@ func (l *Ledger) complete(ctx context.Context) error {
 	return nil
 }
 
-// Order is the order under way with its private key, which is asked for where it is kept apart; nil: there is none. One whose key is lost
-// has none.
+// Order is the order under way with its private key, which is asked for where it is kept apart; nil: there is none. It is returned with ErrKeyLost
+// and ErrKeysAway as well.
 func (l *Ledger) Order(ctx context.Context) (*Order, error) {
 	order, store := l.Record().Order, l.Store()
 	if order == nil || order.Key == "" {
 		return order, nil
 	}
 	var err error
-	if order.Key, err = KeyText(ctx, store, l.name(), order.Key); errors.Is(err, ErrKeyLost) {
-		return order, nil
-	}
+	order.Key, err = KeyText(ctx, store, l.name(), order.Key)
 	return order, err
 }
 

@@ -22,6 +22,7 @@ type Keeper struct {
 	mu   sync.Mutex
 	kept map[string]kept
 	away error
+	left int // deletions, after which it is away; negative: any number
 }
 
 type kept struct {
@@ -32,13 +33,20 @@ type kept struct {
 var _ certstore.KeyKeeper = (*Keeper)(nil)
 
 // NewKeeper is an empty one.
-func NewKeeper() *Keeper { return &Keeper{Now: time.Now, kept: map[string]kept{}} }
+func NewKeeper() *Keeper { return &Keeper{Now: time.Now, kept: map[string]kept{}, left: -1} }
 
 // Away makes it fail with an error that says why; nil: it works again.
 func (k *Keeper) Away(why error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.away = why
+}
+
+// DeletesOnly has it delete so many keys and no more, as if it went away then; negative: as many as are wanted.
+func (k *Keeper) DeletesOnly(n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.left = n
 }
 
 // Names are those of all keys that it keeps, sorted.
@@ -99,6 +107,10 @@ func (k *Keeper) Delete(_ context.Context, name string) error {
 		return err
 	}
 	defer done()
+	if k.left == 0 {
+		return fmt.Errorf("%w: it went away", certstore.ErrKeysAway)
+	}
+	k.left--
 	delete(k.kept, name)
 	return nil
 }

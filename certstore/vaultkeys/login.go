@@ -150,9 +150,17 @@ func (k *Keys) takes(auth *api.SecretAuth, now time.Time) token {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.token = made
-	k.sent = append(k.sent, made.text)
-	k.sent = k.sent[max(0, len(k.sent)-mostRemembered):]
+	k.remembers(made.text)
 	return made
+}
+
+// remembers keeps the newest of what no error is to tell. The caller holds k.mu.
+func (k *Keys) remembers(secrets ...string) {
+	for _, secret := range secrets {
+		k.sent = slices.DeleteFunc(k.sent, func(known string) bool { return known == secret })
+		k.sent = append(k.sent, secret)
+	}
+	k.sent = k.sent[max(0, len(k.sent)-mostRemembered):]
 }
 
 // renew has a token last longer. One that cannot for as long as it did gives way to another login.
@@ -175,7 +183,7 @@ func (k *Keys) login(ctx context.Context, now time.Time) (token, error) {
 		return token{}, err
 	}
 	k.mu.Lock()
-	k.sent = append(k.sent, role, secret)
+	k.remembers(role, secret)
 	late := &k.logins
 	late.made = slices.DeleteFunc(late.made, func(at time.Time) bool { return now.Sub(at) >= time.Minute || at.After(now) })
 	age := now.Sub(late.refusedAt)

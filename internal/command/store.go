@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -213,71 +214,133 @@ func (l *lateStore) Close() {
 }
 
 func (a *app) storeCommand() *cobra.Command {
-	return a.command(spec{name: "store", group: aside, short: "where certificates are kept", commands: []*cobra.Command{a.command(spec{
-		name: "copy", short: "copies everything into the store that another configuration names, which must be empty",
-		long: "It works under the locks of both stores: stop the daemons first, or wait for their passes with --wait.\nThe old store keeps what it holds.",
-		options: []option{
-			textOption("to", "", "the configuration `FILE` that names the other store"),
-			switchOption("force", "copy although the other store is not empty: what has the same name there is replaced"),
-			switchOption("remove-keys", "then remove the keys of the old store from Vault, where it keeps them there: it is of no use afterwards"),
-			waitOption(),
-		},
-		action: a.storeCopy,
-	})}})
+	toOption := textOption("to", "", "the configuration `FILE` that names the other store")
+	return a.command(spec{name: "store", group: aside, short: "where certificates are kept", commands: []*cobra.Command{
+		a.command(spec{
+			name: "copy", short: "copies everything into the store that another configuration names, which must be empty",
+			long:    "It works under the locks of both stores: stop the daemons first, or wait for their passes with --wait.\nThe old store keeps what it holds.",
+			options: []option{toOption, switchOption("force", "copy although the other store is not empty: what has the same name there is replaced"), waitOption()},
+			action:  a.storeCopy,
+		}),
+		a.command(spec{
+			name: "remove-keys", short: "removes from Vault the keys of a store that was copied into another one, and is of no use afterwards",
+			long:    "The store is that of this configuration (--config), the other one that of --to, which has to have a certificate for each, with its key.\nIt copies nothing, and can be done again where Vault went away meanwhile.",
+			options: []option{toOption, switchOption("yes", "do not ask"), waitOption()},
+			action:  a.storeRemoveKeys,
+		}),
+	}})
 }
 
-func (a *app) storeCopy(c *call) error {
+// copyingTo opens the store of the configuration and the one of another, which --to names.
+func (a *app) copyingTo(c *call) (*copying, error) {
 	if c.text("to") == "" {
-		return hint.Add(errors.New("store copy: --to is missing"), "maascert store copy --to FILE, a configuration that names the other store")
+		return nil, hint.Add(errors.New(c.name()+": --to is missing"), "maascert %s --to FILE, a configuration that names the other store", c.name())
 	}
 	from, err := a.config(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	to, err := config.Load(c.text("to"), a.types)
 	if err != nil {
-		return fmt.Errorf("config: %w", err)
+		return nil, fmt.Errorf("config: %w", err)
 	}
 	if from.Store.Place() == to.Store.Place() && !from.Store.IsShared() {
-		return fmt.Errorf("store copy: both configurations name %s", to.Store.Place())
+		return nil, fmt.Errorf("%s: both configurations name %s", c.name(), to.Store.Place())
 	}
-	source, target := a.openStore(from), a.openStore(to)
-	defer closeStore(source)
-	defer closeStore(target)
-	copied, err := (&copying{
-		source: source, target: target, options: lifecycle.Options{Wait: c.duration("wait")}, force: c.isOn("force"), removesKeys: c.isOn("remove-keys"), configured: from,
-	}).run(c.Context)
+	return &copying{
+		source: a.openStore(from), target: a.openStore(to), from: from, to: to, options: lifecycle.Options{Wait: c.duration("wait")},
+	}, nil
+}
+
+// failed says what went wrong with a store, and ends with the code for that.
+func (a *app) failed(err error) error {
+	a.complain(err)
+	if errors.Is(err, certstore.ErrLocked) {
+		return outcome(exitNotNow)
+	}
+	return outcome(exitAttention)
+}
+
+func (a *app) storeCopy(c *call) error {
+	copying, err := a.copyingTo(c)
 	if err != nil {
-		a.complain(err)
-		if errors.Is(err, certstore.ErrLocked) {
-			return outcome(exitNotNow)
-		}
-		return outcome(exitAttention)
+		return err
 	}
-	fmt.Fprintf(a.words, "copied %d documents into %s\n", copied, to.Store.Place())
-	switch vault := from.Store.Seal.Vault; {
-	case vault == nil:
-		fmt.Fprintf(a.words, "%s still holds what it held, keys and all: remove it when the new one has proven itself\n", from.Store.Place())
-	case c.isOn("remove-keys"):
-		fmt.Fprintf(a.words, "its keys are in Vault no more, so %s is of no use: remove it\n", from.Store.Place())
-	default:
-		folder, err := certstore.KeyFolder(c.Context, source)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(a.words, "%s still holds what it held, and Vault its keys, at %s/%s: when the new one has proven itself, the same with --force --remove-keys removes these\n",
-			from.Store.Place(), vault.Place(), folder)
+	defer copying.close()
+	copying.force = c.isOn("force")
+	copied, err := copying.run(c.Context)
+	if err != nil {
+		return a.failed(err)
 	}
+	fmt.Fprintf(a.words, "copied %d documents into %s\n", copied, copying.to.Store.Place())
+	old := copying.from.Store.Place()
+	vault := copying.from.Store.Seal.Vault
+	if vault == nil {
+		fmt.Fprintf(a.words, "%s still holds what it held, keys and all: remove it when the new one has proven itself\n", old)
+		return nil
+	}
+	folder, err := certstore.KeyFolder(c.Context, copying.source)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.words, "%s still holds what it held, and Vault its keys, at %s/%s: when the new one has proven itself, maascert --config OLD store remove-keys --to NEW removes these\n",
+		old, vault.Place(), folder)
+	return nil
+}
+
+func (a *app) storeRemoveKeys(c *call) error {
+	copying, err := a.copyingTo(c)
+	if err != nil {
+		return err
+	}
+	defer copying.close()
+	old := copying.from.Store.Place()
+	if copying.from.Store.Seal.Vault == nil {
+		return fmt.Errorf("store remove-keys: %s keeps its keys itself, and not in Vault", old)
+	}
+	if err := a.confirm(c, fmt.Sprintf("Remove the private keys of %s from Vault? It is of no use afterwards.", old)); err != nil {
+		return err
+	}
+	removed, err := copying.removeKeys(c.Context)
+	if err != nil {
+		return a.failed(err)
+	}
+	fmt.Fprintf(a.words, "removed %d keys from Vault: %s is of no use any more, remove it\n", removed, old)
 	return nil
 }
 
 // copying is everything on its way from one store into another.
 type copying struct {
 	source, target certstore.Store
+	from, to       *config.Config
 	options        lifecycle.Options
 	force          bool
-	removesKeys    bool // from where the source keeps them apart
-	configured     *config.Config
+}
+
+func (c *copying) close() {
+	closeStore(c.source)
+	closeStore(c.target)
+}
+
+// lock takes the locks of all certificates in both stores.
+func (c *copying) lock(ctx context.Context, certs []string) (unlock func(), err error) {
+	var all []*certstore.Held
+	unlock = func() {
+		for _, held := range all {
+			held.Unlock()
+		}
+	}
+	for _, store := range []certstore.Store{c.source, c.target} {
+		for _, cert := range certs {
+			held, err := certstore.LockWithin(ctx, store, cert, c.options.Wait)
+			if err != nil {
+				unlock()
+				return nil, err
+			}
+			all = append(all, held)
+		}
+	}
+	return unlock, nil
 }
 
 func (c *copying) run(ctx context.Context) (copied int, err error) {
@@ -285,15 +348,11 @@ func (c *copying) run(ctx context.Context) (copied int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, store := range []certstore.Store{c.source, c.target} {
-		for _, cert := range certs {
-			held, err := certstore.LockWithin(ctx, store, cert, c.options.Wait)
-			if err != nil {
-				return 0, err
-			}
-			defer held.Unlock()
-		}
+	unlock, err := c.lock(ctx, certs)
+	if err != nil {
+		return 0, err
 	}
+	defer unlock()
 	names, err := documentsOf(ctx, c.source, certs)
 	if err != nil {
 		return 0, err
@@ -311,16 +370,61 @@ func (c *copying) run(ctx context.Context) (copied int, err error) {
 		}
 		copied++
 	}
-	if c.removesKeys {
-		return copied, certstore.RemoveKeys(ctx, c.source, names)
-	}
 	return copied, nil
+}
+
+// removeKeys removes the keys of the source from where they are kept, once the target needs none of them.
+func (c *copying) removeKeys(ctx context.Context) (removed int, err error) {
+	certs, err := c.certificates(ctx)
+	if err != nil {
+		return 0, err
+	}
+	unlock, err := c.lock(ctx, certs)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	if err := c.checkTarget(ctx); err != nil {
+		return 0, hint.Add(fmt.Errorf("store remove-keys: %w", err), "maascert store copy --to FILE first, and maascert --config FILE status")
+	}
+	return certstore.RemoveKeys(ctx, c.source)
+}
+
+// checkTarget tells whether the target can do without the source: it has other keys, and one for the account and for every certificate of the
+// source's.
+func (c *copying) checkTarget(ctx context.Context) error {
+	theirs, err := certstore.KeyFolder(ctx, c.source)
+	if err != nil {
+		return err
+	}
+	if ours, err := certstore.KeyFolder(ctx, c.target); err != nil || ours == theirs && ours != "" {
+		return cmp.Or(err, errors.New("the other store uses the same keys, perhaps because its database is a copy of this one's"))
+	}
+	certs, err := c.source.List(ctx, "state")
+	if err != nil {
+		return err
+	}
+	if _, _, err := c.source.Read(ctx, "account"); err == nil {
+		if _, _, err := certstore.ReadWhole(ctx, c.target, "account"); err != nil {
+			return fmt.Errorf("the ACME account in the other store: %w", err)
+		}
+	}
+	for _, cert := range certs {
+		record, _, err := certstore.LoadRecord(ctx, c.target, cert)
+		if err == nil {
+			_, _, err = certstore.ReadWhole(ctx, c.target, fmt.Sprintf("versions/%s/%d", cert, record.Current))
+		}
+		if err != nil {
+			return fmt.Errorf("certificate %s in the other store: %w", cert, err)
+		}
+	}
+	return nil
 }
 
 // certificates are those of which either store holds something, and those that are configured.
 func (c *copying) certificates(ctx context.Context) ([]string, error) {
 	var certs []string
-	for _, cert := range c.configured.Certificates {
+	for _, cert := range c.from.Certificates {
 		certs = append(certs, cert.Name)
 	}
 	for _, store := range []certstore.Store{c.source, c.target} {

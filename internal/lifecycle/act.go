@@ -33,8 +33,11 @@ func (p *pass) obtain(ctx context.Context, view View) bool {
 		return false
 	}
 	if resume != nil {
-		var err error
-		if resume, err = p.ledger.Order(ctx); err != nil {
+		order, err := p.ledger.Order(ctx)
+		if err = view.State.judge(err, resume.Created); errors.Is(err, certstore.ErrKeyLost) {
+			order.Key, err = "", nil // another one takes its place, if the CA still waits for one
+		}
+		if resume = order; err != nil {
 			p.failed(ctx, StageObtain, err, false)
 			return false
 		}
@@ -89,7 +92,7 @@ func (p *pass) ask(ctx context.Context, view View, resume *certstore.Order) (iss
 	}
 	watch := p.watchOrder(plan)
 	issued, err = p.cert.Issuer.Obtain(bounded, acme.Request{
-		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, FetchOnly: plan.fetchOnly, Predecessor: p.result.After.State.Current,
+		Names: plan.Names, KeyType: plan.Wish.KeyType, Resume: resume, FetchOnly: plan.fetchOnly, LoseKeys: view.State.LoseKeys, Predecessor: p.result.After.State.Current,
 		Save: func(order certstore.Order) error {
 			ordered = ordered || resume == nil || order.URL != resume.URL
 			return p.update(ctx, func(r *certstore.Record) { r.Order = &order })

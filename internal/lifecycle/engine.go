@@ -380,10 +380,9 @@ func (e *Engine) recall(ctx context.Context, ledger *certstore.Ledger, cert Cert
 	if number := state.Record.Current; number != 0 {
 		version, err := ledger.Version(ctx, number)
 		if err == nil && state.Keys == nil {
-			// One whose key cannot be had now is still what is served; one whose key is lost can be brought to no target any more. Who keeps
-			// keys may have several servers, of which one does not know yet what is new.
-			switch missing := version.Bundle.CheckKey(ctx); {
-			case errors.Is(missing, certstore.ErrKeyLost) && (state.LoseKeys || state.Now.Sub(version.Created) >= lostAfter):
+			// One whose key cannot be had now is still what is served; one whose key is lost can be brought to no target any more.
+			switch missing := state.judge(version.Bundle.CheckKey(ctx), version.Created); {
+			case errors.Is(missing, certstore.ErrKeyLost):
 				err = missing
 			case missing != nil:
 				state.Keys = missing
@@ -416,8 +415,13 @@ func (e *Engine) blind(ctx context.Context, cert Certificate, state State) View 
 	return View{Blind: true, State: seen, Plan: Plan{Next: seen.latestLook(), Wish: state.Wish, Names: state.Wish.Names}, Summary: StateFailed}
 }
 
-// lostAfter is how old a version is whose private key may count as lost without a person's word.
-const lostAfter = time.Hour
+// judge is an error about a key that was made at a time: lost only when it is old enough for that, or somebody says so.
+func (s *State) judge(err error, made time.Time) error {
+	if s.LoseKeys {
+		return err
+	}
+	return certstore.NotYetLost(err, made, s.Now)
+}
 
 // readyKeys tells whether private keys that are kept apart could be put and had now.
 func readyKeys(ctx context.Context, store certstore.Store) error {
@@ -430,7 +434,7 @@ func readyKeys(ctx context.Context, store certstore.Store) error {
 func (s *State) lookAtAccount(ctx context.Context, store certstore.Store) {
 	account, revision, err := certstore.LoadAccount(ctx, store)
 	if err == nil && revision != "" && s.Keys == nil {
-		err = account.CheckKey(ctx, store)
+		err = s.judge(account.CheckKey(ctx, store), account.Made)
 	}
 	switch {
 	case errors.Is(err, certstore.ErrKeyLost):
