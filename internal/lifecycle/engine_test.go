@@ -157,7 +157,7 @@ func (c *ca) Obtain(_ context.Context, request acme.Request) (*acme.Issued, erro
 	if isIssued := request.Resume != nil && slices.Contains(c.issued, c.orders[request.Resume.URL]); request.FetchOnly && !isIssued {
 		return nil, acme.ErrNotIssued
 	}
-	order := certstore.Order{Directory: wish.Directory, Names: request.Names, KeyType: request.KeyType}
+	order := certstore.Order{Directory: wish.Directory, Created: time.Now(), Names: request.Names, KeyType: request.KeyType}
 	if left := request.Resume; left != nil && slices.Equal(left.Names, request.Names) {
 		order = *left
 	} else {

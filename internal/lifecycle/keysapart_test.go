@@ -3,6 +3,7 @@ package lifecycle_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -207,6 +208,47 @@ func TestKeysThatSomebodyDeleted(t *testing.T) {
 		require.Len(t, issuer.made, 2)
 		require.Equal(t, 2, r.After.Version(), "what is served is still known")
 	})
+}
+
+// An order was finalized, and its key is not given: within an hour that may be a server which is behind, and the certificate is had with it later;
+// after that the order goes on with another key.
+func TestAnOrderWhoseKeyIsNotThere(t *testing.T) {
+	t.Parallel()
+	for _, comesBack := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			e := new(effects)
+			keys := storetest.NewKeeper()
+			issuer, target := newCA(t, e, 90*day), newPlace(e, "a")
+			eng := engine(e, certstore.NewKeysApart(newMemory(e), keys), issuer, target)
+			e.at = func(name string) error {
+				if name == "download" {
+					return errEffect
+				}
+				return nil
+			}
+			require.ErrorIs(t, eng.Pass(t.Context(), lifecycle.Options{})[0].Err(), errEffect)
+			e.at = nil
+			at := keys.Names()[slices.IndexFunc(keys.Names(), func(name string) bool { return strings.Contains(name, "/state/") })]
+			text, err := keys.Get(t.Context(), at)
+			require.NoError(t, err)
+			require.NoError(t, keys.Delete(t.Context(), at))
+			time.Sleep(20 * time.Minute)
+			r := eng.Pass(t.Context(), lifecycle.Options{})[0]
+			require.ErrorIs(t, r.Err(), certstore.ErrKeysAway)
+			require.Equal(t, 1, r.After.State.Record.Failures, "that of the download")
+			require.NotNil(t, r.After.State.Record.Order)
+			if comesBack {
+				require.NoError(t, keys.Put(t.Context(), at, text))
+			} else {
+				time.Sleep(40 * time.Minute)
+			}
+			r = eng.Pass(t.Context(), lifecycle.Options{})[0]
+			require.NoError(t, r.Err())
+			require.Equal(t, 1, r.After.Version())
+			require.Len(t, issuer.made, 1)
+			require.Equal(t, comesBack, string(target.serves["a"].KeyPEM()) == string(text))
+		})
+	}
 }
 
 // Passes that somebody wants while keys cannot be had put off none that was to be made.
