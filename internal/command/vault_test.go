@@ -155,6 +155,9 @@ func TestKeysMoveIntoVaultAndBack(t *testing.T) {
 	elsewhere := config("elsewhere.yaml", "store: {type: file, path: elsewhere}\n")
 	remove := []string{"--config", again, "store", "remove-keys", "--to", elsewhere}
 	require.Contains(t, saysWith(t, s, 1, append(remove, "--yes")...), "in the other store")
+	require.NoError(t, os.CopyFS(filepath.Join(s.dir, "twin"), os.DirFS(filepath.Join(s.dir, "apart2"))))
+	twin := config("twin.yaml", keysInVault(t, s, vault, vault.Address, "{type: file, path: twin, "))
+	require.Contains(t, saysWith(t, s, 1, "--config", again, "store", "remove-keys", "--to", twin, "--yes"), "the other store uses the same keys")
 	saysWith(t, s, 0, "--config", again, "store", "copy", "--to", elsewhere)
 	saysWith(t, s, 0, "--config", elsewhere, "renew", "--force")
 	require.Contains(t, saysWith(t, s, 2, remove...), "--yes answers")
@@ -324,6 +327,20 @@ func TestCheckLooksAtVault(t *testing.T) {
 	put(policy)
 	require.Empty(t, wrong(s.checked("keys")))
 	require.Empty(t, wrong(s.checked("keys-policy")))
+
+	// Vault was restored from an older copy: what says that this store removes keys is not there, until a person says that it is the only one.
+	folders, err := vault.Root.Logical().ListWithContext(t.Context(), vaulttest.Mount+"/metadata/"+vaulttest.Path)
+	require.NoError(t, err)
+	folder := vaulttest.Path + "/" + folders.Data["keys"].([]any)[0].(string) + "generation/"
+	marks, err := vault.Root.Logical().ListWithContext(t.Context(), vaulttest.Mount+"/metadata/"+folder)
+	require.NoError(t, err)
+	require.NoError(t, vault.Root.KVv2(vaulttest.Mount).DeleteMetadata(t.Context(), folder+marks.Data["keys"].([]any)[0].(string)))
+	found = wrong(s.checked("keys"))
+	require.Len(t, found, 1)
+	require.Equal(t, report.CheckWarn, found[0].State)
+	require.Contains(t, found[0].Fix, "renew --accept keys-lost")
+	saysWith(t, started, 0, "renew", "--accept", "keys-lost")
+	require.Empty(t, wrong(s.checked("keys")))
 
 	// MAAS keeps its own secrets in the same Vault: maascert has no business there.
 	s.snap("3.7.3-1-g.abc")
