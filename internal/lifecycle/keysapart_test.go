@@ -87,12 +87,14 @@ func TestTheDaemonWaitsForKeys(t *testing.T) {
 			}}).Run(ctx)
 		}()
 		time.Sleep(day)
+		synctest.Wait()
 		require.NoError(t, last.Err())
 		require.Equal(t, 1, last.After.Version())
 		served := target.serves["a"].Fingerprint()
 
 		keys.Away(errSealed)
 		time.Sleep(27 * day) // it got due long ago
+		synctest.Wait()
 		require.ErrorIs(t, last.Err(), certstore.ErrKeysAway)
 		require.Len(t, issuer.made, 1, "nothing was ordered")
 		require.Zero(t, last.After.State.Record.Failures)
@@ -107,6 +109,7 @@ func TestTheDaemonWaitsForKeys(t *testing.T) {
 
 		keys.Away(nil)
 		time.Sleep(3 * time.Hour) // of which two days are left
+		synctest.Wait()
 		require.NoError(t, last.Err())
 		require.Equal(t, 2, last.After.Version())
 		require.Len(t, issuer.made, 2)
