@@ -26,6 +26,7 @@ import (
 	"maascert/certstore"
 	"maascert/internal/hint"
 	"maascert/internal/world"
+	"maascert/internal/world/worldtest"
 )
 
 // isFree tells whether nobody listens at an address of this machine.
@@ -175,7 +176,7 @@ func TestACancelAtAnyStepLeavesNothing(t *testing.T) {
 					return
 				}
 				require.ErrorContains(t, err, "interrupted")
-				require.Less(t, time.Since(<-cancelled), time.Second)
+				require.Less(t, time.Since(<-cancelled), worldtest.AtOnce)
 				isFree(t, ca.TLSPort)
 				if kind != "webroot" {
 					isFree(t, ca.HTTPPort)
