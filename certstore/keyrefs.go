@@ -165,7 +165,7 @@ func replaced(data []byte, old, now string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, field := range []string{"key", "next_key"} {
+	for _, field := range []string{keyField, nextKeyField} {
 		data = bytes.ReplaceAll(data, fmt.Appendf(nil, "%q: %s", field, before), fmt.Appendf(nil, "%q: %s", field, after))
 	}
 	return data, nil
@@ -313,6 +313,12 @@ func ReadWhole(ctx context.Context, store Store, name string) ([]byte, Revision,
 		if data, err = replaced(data, named, key); err != nil {
 			return nil, "", err
 		}
+	}
+	if keys, err = keysIn(name, data); err != nil {
+		return nil, "", err
+	}
+	if slices.ContainsFunc(keys, IsKeptApart) { // it was written by somebody else, with other spaces
+		return nil, "", damaged(name, "the key that it names cannot take its place")
 	}
 	return data, revision, nil
 }

@@ -1,6 +1,7 @@
 package certstore_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -294,6 +295,27 @@ func TestADocumentIsReadInOneWay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A document that somebody wrote with other spaces cannot have its key put in, and is not copied without it.
+func TestADocumentIsCopiedWithItsKeyOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	a, ctx := newApart(t), t.Context()
+	key := string(issue(t, authority(t), "maas.example.internal").KeyPEM())
+	_, err := certstore.SaveAccount(ctx, a, certstore.Account{V: 1, Key: key}, "")
+	require.NoError(t, err)
+	data, revision, err := a.Read(ctx, "account")
+	require.NoError(t, err)
+	whole, _, err := certstore.ReadWhole(ctx, a, "account")
+	require.NoError(t, err)
+	require.Contains(t, string(whole), "BEGIN PRIVATE KEY")
+	var compact bytes.Buffer
+	require.NoError(t, json.Compact(&compact, data))
+	_, err = certstore.NewFileStore(world.OS{}, a.dir).Write(ctx, "account", compact.Bytes(), revision)
+	require.NoError(t, err)
+	_, _, err = certstore.ReadWhole(ctx, a, "account")
+	require.ErrorContains(t, err, "account is damaged")
+	require.NotContains(t, err.Error(), "BEGIN")
 }
 
 // Of two copies of a store the one that renewed last removes keys, and the other leaves them to it.
