@@ -322,8 +322,12 @@ func (c *copying) close() {
 	closeStore(c.target)
 }
 
-// lock takes the locks of all certificates in both stores.
-func (c *copying) lock(ctx context.Context, certs []string) (unlock func(), err error) {
+// lock takes the locks of all certificates in both stores, and returns their names.
+func (c *copying) lock(ctx context.Context) (certs []string, unlock func(), err error) {
+	certs, err = c.certificates(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	var all []*certstore.Held
 	unlock = func() {
 		for _, held := range all {
@@ -335,20 +339,16 @@ func (c *copying) lock(ctx context.Context, certs []string) (unlock func(), err 
 			held, err := certstore.LockWithin(ctx, store, cert, c.options.Wait)
 			if err != nil {
 				unlock()
-				return nil, err
+				return nil, nil, err
 			}
 			all = append(all, held)
 		}
 	}
-	return unlock, nil
+	return certs, unlock, nil
 }
 
 func (c *copying) run(ctx context.Context) (copied int, err error) {
-	certs, err := c.certificates(ctx)
-	if err != nil {
-		return 0, err
-	}
-	unlock, err := c.lock(ctx, certs)
+	certs, unlock, err := c.lock(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -375,11 +375,7 @@ func (c *copying) run(ctx context.Context) (copied int, err error) {
 
 // removeKeys removes the keys of the source from where they are kept, once the target needs none of them.
 func (c *copying) removeKeys(ctx context.Context) (removed int, err error) {
-	certs, err := c.certificates(ctx)
-	if err != nil {
-		return 0, err
-	}
-	unlock, err := c.lock(ctx, certs)
+	_, unlock, err := c.lock(ctx)
 	if err != nil {
 		return 0, err
 	}
