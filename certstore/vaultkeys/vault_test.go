@@ -96,6 +96,64 @@ func TestTokensEnd(t *testing.T) {
 	require.Equal(t, 3, logins)
 }
 
+// Tokens that Vault lets expire are renewed, and replaced in time; where our clock says that one is young, Vault's word that it is none any more
+// costs another login. Nobody is refused a key meanwhile.
+func TestTokensThatExpire(t *testing.T) {
+	s := vaulttest.Start(t, time.Second)
+	ctx, key := t.Context(), aKey(t)
+	started := time.Now()
+	for name, now := range map[string]func() time.Time{"by our clock": time.Now, "by Vault's alone": func() time.Time { return started }} {
+		config := configOf(s, "")
+		config.Now = now
+		logins := 0
+		config.SecretID = func() (string, error) { logins++; return s.SecretID(), nil }
+		keys := open(t, config)
+		require.NoError(t, keys.Put(ctx, "account/aa", key), name)
+		require.Eventually(t, func() bool {
+			got, err := keys.Get(ctx, "account/aa")
+			require.NoError(t, err, name)
+			require.Equal(t, string(key), string(got), name)
+			return logins > 2
+		}, 30*time.Second, 20*time.Millisecond, name)
+	}
+}
+
+// A secret_id that Vault lets expire, or that was used up, is said to be that once a token ends; another one counts at once.
+func TestSecretIDsThatEnd(t *testing.T) {
+	for name, limit := range map[string]map[string]any{"used up": {"secret_id_num_uses": 1}, "expired": {"secret_id_ttl": "1s"}} {
+		t.Run(name, func(t *testing.T) {
+			s := vaulttest.Start(t, time.Hour)
+			ctx, key := t.Context(), aKey(t)
+			limit["token_policies"] = "maascert"
+			_, err := s.Root.Logical().WriteWithContext(ctx, "auth/approle/role/maascert", limit)
+			require.NoError(t, err)
+			s.NewSecretID()
+			keys := open(t, configOf(s, ""))
+			require.NoError(t, keys.Put(ctx, "account/aa", key))
+			require.Eventually(t, func() bool {
+				// Vault takes one that has expired until it tidies up, which it does by itself once a minute.
+				_, failure := s.Root.Logical().WriteWithContext(ctx, "auth/approle/tidy/secret-id", nil)
+				require.NoError(t, failure)
+				err = open(t, configOf(s, "")).Ready(ctx)
+				return err != nil
+			}, 30*time.Second, 100*time.Millisecond)
+			require.ErrorIs(t, err, certstore.ErrKeysAway)
+			require.ErrorContains(t, err, "the login by AppRole")
+			require.Contains(t, hint.Of(err), "has the secret_id expired, or was it used up?")
+			require.NotContains(t, err.Error(), s.SecretID())
+			require.NoError(t, keys.Ready(ctx), "a token outlives it")
+
+			s.RevokeTokens()
+			_, err = keys.Get(ctx, "account/aa")
+			require.ErrorIs(t, err, certstore.ErrKeysAway)
+			s.NewSecretID()
+			got, err := keys.Get(ctx, "account/aa")
+			require.NoError(t, err)
+			require.Equal(t, string(key), string(got))
+		})
+	}
+}
+
 // While Vault is sealed, stopped or refuses, it is said which, and what to do; afterwards everything is there.
 func TestVaultIsAway(t *testing.T) {
 	s := vaulttest.Start(t, time.Hour)
