@@ -70,6 +70,17 @@ func newApart(t *testing.T) *apart {
 	return a
 }
 
+// ordered is a version with a bundle of the CA's.
+func (a *apart) ordered(bundle *certstore.Bundle) certstore.Version {
+	return certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle}
+}
+
+// anyBundle is one of a CA of its own.
+func anyBundle(t *testing.T) *certstore.Bundle {
+	t.Helper()
+	return issue(t, authority(t), "maas.example.internal")
+}
+
 // kept are the names of the keys, without the deployment's folder and its mark.
 func (a *apart) kept() (names []string) {
 	for _, name := range a.keys.Names() {
@@ -111,12 +122,12 @@ func (a *apart) requireNoKey(t *testing.T) {
 func TestKeysGoWithTheirDocuments(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
-	bundle, next := issue(t, authority(t), "maas.example.internal"), issue(t, authority(t), "maas.example.internal")
+	bundle, next := anyBundle(t), anyBundle(t)
 	ledger, err := certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = &certstore.Order{URL: "u", Key: string(bundle.KeyPEM())} }))
 	require.Len(t, a.kept(), 1)
-	version, err := ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+	version, err := ledger.Add(ctx, a.ordered(bundle))
 	require.NoError(t, err)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = nil }))
 	require.Len(t, a.kept(), 1, "the order's has gone with it")
@@ -154,10 +165,10 @@ func TestKeysGoWithTheirDocuments(t *testing.T) {
 func TestKeysThatCannotBeHad(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
-	bundle := issue(t, authority(t), "maas.example.internal")
+	bundle := anyBundle(t)
 	ledger, err := certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
-	version, err := ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+	version, err := ledger.Add(ctx, a.ordered(bundle))
 	require.NoError(t, err)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Current = version.Number }))
 
@@ -173,10 +184,10 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 	require.ErrorIs(t, err, certstore.ErrKeysAway)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Failures++ }), "what holds no key is written")
 	err = ledger.Update(ctx, func(r *certstore.Record) {
-		r.Order = &certstore.Order{Key: string(issue(t, authority(t), "maas.example.internal").KeyPEM())}
+		r.Order = &certstore.Order{Key: string(anyBundle(t).KeyPEM())}
 	})
 	require.ErrorIs(t, err, certstore.ErrKeysAway)
-	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+	_, err = ledger.Add(ctx, a.ordered(anyBundle(t)))
 	require.ErrorIs(t, err, certstore.ErrKeysAway)
 	a.requireNoKey(t)
 
@@ -193,10 +204,10 @@ func TestKeysThatNobodyNamesAreSweptAway(t *testing.T) {
 	a, ctx := newApart(t), t.Context()
 	ledger, err := certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
-	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+	_, err = ledger.Add(ctx, a.ordered(anyBundle(t)))
 	require.NoError(t, err)
 	a.base.err = errors.New("disk full")
-	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+	_, err = ledger.Add(ctx, a.ordered(anyBundle(t)))
 	require.ErrorContains(t, err, "disk full")
 	a.base.err = nil
 	require.Len(t, a.kept(), 2)
@@ -215,7 +226,7 @@ func TestKeysThatNobodyNamesAreSweptAway(t *testing.T) {
 func TestNobodyNamesAKeyFromOutside(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
-	bundle := issue(t, authority(t), "maas.example.internal")
+	bundle := anyBundle(t)
 	key := string(bundle.KeyPEM())
 	revision, err := certstore.SaveRecord(ctx, a, "maas", certstore.Record{V: 1, Order: &certstore.Order{Key: key}}, "")
 	require.NoError(t, err)
@@ -248,7 +259,7 @@ func TestNobodyNamesAKeyFromOutside(t *testing.T) {
 func TestADocumentChoosesNoKey(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
-	key := string(issue(t, authority(t), "maas.example.internal").KeyPEM())
+	key := string(anyBundle(t).KeyPEM())
 	plain := certstore.NewFileStore(world.OS{}, a.dir)
 	for _, one := range []string{key, "kept apart: thumbprint:../../maas/global/tls", "kept apart: thumbprint:", "kept apart: thumbprint:" + strings.Repeat("A", 64)} {
 		require.NoError(t, plain.Delete(ctx, "account"))
@@ -266,7 +277,7 @@ func TestADocumentChoosesNoKey(t *testing.T) {
 func TestADocumentIsReadInOneWay(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
-	key := string(issue(t, authority(t), "maas.example.internal").KeyPEM())
+	key := string(anyBundle(t).KeyPEM())
 	quoted, err := json.Marshal(key)
 	require.NoError(t, err)
 	plain := certstore.NewFileStore(world.OS{}, a.dir)
@@ -301,7 +312,7 @@ func TestADocumentIsReadInOneWay(t *testing.T) {
 func TestADocumentIsCopiedWithItsKeyOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
-	key := string(issue(t, authority(t), "maas.example.internal").KeyPEM())
+	key := string(anyBundle(t).KeyPEM())
 	_, err := certstore.SaveAccount(ctx, a, certstore.Account{V: 1, Key: key}, "")
 	require.NoError(t, err)
 	data, revision, err := a.Read(ctx, "account")
@@ -325,7 +336,7 @@ func TestACopyOfAStoreRemovesNothing(t *testing.T) {
 	add := func(store certstore.Store) {
 		ledger, err := certstore.OpenLedger(ctx, store, "maas")
 		require.NoError(t, err)
-		_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+		_, err = ledger.Add(ctx, a.ordered(anyBundle(t)))
 		require.NoError(t, err)
 	}
 	add(a)
@@ -359,8 +370,8 @@ func TestAllKeysAreRemoved(t *testing.T) {
 	ledger, err := certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
 	for range 3 {
-		bundle := issue(t, authority(t), "maas.example.internal")
-		_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+		bundle := anyBundle(t)
+		_, err = ledger.Add(ctx, a.ordered(bundle))
 		require.NoError(t, err)
 		require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = &certstore.Order{Key: string(bundle.KeyPEM())} }))
 	}
@@ -386,7 +397,7 @@ func TestWhatNobodyUnderstandsIsNotSwept(t *testing.T) {
 	a, ctx := newApart(t), t.Context()
 	ledger, err := certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
-	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+	_, err = ledger.Add(ctx, a.ordered(anyBundle(t)))
 	require.NoError(t, err)
 	plain := certstore.NewFileStore(world.OS{}, a.dir)
 	data, revision, err := plain.Read(ctx, "versions/maas/1")
@@ -413,7 +424,7 @@ func TestWhatNobodyUnderstandsIsNotSwept(t *testing.T) {
 	}
 	ledger, err = certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
-	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: issue(t, authority(t), "maas.example.internal")})
+	_, err = ledger.Add(ctx, a.ordered(anyBundle(t)))
 	require.ErrorIs(t, err, certstore.ErrKeysAway, "no other folder is made")
 	require.Len(t, a.kept(), 1)
 }
@@ -423,11 +434,11 @@ func TestDeploymentsShareAPlaceForKeys(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
 	other := certstore.NewKeysApart(certstore.NewFileStore(world.OS{}, t.TempDir()), a.keys)
-	bundle := issue(t, authority(t), "maas.example.internal")
+	bundle := anyBundle(t)
 	for _, store := range []certstore.Store{a, other} {
 		ledger, err := certstore.OpenLedger(ctx, store, "maas")
 		require.NoError(t, err)
-		_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+		_, err = ledger.Add(ctx, a.ordered(bundle))
 		require.NoError(t, err)
 	}
 	require.NoError(t, other.Delete(ctx, "versions/maas/1"))
@@ -445,7 +456,7 @@ func TestManyKeepTheFirstKeyAtOnce(t *testing.T) {
 	a, ctx := newApart(t), t.Context()
 	bundles := make([]*certstore.Bundle, 8)
 	for i := range bundles {
-		bundles[i] = issue(t, authority(t), "maas.example.internal")
+		bundles[i] = anyBundle(t)
 	}
 	var group sync.WaitGroup
 	for i, bundle := range bundles {
@@ -453,7 +464,7 @@ func TestManyKeepTheFirstKeyAtOnce(t *testing.T) {
 			store := certstore.NewKeysApart(a.base, a.keys)
 			ledger, err := certstore.OpenLedger(ctx, store, fmt.Sprint("maas", i))
 			if err == nil {
-				_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+				_, err = ledger.Add(ctx, a.ordered(bundle))
 			}
 			if err != nil {
 				t.Error(err)
@@ -476,8 +487,8 @@ func TestAKeyThatIsAnotherOne(t *testing.T) {
 	a, ctx := newApart(t), t.Context()
 	ledger, err := certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
-	bundle := issue(t, authority(t), "maas.example.internal")
-	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+	bundle := anyBundle(t)
+	_, err = ledger.Add(ctx, a.ordered(bundle))
 	require.NoError(t, err)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = &certstore.Order{URL: "u", Key: string(bundle.KeyPEM())} }))
 	folder, names := a.folder(), a.kept()
@@ -497,7 +508,7 @@ func TestAKeyThatIsAnotherOne(t *testing.T) {
 	// The same bundle again is another version, whose key is there.
 	ledger, err = certstore.OpenLedger(ctx, a, "maas")
 	require.NoError(t, err)
-	again, err := ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+	again, err := ledger.Add(ctx, a.ordered(bundle))
 	require.NoError(t, err)
 	require.Equal(t, 2, again.Number)
 	read, err := certstore.LoadVersion(ctx, a, "maas", 2)
@@ -512,7 +523,7 @@ func TestAKeyThatIsAnotherOne(t *testing.T) {
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, "versions/") {
-			require.NoError(t, a.keys.Put(ctx, folder+"/"+name, issue(t, authority(t), "maas.example.internal").KeyPEM()))
+			require.NoError(t, a.keys.Put(ctx, folder+"/"+name, anyBundle(t).KeyPEM()))
 		}
 	}
 	_, err = version.Bundle.WithKey(ctx)
@@ -532,8 +543,8 @@ func TestARehearsalKeepsNoKeys(t *testing.T) {
 	overlay := certstore.NewOverlay(a)
 	ledger, err := certstore.OpenLedger(ctx, overlay, "maas")
 	require.NoError(t, err)
-	bundle := issue(t, authority(t), "maas.example.internal")
-	_, err = ledger.Add(ctx, certstore.Version{Origin: certstore.FromACME, Created: a.now, Bundle: bundle})
+	bundle := anyBundle(t)
+	_, err = ledger.Add(ctx, a.ordered(bundle))
 	require.NoError(t, err)
 	require.NoError(t, ledger.Update(ctx, func(r *certstore.Record) { r.Order = &certstore.Order{URL: "u", Key: string(bundle.KeyPEM())} }))
 	require.Empty(t, a.keys.Names())
@@ -549,7 +560,7 @@ func TestARehearsalKeepsNoKeys(t *testing.T) {
 func TestTheThumbprintNeedsNoKey(t *testing.T) {
 	t.Parallel()
 	a, ctx := newApart(t), t.Context()
-	account := certstore.Account{V: 1, Key: string(issue(t, authority(t), "maas.example.internal").KeyPEM())}
+	account := certstore.Account{V: 1, Key: string(anyBundle(t).KeyPEM())}
 	want, err := account.Thumbprint()
 	require.NoError(t, err)
 	_, err = certstore.SaveAccount(ctx, a, account, "")

@@ -167,83 +167,95 @@ func RunKeeper(t *testing.T, open func(t *testing.T) (a, b certstore.KeyKeeper))
 	require.NoError(t, err)
 	var keys [2][]byte
 	for i := range keys {
-		bundle, err := authority.Issue("ec256", 0, time.Hour, "maas.example.internal")
+		bundle, err := authority.Issue(certstore.EC256, 0, time.Hour, "maas.example.internal")
 		require.NoError(t, err)
 		keys[i] = bundle.KeyPEM()
 	}
-	for name, test := range map[string]func(t *testing.T, a, b certstore.KeyKeeper){
-		"what one puts the other gets": func(t *testing.T, a, b certstore.KeyKeeper) {
-			require.NoError(t, a.Put(t.Context(), "versions/maas/1/aa", keys[0]))
-			got, err := b.Get(t.Context(), "versions/maas/1/aa")
-			require.NoError(t, err)
-			require.Equal(t, string(keys[0]), string(got))
-			require.NoError(t, b.Ready(t.Context()))
-		},
-		"a key is never changed": func(t *testing.T, a, b certstore.KeyKeeper) {
-			require.NoError(t, a.Put(t.Context(), "account/aa", keys[0]))
-			require.NoError(t, b.Put(t.Context(), "account/aa", keys[0]), "the same again")
-			require.ErrorIs(t, b.Put(t.Context(), "account/aa", keys[1]), certstore.ErrOtherKey)
-			got, err := a.Get(t.Context(), "account/aa")
-			require.NoError(t, err)
-			require.Equal(t, string(keys[0]), string(got))
-		},
-		"a key that is deleted is not found, and can be put anew": func(t *testing.T, a, b certstore.KeyKeeper) {
-			require.NoError(t, a.Put(t.Context(), "state/maas/aa", keys[0]))
-			require.NoError(t, b.Delete(t.Context(), "state/maas/aa"))
-			require.NoError(t, b.Delete(t.Context(), "state/maas/aa"), "it is gone")
-			_, err := a.Get(t.Context(), "state/maas/aa")
-			require.ErrorIs(t, err, certstore.ErrNotFound)
-			_, err = a.Age(t.Context(), "state/maas/aa")
-			require.ErrorIs(t, err, certstore.ErrNotFound)
-			require.NoError(t, a.Put(t.Context(), "state/maas/aa", keys[1]))
-		},
-		"a folder lists its own": func(t *testing.T, a, b certstore.KeyKeeper) {
-			for _, name := range []string{"versions/maas/1/aa", "versions/maas/1/bb", "versions/maas/2/cc", "versions/other/1/dd"} {
-				require.NoError(t, a.Put(t.Context(), name, keys[0]))
-			}
-			listed, folders, err := b.List(t.Context(), "versions/maas/1")
-			require.NoError(t, err)
-			require.Equal(t, []string{"aa", "bb"}, listed)
-			require.Empty(t, folders)
-			listed, folders, err = b.List(t.Context(), "versions/maas")
-			require.NoError(t, err)
-			require.Empty(t, listed)
-			require.Equal(t, []string{"1", "2"}, folders)
-			listed, folders, err = b.List(t.Context(), "nothing/here")
-			require.NoError(t, err)
-			require.Empty(t, append(listed, folders...))
-		},
-		"it is known for how long a key is there": func(t *testing.T, a, b certstore.KeyKeeper) {
-			began := time.Now()
-			require.NoError(t, a.Put(t.Context(), "account/aa", keys[0]))
-			age, err := b.Age(t.Context(), "account/aa")
-			require.NoError(t, err)
-			require.GreaterOrEqual(t, age, -time.Second)
-			require.LessOrEqual(t, age, time.Since(began)+time.Second) // a Date header counts whole seconds
-		},
-		"of many who put at once exactly one key is kept": func(t *testing.T, a, b certstore.KeyKeeper) {
-			var won sync.Map
-			var group sync.WaitGroup
-			for i := range 8 {
-				group.Go(func() {
-					if []certstore.KeyKeeper{a, b}[i/2%2].Put(t.Context(), "account/aa", keys[i%2]) == nil {
-						won.Store(i%2, true)
-					}
-				})
-			}
-			group.Wait()
-			got, err := a.Get(t.Context(), "account/aa")
-			require.NoError(t, err)
-			for i := range keys {
-				_, is := won.Load(i)
-				require.Equal(t, string(got) == string(keys[i]), is)
-			}
-		},
+	for name, test := range map[string]func(t *testing.T, a, b certstore.KeyKeeper, keys [2][]byte){
+		"what one puts the other gets":                            keyShared,
+		"a key is never changed":                                  keyNeverChanged,
+		"a key that is deleted is not found, and can be put anew": keyDeleted,
+		"a folder lists its own":                                  keysListed,
+		"it is known for how long a key is there":                 keyAge,
+		"of many who put at once exactly one key is kept":         keyContended,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, b := open(t)
-			test(t, a, b)
+			test(t, a, b, keys)
 		})
+	}
+}
+
+func keyShared(t *testing.T, a, b certstore.KeyKeeper, keys [2][]byte) {
+	require.NoError(t, a.Put(t.Context(), "versions/maas/1/aa", keys[0]))
+	got, err := b.Get(t.Context(), "versions/maas/1/aa")
+	require.NoError(t, err)
+	require.Equal(t, string(keys[0]), string(got))
+	require.NoError(t, b.Ready(t.Context()))
+}
+
+func keyNeverChanged(t *testing.T, a, b certstore.KeyKeeper, keys [2][]byte) {
+	require.NoError(t, a.Put(t.Context(), "account/aa", keys[0]))
+	require.NoError(t, b.Put(t.Context(), "account/aa", keys[0]), "the same again")
+	require.ErrorIs(t, b.Put(t.Context(), "account/aa", keys[1]), certstore.ErrOtherKey)
+	got, err := a.Get(t.Context(), "account/aa")
+	require.NoError(t, err)
+	require.Equal(t, string(keys[0]), string(got))
+}
+
+func keyDeleted(t *testing.T, a, b certstore.KeyKeeper, keys [2][]byte) {
+	require.NoError(t, a.Put(t.Context(), "state/maas/aa", keys[0]))
+	require.NoError(t, b.Delete(t.Context(), "state/maas/aa"))
+	require.NoError(t, b.Delete(t.Context(), "state/maas/aa"), "it is gone")
+	_, err := a.Get(t.Context(), "state/maas/aa")
+	require.ErrorIs(t, err, certstore.ErrNotFound)
+	_, err = a.Age(t.Context(), "state/maas/aa")
+	require.ErrorIs(t, err, certstore.ErrNotFound)
+	require.NoError(t, a.Put(t.Context(), "state/maas/aa", keys[1]))
+}
+
+func keysListed(t *testing.T, a, b certstore.KeyKeeper, keys [2][]byte) {
+	for _, name := range []string{"versions/maas/1/aa", "versions/maas/1/bb", "versions/maas/2/cc", "versions/other/1/dd"} {
+		require.NoError(t, a.Put(t.Context(), name, keys[0]))
+	}
+	listed, folders, err := b.List(t.Context(), "versions/maas/1")
+	require.NoError(t, err)
+	require.Equal(t, []string{"aa", "bb"}, listed)
+	require.Empty(t, folders)
+	listed, folders, err = b.List(t.Context(), "versions/maas")
+	require.NoError(t, err)
+	require.Empty(t, listed)
+	require.Equal(t, []string{"1", "2"}, folders)
+	listed, folders, err = b.List(t.Context(), "nothing/here")
+	require.NoError(t, err)
+	require.Empty(t, append(listed, folders...))
+}
+
+func keyAge(t *testing.T, a, b certstore.KeyKeeper, keys [2][]byte) {
+	began := time.Now()
+	require.NoError(t, a.Put(t.Context(), "account/aa", keys[0]))
+	age, err := b.Age(t.Context(), "account/aa")
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, age, -time.Second)
+	require.LessOrEqual(t, age, time.Since(began)+time.Second) // a Date header counts whole seconds
+}
+
+func keyContended(t *testing.T, a, b certstore.KeyKeeper, keys [2][]byte) {
+	var won sync.Map
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			if []certstore.KeyKeeper{a, b}[i/2%2].Put(t.Context(), "account/aa", keys[i%2]) == nil {
+				won.Store(i%2, true)
+			}
+		})
+	}
+	group.Wait()
+	got, err := a.Get(t.Context(), "account/aa")
+	require.NoError(t, err)
+	for i := range keys {
+		_, is := won.Load(i)
+		require.Equal(t, string(got) == string(keys[i]), is)
 	}
 }

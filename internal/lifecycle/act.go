@@ -277,13 +277,8 @@ func (p *pass) keep(ctx context.Context, issued *acme.Issued, plan Plan) error {
 func (p *pass) deploy(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) {
 	name, key := target.Info().Name, p.key(target.Info())
 	p.result.Deployed[name] = false
-	bundle, err := version.Bundle.WithKey(ctx)
-	if err != nil {
-		p.failAt(name, StageDeploy, err)
-		return
-	}
 	want := p.Want(p.result.After, target, p.options.Accept)
-	previous, err := p.previous(ctx, target, version, seen)
+	bundle, previous, err := p.bundles(ctx, target, version, seen)
 	if err != nil {
 		p.failAt(name, StageDeploy, err)
 		return
@@ -404,6 +399,15 @@ func (p *pass) concludeDeploy(ctx context.Context, target maasconfig.Target, ver
 	p.fail(StageSave, err)
 	p.result.Deployed[info.Name] = serving
 	p.failAt(info.Name, stage, failure)
+}
+
+// bundles are a version's, with its key, and the one to put back.
+func (p *pass) bundles(ctx context.Context, target maasconfig.Target, version certstore.Version, seen []maasconfig.Endpoint) (bundle, previous *certstore.Bundle, err error) {
+	if bundle, err = version.Bundle.WithKey(ctx); err != nil {
+		return nil, nil, err
+	}
+	previous, err = p.previous(ctx, target, version, seen)
+	return bundle, previous, err
 }
 
 // previous finds the pair to put back should no endpoint take a version: the version of ours that is served, or else a backup
