@@ -37,7 +37,7 @@ var (
 	passSuccess = gauge("last_pass_success", "1 where the last pass left everything as it should be.", "node")
 	rehearsed   = gauge("rehearsal_timestamp_seconds", "When the next renewal was last rehearsed with a result.", "cert")
 	rehearsal   = gauge("rehearsal_success", "1 where that rehearsal worked.", "cert")
-	keys        = gauge("keys_available", "0 where private keys that are kept apart could not be had at the last pass.", "cert")
+	keys        = gauge("keys_available", "0 where private keys that are kept apart could not be had at the last pass; missing where it could not look.", "cert")
 	notTelling  = gauge("notify_failures", "Passes in a row after which the notifier did not take what it was told.", "notifier")
 	buildInfo   = gauge("build_info", "1, with the version of maascert.", "version", "goversion")
 )
@@ -105,7 +105,9 @@ func (b *Board) Collect(metrics chan<- prometheus.Metric) {
 		at(lastAttempt, cert.LastAttempt, cert.Name)
 		at(lastSuccess, cert.LastSuccess, cert.Name)
 		set(failures, float64(cert.Failures), cert.Name)
-		set(keys, number(!cert.KeysAway), cert.Name)
+		if !cert.KeysUnknown {
+			set(keys, number(!cert.KeysAway), cert.Name)
+		}
 		if cert.Rehearsal != nil {
 			at(rehearsed, cert.Rehearsal.At, cert.Name)
 			set(rehearsal, number(cert.Rehearsal.OK), cert.Name)

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+
+	"maascert/internal/lifecycle"
 )
 
 func TestMetrics(t *testing.T) {
@@ -69,6 +72,26 @@ maascert_last_pass_success{node="region1"} 1
 	require.NoError(t, registry.Register(b))
 	_, err = registry.Gather()
 	require.NoError(t, err)
+}
+
+// Where a pass could not read the store it did not see whether private keys can be had, and says neither.
+func TestKeysThatNobodyLookedFor(t *testing.T) {
+	t.Parallel()
+	cert := lifecycle.Certificate{Name: "blind"}
+	doc := Public{At: Time{time.Unix(1000, 0)}, Certificates: []PublicCertificate{{Name: "away", KeysAway: true}, {Name: "well"}}}
+	doc.Add(cert, lifecycle.Result{Name: "blind", After: lifecycle.View{Blind: true, Summary: lifecycle.StateFailed}}, "")
+	text, err := json.Marshal(doc) // as the next pass reads it
+	require.NoError(t, err)
+	var read Public
+	require.NoError(t, json.Unmarshal(text, &read))
+	b := new(Board)
+	b.Show(read)
+	require.NoError(t, testutil.CollectAndCompare(b, strings.NewReader(`
+# HELP maascert_keys_available 0 where private keys that are kept apart could not be had at the last pass; missing where it could not look.
+# TYPE maascert_keys_available gauge
+maascert_keys_available{cert="away"} 0
+maascert_keys_available{cert="well"} 1
+`), "maascert_keys_available"))
 }
 
 func TestUnhealthy(t *testing.T) {

@@ -48,9 +48,10 @@ type PublicCertificate struct {
 	LastFailure *PublicFailure `json:"last_failure"`
 	Targets     []Target       `json:"targets"`
 
-	KeysAway  bool             `json:"keys_away,omitempty"` // private keys that are kept apart could not be had
-	Window    *PublicWindow    `json:"window,omitempty"`    // in which the CA wants it to be renewed; missing: it names none
-	Rehearsal *PublicRehearsal `json:"rehearsal,omitempty"` // of the next renewal; missing: none came to a result
+	KeysAway    bool             `json:"keys_away,omitempty"`    // private keys that are kept apart could not be had
+	KeysUnknown bool             `json:"keys_unknown,omitempty"` // nobody could look for them, because the store could not be read
+	Window      *PublicWindow    `json:"window,omitempty"`       // in which the CA wants it to be renewed; missing: it names none
+	Rehearsal   *PublicRehearsal `json:"rehearsal,omitempty"`    // of the next renewal; missing: none came to a result
 }
 
 // PublicRehearsal is how the daemon last rehearsed the next renewal.
@@ -94,7 +95,8 @@ func (p *Public) Add(cert lifecycle.Certificate, r lifecycle.Result, roots strin
 	full := NewCertificate(cert, v)
 	one := PublicCertificate{
 		Name: full.Name, At: p.At, State: full.State, Reason: full.Reason, Names: full.Names, NotBefore: full.NotBefore, NotAfter: full.NotAfter,
-		RenewAt: full.RenewAt, Fingerprint: full.Fingerprint, Version: full.Version, Roots: roots, Targets: full.Targets, Failures: full.Failures, KeysAway: full.KeysAway != nil,
+		RenewAt: full.RenewAt, Fingerprint: full.Fingerprint, Version: full.Version, Roots: roots, Targets: full.Targets, Failures: full.Failures,
+		KeysAway: full.KeysAway != nil, KeysUnknown: v.Blind,
 	}
 	attempt, success := v.State.Orders()
 	one.LastAttempt, one.LastSuccess = Time{attempt}, Time{success}
