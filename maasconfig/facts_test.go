@@ -1,14 +1,14 @@
 package maasconfig_test
 
 import (
-	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"maascert/internal/sourcetest"
 )
 
 var (
@@ -26,20 +26,14 @@ func TestEachFactThatCodeRefersToIsThereAndTested(t *testing.T) {
 	used, unused, ok := strings.Cut(string(text), "\n# Not used yet\n")
 	require.True(t, ok)
 	mentioned, tests := map[string]string{}, map[string]bool{}
-	err = filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || filepath.Ext(path) != ".go" {
-			return err
+	for path, text := range sourcetest.GoFiles(t, "..") {
+		for _, found := range factMention.FindAllStringSubmatch(text, -1) {
+			mentioned[found[1]] = path
 		}
-		text, err := os.ReadFile(path)
-		for _, found := range factMention.FindAllSubmatch(text, -1) {
-			mentioned[string(found[1])] = path
+		for _, found := range testFunction.FindAllStringSubmatch(text, -1) {
+			tests[found[1]] = true
 		}
-		for _, found := range testFunction.FindAllSubmatch(text, -1) {
-			tests[string(found[1])] = true
-		}
-		return err
-	})
-	require.NoError(t, err)
+	}
 	require.NotEmpty(t, mentioned)
 
 	facts := map[string]string{}

@@ -23,6 +23,7 @@ import (
 	"maascert/certstore"
 	"maascert/certstore/certtest"
 	"maascert/internal/report"
+	"maascert/internal/sourcetest"
 	"maascert/internal/world"
 	"maascert/internal/world/worldtest"
 	"maascert/maasconfig/maastest"
@@ -446,22 +447,17 @@ func TestEveryCheckHasARow(t *testing.T) {
 	codes, tests := map[string]string{}, map[string]bool{}
 	code := regexp.MustCompile(`(?:report\.(?:Asked|Warning)\(|Guard\{Code: |[^a-z]Code: |Lasts\()"([a-z0-9-]+)"`)
 	function := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
-	require.NoError(t, filepath.WalkDir(filepath.Join("..", ".."), func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || filepath.Ext(path) != ".go" {
-			return err
-		}
-		text, err := os.ReadFile(path)
+	for path, text := range sourcetest.GoFiles(t, filepath.Join("..", "..")) {
 		if strings.HasSuffix(path, "_test.go") {
-			for _, found := range function.FindAllStringSubmatch(string(text), -1) {
+			for _, found := range function.FindAllStringSubmatch(text, -1) {
 				tests[found[1]] = true
 			}
-			return err
+			continue
 		}
-		for _, found := range code.FindAllStringSubmatch(string(text), -1) {
+		for _, found := range code.FindAllStringSubmatch(text, -1) {
 			codes[found[1]] = path
 		}
-		return err
-	}))
+	}
 	codes["juju"], codes["names-lost"] = "maas.go", "maas.go"
 	for code, path := range codes {
 		hasRow := slices.ContainsFunc(everyCheck, func(row checkRow) bool { return row.code == code })

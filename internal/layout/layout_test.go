@@ -2,7 +2,6 @@
 package layout_test
 
 import (
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"maascert/internal/sourcetest"
 )
 
 // forbidden are the edges that would turn the architecture round. Test packages (acmetest, maastest, storetest,
@@ -111,18 +112,12 @@ func TestImportsPointOneWay(t *testing.T) {
 func TestOnlyTheWiringOfARehearsalTrustsAnything(t *testing.T) {
 	t.Parallel()
 	var found []string
-	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
-			return err
+	for path, text := range sourcetest.GoFiles(t, "../..") {
+		if !strings.HasSuffix(path, "_test.go") && strings.Contains(text, "certstore.Rehearsed(") {
+			found = append(found, path)
 		}
-		text, err := os.ReadFile(path)
-		if strings.Contains(string(text), "certstore.Rehearsed(") {
-			found = append(found, filepath.ToSlash(path))
-		}
-		return err
-	})
-	require.NoError(t, err)
-	require.Equal(t, []string{"../../internal/command/wire.go"}, found)
+	}
+	require.Equal(t, []string{"internal/command/wire.go"}, found)
 }
 
 // The program is one binary for a root shell: nothing of the test CA or the test framework is in it.
