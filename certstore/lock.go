@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"maascert/internal/hint"
 	"maascert/internal/printable"
 )
 
@@ -15,7 +16,7 @@ var (
 	// ErrLocked says that somebody else holds the lock; the error is a *LockedError.
 	ErrLocked = errors.New("locked by another run")
 	// ErrLockLost says that a lock which was held is not held any more.
-	ErrLockLost = errors.New("the lock is lost")
+	ErrLockLost = hint.Add(errors.New("the lock is lost"), "was the database, or the way to it, away for a moment? The next pass goes on from what was written down by then; maascert renew makes one now")
 )
 
 // Holder is who holds a lock.

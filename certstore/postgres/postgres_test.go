@@ -156,6 +156,7 @@ func TestALockIsLostWithItsSession(t *testing.T) {
 	}
 	_, err = held.Write(t.Context(), "state/maas", []byte("1"), "")
 	require.ErrorIs(t, err, certstore.ErrLockLost)
+	require.NotEmpty(t, hint.Of(err))
 	again, err := certstore.LockWithin(t.Context(), b, "maas", 10*time.Second)
 	require.NoError(t, err)
 	again.Unlock()

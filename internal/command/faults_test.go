@@ -387,6 +387,9 @@ func walkFaults(t *testing.T, kind string, vault *vaulttest.Server) {
 				if !walk.IsDead() {
 					w.isTrue(t, code, stdout)
 				}
+				if strings.Contains(stderr, certstore.ErrLockLost.Error()) { // which tells nobody what to do
+					require.Contains(t, stderr, "hint: ")
+				}
 				then := fmt.Sprintf("with the fault: exit %d\n%s", code, stderr)
 				if code, stdout, stderr = w.run(t, &worldtest.Walk{}, "renew", "--json"); code == exitNotNow {
 					code, stdout, stderr = w.run(t, &worldtest.Walk{}, "renew", "--force", "--json")
