@@ -16,7 +16,7 @@ var (
 	// ErrLocked says that somebody else holds the lock; the error is a *LockedError.
 	ErrLocked = errors.New("locked by another run")
 	// ErrLockLost says that a lock which was held is not held any more.
-	ErrLockLost = hint.Add(errors.New("the lock is lost"), "was the database, or the way to it, away for a moment? The next pass goes on from what was written down by then; maascert renew makes one now")
+	ErrLockLost = hint.Add(errors.New("the lock is lost"), "was the database, or the way to it, away for a moment? What was written down by then is kept, and the next pass goes on from it; a command that you gave may not have been carried out: look with maascert status, and give it again")
 )
 
 // Holder is who holds a lock.
